@@ -1,0 +1,78 @@
+"""The `tritonclip` command: finds the subcommands that the installed packages bring, and runs one.
+
+A subcommand is a module behind an entry point of the group `tritonclip.commands`. It has
+`HELP: str`, `add_arguments(parser) -> None` and `run(args) -> int` (the exit status), and imports
+whatever is heavy inside `run`. An exception with an integer attribute `exit_code` is a message for
+the user: it is printed as one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+
+GROUP = "tritonclip.commands"
+EXIT_INTERRUPTED = 130
+EXIT_MISSING_EXTRA = 2
+
+# The extra of the distribution that brings what a package imports.
+EXTRAS = {"tritonclip_export": "export", "tritonclip_serve": "serve", "tritonclip_bench": "bench"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {point.name: point for point in entry_points(group=GROUP)}
+    args = _parser(commands, words).parse_args(words)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except ModuleNotFoundError as error:
+        return _missing_module(error, commands[args.command])
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", None)
+        if not isinstance(exit_code, int):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code
+
+
+def _parser(commands: dict[str, EntryPoint], words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tritonclip", description="Put a CLIP model, LoRA and all, into production on NVIDIA Triton."
+    )
+    parser.add_argument("--version", action="version", version=version("tritonclip"))
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = words[0] if words and words[0] in commands else None
+    for name in sorted(commands):
+        if chosen in (None, name):
+            _add_command(subparsers, commands[name])
+    return parser
+
+
+def _add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], point: EntryPoint) -> None:
+    module = point.load()
+    subparser = subparsers.add_parser(point.name, help=module.HELP, description=module.HELP)
+    module.add_arguments(subparser)
+    subparser.set_defaults(run=module.run)
+
+
+def _missing_module(error: ModuleNotFoundError, point: EntryPoint) -> int:
+    extra = EXTRAS.get(point.module.split(".")[0])
+    if extra is None:
+        raise error
+    print(
+        f"error: `tritonclip {point.name}` needs the Python package {error.name!r}, which is not installed; "
+        f"run: pip install 'tritonclip[{extra}]'",
+        file=sys.stderr,
+    )
+    return EXIT_MISSING_EXTRA
+
+
+if __name__ == "__main__":
+    sys.exit(main())
