@@ -1,0 +1,60 @@
+"""Logits and probabilities of a CLIP (softmax over the texts) or a SigLIP (sigmoid of every pair)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How one checkpoint turns cosines into probabilities.
+
+    Args:
+        kind: "softmax" over the texts of a request (CLIP, arXiv:2103.00020), or "sigmoid" of every
+            image-text pair by itself (SigLIP, arXiv:2303.15343).
+        logit_scale: the factor on the cosine, already exponentiated.
+        logit_bias: added to the logit; 0 for CLIP.
+    """
+
+    kind: str
+    logit_scale: float
+    logit_bias: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in _PROBABILITIES:
+            raise ValueError(f"scoring is {self.kind!r}; allowed: {', '.join(_PROBABILITIES)}")
+
+    def score(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score `image` `[N, D]` against `text` `[M, D]`, both L2-normalised float32.
+
+        Returns:
+            logits and probabilities, each float32 `[N, M]`.
+
+        Raises:
+            ValueError: nothing to score, or embeddings of two widths.
+        """
+        if not len(image) or not len(text):
+            raise ValueError(f"{len(image)} images and {len(text)} texts given; send at least one of each")
+        if image.shape[1] != text.shape[1]:
+            raise ValueError(
+                f"image embeddings have {image.shape[1]} values, text embeddings {text.shape[1]}; "
+                "both must come from this model"
+            )
+        logits = (image @ text.T) * np.float32(self.logit_scale) + np.float32(self.logit_bias)
+        return logits, _PROBABILITIES[self.kind](logits)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    # exp of a non-positive number only, so that large logits do not overflow.
+    exponentials = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + exponentials), exponentials / (1 + exponentials))
+
+
+_PROBABILITIES = {"softmax": _softmax, "sigmoid": _sigmoid}
