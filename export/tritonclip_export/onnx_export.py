@@ -1,0 +1,86 @@
+"""Converts the served towers to ONNX with a dynamic batch, and the text tower with a dynamic length."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from torch.export import Dim
+
+from tritonclip_export.errors import CheckpointError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.spec import ServingSpec
+from tritonclip_export.towers import ImageTower, TextTower
+
+# The newest whose every operator TensorRT 10 and 11 parse: 23 fuses attention into one operator that
+# TensorRT knows from 10.14 on only.
+OPSET = 20
+
+# Protobuf cannot hold more than 2 GiB in one file.
+MAX_SINGLE_FILE_BYTES = 1_800_000_000
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and dynamic axes of one tower: `axes` maps a dimension's index to its name."""
+
+    input_name: str
+    output_name: str
+    axes: Mapping[int, str]
+
+
+IMAGE = Signature("pixels", "image_embedding", {0: "batch"})
+TEXT = Signature("input_ids", "text_embedding", {0: "batch", 1: "length"})
+
+
+def export_image_tower(tower: ImageTower, spec: ServingSpec, path: Path) -> None:
+    """Write the image tower: `pixels` uint8 [batch, H, W, 3] to `image_embedding` [batch, D]."""
+    example = torch.zeros(2, spec.image.height, spec.image.width, 3, dtype=torch.uint8)
+    _export(tower, example, IMAGE, {0: Dim("batch", min=1)}, path)
+
+
+def export_text_tower(tower: TextTower, spec: ServingSpec, path: Path) -> None:
+    """Write the text tower: `input_ids` int32 [batch, length] to `text_embedding` [batch, D]."""
+    example = torch.zeros(2, spec.text.context_length - 1, dtype=torch.int32)
+    shapes = {0: Dim("batch", min=1), 1: Dim("length", min=2, max=spec.text.context_length)}
+    _export(tower, example, TEXT, shapes, path)
+
+
+def _export(
+    tower: torch.nn.Module, example: torch.Tensor, signature: Signature, shapes: dict[int, Dim], path: Path
+) -> None:
+    size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+    with torch.no_grad(), warnings.catch_warnings():
+        # The exporter warns about its own internals; what matters is checked on the file below.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tower,
+            (example,),
+            path,
+            input_names=[signature.input_name],
+            output_names=[signature.output_name],
+            dynamic_shapes=(shapes,),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=size > MAX_SINGLE_FILE_BYTES,
+            verbose=False,
+        )
+    _check(path, signature)
+
+
+def _check(path: Path, signature: Signature) -> None:
+    onnx.checker.check_model(path)
+    graph = onnx.load(path, load_external_data=False).graph
+    names = [value.name for value in (*graph.input, *graph.output)]
+    fixed = [
+        name for axis, name in signature.axes.items() if not graph.input[0].type.tensor_type.shape.dim[axis].dim_param
+    ]
+    if names != [signature.input_name, signature.output_name] or fixed:
+        raise CheckpointError(
+            f"the exporter wrote tensors {names} with fixed axes {fixed or 'none'}, expected "
+            f"{signature.input_name} and {signature.output_name} with all of {list(signature.axes.values())} dynamic; "
+            "this architecture cannot be served"
+        )

@@ -1,0 +1,147 @@
+"""The serving spec: every number the server and its clients need, read from the checkpoint once.
+
+It travels in the repository, as JSON in the ensembles' `config.pbtxt` (`serving_spec`) and in
+`manifest.json`, so that nobody types it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tritonclip_export.errors import SpecError
+
+RESIZE_MODES = ("shortest", "longest", "squash")
+INTERPOLATIONS = ("bicubic", "bilinear")
+CLEANINGS = ("lower", "whitespace", "canonicalize")
+POOLINGS = ("argmax", "eos")
+SCORINGS = ("softmax", "sigmoid")
+
+# Lengths below the context that short texts are cut to; few, so that requests still batch together.
+SHORT_BUCKETS = (16, 32)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an encoded picture becomes the tower's pixels.
+
+    Attributes:
+        height, width: pixels of the tower's input.
+        mean, std: per RGB channel, for values in [0, 1].
+        interpolation: of the antialiased resize.
+        resize_mode: "shortest" side to size, then center crop; "longest" side to size, then pad with
+            `fill_color`; or "squash" both sides.
+        fill_color: RGB, 0 to 255.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    resize_mode: str
+    fill_color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        _require("interpolation", self.interpolation, INTERPOLATIONS)
+        _require("resize_mode", self.resize_mode, RESIZE_MODES)
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How a text becomes token ids.
+
+    Attributes:
+        context_length: tokens the tower was trained on; longer texts are cut, the last id is `eot_id`.
+        buckets: lengths the tokenizer pads to, ascending; the last is `context_length`. Only a causal
+            tower that pools at the end of text gives the same embedding at every length.
+        clean: open_clip's name for the text normalisation.
+        pooling: "argmax" takes the position of the largest id, "eos" the first `eot_id`.
+    """
+
+    context_length: int
+    vocab_size: int
+    buckets: tuple[int, ...]
+    pad_id: int
+    sot_id: int
+    eot_id: int
+    clean: str
+    pooling: str
+
+    def __post_init__(self) -> None:
+        _require("clean", self.clean, CLEANINGS)
+        _require("pooling", self.pooling, POOLINGS)
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """How a cosine becomes a probability: kind(logit_scale * cosine + logit_bias).
+
+    `logit_scale` is already exponentiated.
+    """
+
+    kind: str
+    logit_scale: float
+    logit_bias: float
+
+    def __post_init__(self) -> None:
+        _require("scoring", self.kind, SCORINGS)
+
+
+@dataclass(frozen=True)
+class ServingSpec:
+    """Everything downstream of the merged weights; see the module.
+
+    `fingerprint` is the SHA-256 of merged weights, spec and precision: two embeddings are comparable
+    if and only if their fingerprints are equal.
+    """
+
+    name: str
+    architecture: str
+    embedding_dim: int
+    image: ImageSpec
+    text: TextSpec
+    scoring: ScoringSpec
+    precision: str = "float32"
+    runtime: str = "onnxruntime-python"
+    fingerprint: str = ""
+
+    def to_json(self) -> str:
+        """One line of JSON, keys sorted, so that equal specs are equal strings."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ServingSpec:
+        """Read what `to_json` wrote; raises SpecError that names what is missing or unknown."""
+        try:
+            return cls(
+                **{
+                    **values,
+                    "image": ImageSpec(**_tuples(values["image"])),
+                    "text": TextSpec(**_tuples(values["text"])),
+                    "scoring": ScoringSpec(**values["scoring"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise SpecError(f"the serving spec is incomplete or has unknown keys: {error}") from error
+
+    def with_fingerprint(self, fingerprint: str) -> ServingSpec:
+        """The same spec, stamped."""
+        return replace(self, fingerprint=fingerprint)
+
+
+def text_buckets(context_length: int, *, any_length: bool) -> tuple[int, ...]:
+    """Lengths to pad to: the short ones too where `any_length` gives the same embedding."""
+    short = tuple(length for length in SHORT_BUCKETS if length < context_length) if any_length else ()
+    return (*short, context_length)
+
+
+def _require(what: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise SpecError(f"{what} is {given!r}; allowed: {', '.join(allowed)}")
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
