@@ -1,0 +1,24 @@
+"""`tritonclip check`: is a model repository still what was exported?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "compare a model repository with its manifest: every file, every fingerprint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("repository", metavar="DIR", type=Path, help="a directory that `tritonclip export` wrote")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, and print what stands there."""
+    from tritonclip_export.repository import verify
+
+    manifest = verify(args.repository)
+    spec = manifest["spec"]
+    print(f"{args.repository}: {len(manifest['files'])} files as exported on {manifest['created']}")
+    print(f"{spec['name']} ({spec['precision']}, {spec['runtime']}), fingerprint {spec['fingerprint']}")
+    return 0

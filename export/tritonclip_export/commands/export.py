@@ -1,0 +1,99 @@
+"""`tritonclip export`: checkpoint and adapters to a Triton model repository."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "merge adapters into a CLIP checkpoint and write a Triton model repository"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "source",
+        metavar="CHECKPOINT",
+        help="a directory (open_clip or Hugging Face CLIPModel), an open_clip architecture, or hf-hub:ORG/REPO",
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="the model repository to write; must not exist")
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR[=WEIGHT]",
+        action="append",
+        default=[],
+        help="a PEFT LoRA directory to merge; repeat for several, each with its weight (default 1)",
+    )
+    weights = parser.add_argument_group("weights of an architecture (one of the first three)")
+    weights.add_argument("--weights", metavar="FILE", type=Path, help="a state dict; needs --like")
+    weights.add_argument("--pretrained", metavar="TAG", help="one of open_clip's tags, fetched from its hub")
+    weights.add_argument("--random-weights", metavar="SEED", type=int, help="untrained, to measure speed with")
+    weights.add_argument("--like", metavar="TAG", help="the tag whose preprocessing and activation FILE has")
+    limits = parser.add_argument_group("serving")
+    limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
+    limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
+    limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
+    limits.add_argument(
+        "--preprocess-instances",
+        metavar="N",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes that decode pictures; one per core of the serving machine (default: %(default)s)",
+    )
+    limits.add_argument(
+        "--intra-op-threads", metavar="N", type=int, default=0, help="threads of a tower (default: 0, all cores)"
+    )
+    probes = parser.add_argument_group("parity gate")
+    probes.add_argument("--probe-pictures", metavar="DIR", type=Path, help="your pictures, beside the built-in ones")
+    probes.add_argument("--probe-texts", metavar="FILE", type=Path, help="your texts, one a line")
+    parser.add_argument("--force", action="store_true", help="replace the model repository that stands in OUT")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print what was proven."""
+    from tritonclip_export.configs import Limits
+    from tritonclip_export.pipeline import ExportRequest, export
+
+    limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.intra_op_threads)
+    request = ExportRequest(
+        source=args.source,
+        out=args.out,
+        adapters=[parse_adapter(text) for text in args.adapter],
+        weights=args.weights,
+        pretrained=args.pretrained,
+        like=args.like,
+        random_weights=args.random_weights,
+        name=args.name,
+        limits=limits,
+        probe_pictures=args.probe_pictures,
+        probe_texts=args.probe_texts,
+        force=args.force,
+    )
+    _print_summary(args.out, export(request))
+    return 0
+
+
+def parse_adapter(text: str) -> tuple[Path, float]:
+    """Split "DIR=0.5" into path and weight; a path that exists as it stands is taken whole."""
+    path, separator, weight = text.rpartition("=")
+    if not separator or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        return Path(path), float(weight)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
+    parity, spec = manifest["parity"], manifest["spec"]
+    worst = min(parity["comparisons"], key=lambda comparison: comparison["cosine_min"])
+    print(f"{out}: {spec['name']}, {spec['embedding_dim']} dimensions, fingerprint {spec['fingerprint'][:12]}")
+    print(
+        f"parity against {parity['reference']}: cosine >= {worst['cosine_min']:.7f} on {parity['pictures']} "
+        f"pictures and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
+    )
+    for note in manifest["merge"].get("notes", []):
+        print(f"note: {note}", file=sys.stderr)
+    print(f"next: tritonclip serve {out}")

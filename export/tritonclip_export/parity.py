@@ -1,0 +1,141 @@
+"""The gate: an exported tower must reproduce the checkpoint, stage by stage, or nothing is published.
+
+The reference is float32 PyTorch with the adapter applied unmerged, by the library that owns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from tritonclip_export.errors import ParityError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.probes import Probes
+from tritonclip_export.towers import ImageTower, TextTower
+
+# The least cosine that any single probe may have against float32 PyTorch.
+MINIMUM_COSINE = {"float32": 0.99999}
+BATCH_SIZES = (1, 3, 8)
+
+Embed = Callable[[Any], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tower after one stage against the reference, over all probes."""
+
+    stage: str
+    tower: str
+    cosine_min: float
+    cosine_mean: float
+    max_abs: float
+
+    @classmethod
+    def of(cls, stage: str, tower: str, reference: np.ndarray, given: np.ndarray) -> Comparison:
+        """Compare embeddings [N, D], both L2-normalised."""
+        cosines = (reference.astype(np.float64) * given.astype(np.float64)).sum(axis=-1)
+        finite = np.isfinite(given).all()
+        return cls(
+            stage,
+            tower,
+            float(cosines.min()) if finite else float("nan"),
+            float(cosines.mean()) if finite else float("nan"),
+            float(np.abs(reference - given).max()) if finite else float("nan"),
+        )
+
+
+@dataclass
+class ParityReport:
+    """Every comparison, and how often the served zero-shot answer is the reference's."""
+
+    reference: str
+    minimum_cosine: float
+    comparisons: list[Comparison] = field(default_factory=list)
+    top1_agreement: float = 0.0
+    pictures: int = 0
+    texts: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+    def require(self) -> None:
+        """Raise ParityError that names the first stage of each tower that lost accuracy."""
+        failed: dict[str, Comparison] = {}
+        for comparison in self.comparisons:
+            # Written so that NaN fails too.
+            if not comparison.cosine_min >= self.minimum_cosine:
+                failed.setdefault(comparison.tower, comparison)
+        if failed:
+            lost = "; ".join(
+                f"{c.tower} tower at stage '{c.stage}': cosine {c.cosine_min:.6f}, max abs {c.max_abs:.2e}"
+                for c in failed.values()
+            )
+            raise ParityError(
+                f"the export does not reproduce the checkpoint ({lost}); at least {self.minimum_cosine} is "
+                "required of every probe; nothing was published"
+            )
+
+
+def compare_stages(
+    reference: tuple[np.ndarray, np.ndarray],
+    probes: Probes,
+    towers: tuple[ImageTower, TextTower],
+    onnx_files: tuple[Path, Path],
+    buckets: Sequence[int],
+    report: ParityReport,
+) -> ParityReport:
+    """Fill `report`: merged PyTorch towers, then their ONNX files at several batch sizes and lengths.
+
+    Args:
+        reference: image and text embeddings of all probes, float32 [N, D] and [M, D].
+        buckets: text lengths the server uses; each is tried with the texts that fit.
+    """
+    image_reference, text_reference = reference
+    with torch.no_grad():
+        merged = (towers[0](probes.pixels).numpy(), towers[1](probes.input_ids).numpy())
+    image_onnx, text_onnx = (OnnxTower(path) for path in onnx_files)
+    served = (image_onnx(probes.pixels.numpy()), text_onnx(probes.input_ids.numpy()))
+    report.comparisons = [
+        Comparison.of("merge", "image", image_reference, merged[0]),
+        Comparison.of("merge", "text", text_reference, merged[1]),
+        Comparison.of("onnx", "image", image_reference, served[0]),
+        Comparison.of("onnx", "text", text_reference, served[1]),
+    ]
+    for size in BATCH_SIZES:
+        batched = image_onnx(probes.pixels.numpy(), size)
+        report.comparisons.append(Comparison.of(f"onnx, batch {size}", "image", image_reference, batched))
+    for length in buckets:
+        ids, rows = _that_fit(probes.input_ids.numpy(), length)
+        report.comparisons.append(
+            Comparison.of(f"onnx, length {length}", "text", text_reference[rows], text_onnx(ids, 3))
+        )
+    answers = [(image @ text.T).argmax(axis=1) for image, text in (reference, served)]
+    report.top1_agreement = float((answers[0] == answers[1]).mean())
+    report.pictures, report.texts = len(image_reference), len(text_reference)
+    return report
+
+
+class OnnxTower:
+    """An exported tower in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, batch: np.ndarray, size: int | None = None) -> np.ndarray:
+        """Embed `batch`, `size` rows at a time; float32 [N, D]."""
+        size = size or len(batch)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        return np.concatenate([self._session.run(None, {self._input: part})[0] for part in parts])
+
+
+def _that_fit(input_ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows whose end of text (the largest id) lies within `length`, cut to it, and their indices."""
+    rows = np.flatnonzero(input_ids.argmax(axis=1) < length)
+    return input_ids[rows, :length], rows

@@ -1,0 +1,158 @@
+"""The export from end to end: checkpoint in, served model repository out, or nothing at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tritonclip_export import onnx_export, parity, repository
+from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash
+from tritonclip_export.configs import Limits, apply_spec
+from tritonclip_export.frameworks import torch
+from tritonclip_export.lora import Adapter, MergeResult, merge_adapters, read_adapter
+from tritonclip_export.probes import Probes, make_probes
+from tritonclip_export.progress import step
+from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
+from tritonclip_export.spec import ServingSpec
+from tritonclip_export.spec_builder import build_spec
+from tritonclip_export.tokenizer_file import write_tokenizer
+from tritonclip_export.towers import served_towers
+
+TOOLS = ("tritonclip", "torch", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "peft", "transformers")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export and where to; see `tritonclip export --help` for each."""
+
+    source: str
+    out: Path
+    adapters: Sequence[tuple[Path, float]] = ()
+    weights: Path | None = None
+    pretrained: str | None = None
+    like: str | None = None
+    random_weights: int | None = None
+    name: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    probe_pictures: Path | None = None
+    probe_texts: Path | None = None
+    force: bool = False
+
+
+def export(request: ExportRequest) -> dict[str, Any]:
+    """Export a checkpoint; returns the manifest.
+
+    Raises:
+        ExportError: one of its kinds; then the output directory is as it was before.
+    """
+    repository.check_output(request.out, force=request.force)
+    with step("read the checkpoint"):
+        checkpoint = _load(request)
+        adapters = [(read_adapter(path), weight) for path, weight in request.adapters]
+    with step(f"merge {len(adapters)} adapters" if adapters else "take the weights as they are"):
+        merged = merge_adapters(checkpoint.state_dict, adapters)
+        spec = _stamp(build_spec(checkpoint, merged.state_dict), merged)
+    probes = make_probes(
+        checkpoint.preprocess_cfg, spec.text, pictures=request.probe_pictures, texts=request.probe_texts
+    )
+    with repository.staged(request.out) as staging:
+        report = _convert(checkpoint, adapters, merged, spec, probes, staging)
+        _complete(checkpoint, spec, request.limits, staging)
+        repository.write_manifest(staging, _manifest(checkpoint, request, merged, spec, report))
+    return repository.read_manifest(request.out)
+
+
+def _load(request: ExportRequest) -> Checkpoint:
+    return load_checkpoint(
+        request.source,
+        weights=request.weights,
+        pretrained=request.pretrained,
+        like=request.like,
+        random_weights=request.random_weights,
+        name=request.name,
+    )
+
+
+def _stamp(spec: ServingSpec, merged: MergeResult) -> ServingSpec:
+    content = f"{weights_hash(merged.state_dict)}\n{spec.to_json()}"
+    return spec.with_fingerprint(hashlib.sha256(content.encode()).hexdigest())
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    adapters: Sequence[tuple[Adapter, float]],
+    merged: MergeResult,
+    spec: ServingSpec,
+    probes: Probes,
+    staging: Path,
+) -> parity.ParityReport:
+    """Write both ONNX files into `staging` and pass them through the gate."""
+    model = checkpoint.build(merged.state_dict)
+    towers = served_towers(model, spec.image.mean, spec.image.std)
+    files = tuple(staging / name / "1" / "model.onnx" for name in ("image_encoder", "text_encoder"))
+    with step("convert the image tower to ONNX"):
+        onnx_export.export_image_tower(towers[0], spec, files[0])
+    with step("convert the text tower to ONNX"):
+        onnx_export.export_text_tower(towers[1], spec, files[1])
+    with step("compare with PyTorch"):
+        report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision])
+        embeddings, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
+        parity.compare_stages(embeddings, probes, towers, (files[0], files[1]), spec.text.buckets, report)
+    report.require()
+    return report
+
+
+def _reference_embeddings(
+    checkpoint: Checkpoint, adapters: Sequence[tuple[Adapter, float]], merged: MergeResult, probes: Probes
+) -> tuple[tuple[Any, Any], str]:
+    """Image and text embeddings of the probes in float32 PyTorch, and what computed them."""
+    description = "PEFT's forward, adapters unmerged" if adapters else "open_clip's forward"
+    try:
+        reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters)
+    except ReferenceUnavailable as error:
+        reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [])
+        description = f"open_clip's forward with the merged weights, because {error}"
+    with torch.no_grad():
+        images = reference.encode_image(probes.pixel_values).numpy()
+        texts = reference.encode_text(probes.input_ids).numpy()
+    return (images, texts), description
+
+
+def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging: Path) -> None:
+    write_tokenizer(staging / "tokenizer" / "1" / "tokenizer.json", _tokenizer(spec))
+    apply_spec(staging, spec, limits)
+    repository.write_warmups(staging, checkpoint.preprocess_cfg, spec.text)
+
+
+def _tokenizer(spec: ServingSpec) -> Any:
+    from tritonclip_export.frameworks import open_clip
+
+    return open_clip.SimpleTokenizer(context_length=spec.text.context_length, clean=spec.text.clean)
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    request: ExportRequest,
+    merged: MergeResult,
+    spec: ServingSpec,
+    report: parity.ParityReport,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "spec": asdict(spec),
+        "source": {**checkpoint.source, "weights_sha256": weights_hash(checkpoint.state_dict)},
+        "adapters": [
+            {"path": str(path), "weight": weight, "files": repository.file_hashes(path)}
+            for path, weight in request.adapters
+        ],
+        "merge": merged.report_dict(),
+        "parity": report.to_dict(),
+        "tools": {tool: version(tool) for tool in TOOLS},
+    }

@@ -1,0 +1,128 @@
+"""The pictures and texts that the parity gate compares embeddings on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from tritonclip_export.errors import ExportError
+from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.spec import TextSpec
+
+SEED = 20260
+# Landscape, portrait, square, smaller than the tower, and a strip: squash and crop differ on all but one.
+SIZES = ((640, 480), (480, 640), (512, 512), (96, 64), (900, 200), (333, 500), (1024, 768), (200, 200))
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+TEXTS = (
+    "",
+    "a",
+    "a photo of a cat",
+    "a photo of a dog.",
+    "a large red circle in the top left",
+    "a small blue square on a white background",
+    "two people riding bicycles along a canal in the rain",
+    "Ein Foto von einem Hund am Strand bei Sonnenuntergang",
+    "une photo d’un café à Montréal, façade bleue",
+    "猫の写真",
+    "an aerial view of a harbor with container ships, cranes, and railway tracks at dawn",
+    "price: $1,299.99 (50% off!) — limited time only",
+    "a close-up of a circuit board " * 3,
+    "the quick brown fox jumps over the lazy dog " * 10,
+)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Inputs of both towers.
+
+    Attributes:
+        pixels: uint8 [N, H, W, 3], the checkpoint's own transform before normalisation.
+        pixel_values: float32 [N, 3, H, W], the same, normalised by that transform.
+        input_ids: int32 [M, context_length].
+    """
+
+    pixels: torch.Tensor
+    pixel_values: torch.Tensor
+    input_ids: torch.Tensor
+
+
+def make_probes(
+    preprocess_cfg: dict[str, Any],
+    text: TextSpec,
+    *,
+    pictures: Path | None = None,
+    texts: Path | None = None,
+) -> Probes:
+    """Built-in pictures and texts, and the user's own: a folder of pictures, a file with a text a line.
+
+    Raises:
+        ExportError: the folder or file has nothing in it that can be used.
+    """
+    images = synthetic_pictures() + (_read_pictures(pictures) if pictures else [])
+    captions = [*TEXTS, *(_read_lines(texts) if texts else [])]
+    pixel_values = transform_pictures(images, preprocess_cfg)
+    tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length, clean=text.clean)
+    return Probes(to_uint8(pixel_values, preprocess_cfg), pixel_values, tokenizer(captions).int())
+
+
+def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:
+    """The checkpoint's own transform: float32 [N, 3, H, W], normalised."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    transform = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    return torch.stack([transform(image) for image in images])
+
+
+def to_uint8(pixel_values: torch.Tensor, preprocess_cfg: dict[str, Any]) -> torch.Tensor:
+    """Undo the normalisation, exactly: [N, 3, H, W] float32 to [N, H, W, 3] uint8."""
+    mean = torch.tensor(preprocess_cfg["mean"]).reshape(1, 3, 1, 1)
+    std = torch.tensor(preprocess_cfg["std"]).reshape(1, 3, 1, 1)
+    levels = (pixel_values * std + mean) * 255
+    return levels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def synthetic_pictures() -> list[Image.Image]:
+    """Gradients, grain and shapes, seeded, in the sizes of `SIZES`."""
+    generator = np.random.default_rng(SEED)
+    return [_synthetic_picture(generator, *size) for size in SIZES]
+
+
+def _synthetic_picture(generator: np.random.Generator, width: int, height: int) -> Image.Image:
+    rows, columns = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    waves = generator.uniform(1, 9, (3, 2))
+    layers = [np.sin(6.28 * (a * rows + b * columns)) for a, b in waves]
+    picture = np.stack(layers, axis=-1) * 60 + generator.uniform(60, 190, 3)
+    center, radius = generator.uniform(0.2, 0.8, 2), generator.uniform(0.1, 0.3)
+    inside = (rows - center[0]) ** 2 + (columns - center[1]) ** 2 < radius**2
+    picture[inside] = generator.uniform(0, 255, 3)
+    picture += generator.normal(0, 6, picture.shape)
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+
+
+def _read_pictures(folder: Path) -> list[Image.Image]:
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not files:
+        raise ExportError(f"{folder} holds no pictures; allowed: {', '.join(PICTURE_SUFFIXES)}")
+    return [_read_picture(path) for path in files]
+
+
+def _read_picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ExportError(f"the probe picture {path} cannot be read ({error}); remove or replace it") from error
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"the probe texts {path} cannot be read as UTF-8 ({error})") from error
+    return [line for line in lines if line.strip()]
