@@ -123,9 +123,7 @@ def check_supported(model_cfg: Mapping[str, Any]) -> None:
         )
 
 
-def load_strictly(
-    model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], architecture: str
-) -> None:
+def load_strictly(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], architecture: str) -> None:
     """Load every weight, none left over, in float32.
 
     Raises:
@@ -159,7 +157,7 @@ def weights_hash(state_dict: Mapping[str, torch.Tensor]) -> str:
     for key in sorted(state_dict):
         value = state_dict[key].detach().contiguous().cpu()
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -177,4 +175,3 @@ def quiet_open_clip() -> Iterator[None]:
 
 def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return Checkpoint(**{**checkpoint.__dict__, "name": name})
-

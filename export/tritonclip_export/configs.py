@@ -17,6 +17,7 @@ from tritonclip_export.errors import RepositoryError
 from tritonclip_export.spec import ServingSpec
 
 ENSEMBLES = ("embed_image", "embed_text", "clip")
+EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features", "text_features")
 HEADER = "# Written by `tritonclip export`; the commented original is in tritonclip's model_repository/.\n"
 
 
@@ -109,9 +110,7 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, limits: Limits) -> None:
     for tensor in (*config.input, *config.output):
         if tensor.name == "pixels":
             tensor.dims[:] = pixels
-        elif tensor.name in ("embedding", "image_embedding", "text_embedding"):
-            tensor.dims[-1] = spec.embedding_dim
-        elif tensor.name in ("image_features", "text_features"):
+        elif tensor.name in EMBEDDINGS:
             tensor.dims[-1] = spec.embedding_dim
     for warmup in config.model_warmup:
         if "pixels" in warmup.inputs:

@@ -1,11 +1,11 @@
 """The errors of an export, one tree.
 
-    ExportError               exit code 2: something given to the export is wrong
-    ├── CheckpointError       the model cannot be read, or is not a CLIP that this version exports
-    ├── AdapterError          the adapter cannot be read, or cannot be merged into this model
-    ├── SpecError             the serving spec holds a value that the server cannot honor
-    ├── RepositoryError       the output directory is taken, or is not a repository
-    └── ParityError           exit code 5: the exported graph does not reproduce the checkpoint
+ExportError               exit code 2: something given to the export is wrong
+├── CheckpointError       the model cannot be read, or is not a CLIP that this version exports
+├── AdapterError          the adapter cannot be read, or cannot be merged into this model
+├── SpecError             the serving spec holds a value that the server cannot honor
+├── RepositoryError       the output directory is taken, or is not a repository
+└── ParityError           exit code 5: the exported graph does not reproduce the checkpoint
 """
 
 from __future__ import annotations

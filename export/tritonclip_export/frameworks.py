@@ -33,7 +33,7 @@ def ensure_torchvision() -> ModuleType:
 def _declare_operators() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        library.define(name + _NMS_SCHEMA)
+        library.define(name + _NMS_SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)
 
 

@@ -5,12 +5,13 @@ The reference is float32 PyTorch with the adapter applied unmerged, by the libra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from tritonclip_export.errors import ParityError
@@ -22,7 +23,7 @@ from tritonclip_export.towers import ImageTower, TextTower
 MINIMUM_COSINE = {"float32": 0.99999}
 BATCH_SIZES = (1, 3, 8)
 
-Embed = Callable[[Any], np.ndarray]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Comparison:
     max_abs: float
 
     @classmethod
-    def of(cls, stage: str, tower: str, reference: np.ndarray, given: np.ndarray) -> Comparison:
+    def of(cls, stage: str, tower: str, reference: Array, given: Array) -> Comparison:
         """Compare embeddings [N, D], both L2-normalised."""
         cosines = (reference.astype(np.float64) * given.astype(np.float64)).sum(axis=-1)
         finite = np.isfinite(given).all()
@@ -83,7 +84,7 @@ class ParityReport:
 
 
 def compare_stages(
-    reference: tuple[np.ndarray, np.ndarray],
+    reference: tuple[Array, Array],
     probes: Probes,
     towers: tuple[ImageTower, TextTower],
     onnx_files: tuple[Path, Path],
@@ -128,14 +129,14 @@ class OnnxTower:
         self._session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, batch: np.ndarray, size: int | None = None) -> np.ndarray:
+    def __call__(self, batch: Array, size: int | None = None) -> Array:
         """Embed `batch`, `size` rows at a time; float32 [N, D]."""
         size = size or len(batch)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         return np.concatenate([self._session.run(None, {self._input: part})[0] for part in parts])
 
 
-def _that_fit(input_ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _that_fit(input_ids: Array, length: int) -> tuple[Array, Array]:
     """The rows whose end of text (the largest id) lies within `length`, cut to it, and their indices."""
     rows = np.flatnonzero(input_ids.argmax(axis=1) < length)
     return input_ids[rows, :length], rows

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import onnx_export, parity, repository
+from tritonclip_export import manifest, onnx_export, parity, repository
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash
 from tritonclip_export.configs import Limits, apply_spec
-from tritonclip_export.frameworks import torch
+from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.lora import Adapter, MergeResult, merge_adapters, read_adapter
 from tritonclip_export.probes import Probes, make_probes
 from tritonclip_export.progress import step
@@ -23,7 +23,16 @@ from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.tokenizer_file import write_tokenizer
 from tritonclip_export.towers import served_towers
 
-TOOLS = ("tritonclip", "torch", "open_clip_torch", "onnx", "onnxscript", "onnxruntime", "peft", "transformers")
+TOOLS = (
+    "tritonclip",
+    "torch",
+    "open_clip_torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "peft",
+    "transformers",
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ def export(request: ExportRequest) -> dict[str, Any]:
     with repository.staged(request.out) as staging:
         report = _convert(checkpoint, adapters, merged, spec, probes, staging)
         _complete(checkpoint, spec, request.limits, staging)
-        repository.write_manifest(staging, _manifest(checkpoint, request, merged, spec, report))
-    return repository.read_manifest(request.out)
+        manifest.write_manifest(staging, _manifest(checkpoint, request, merged, spec, report))
+    return manifest.read_manifest(request.out)
 
 
 def _load(request: ExportRequest) -> Checkpoint:
@@ -130,8 +139,6 @@ def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging
 
 
 def _tokenizer(spec: ServingSpec) -> Any:
-    from tritonclip_export.frameworks import open_clip
-
     return open_clip.SimpleTokenizer(context_length=spec.text.context_length, clean=spec.text.clean)
 
 
@@ -142,14 +149,12 @@ def _manifest(
     spec: ServingSpec,
     report: parity.ParityReport,
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "spec": asdict(spec),
         "source": {**checkpoint.source, "weights_sha256": weights_hash(checkpoint.state_dict)},
         "adapters": [
-            {"path": str(path), "weight": weight, "files": repository.file_hashes(path)}
+            {"path": str(path), "weight": weight, "files": manifest.file_hashes(path)}
             for path, weight in request.adapters
         ],
         "merge": merged.report_dict(),

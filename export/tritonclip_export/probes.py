@@ -94,7 +94,7 @@ def synthetic_pictures() -> list[Image.Image]:
 
 
 def _synthetic_picture(generator: np.random.Generator, width: int, height: int) -> Image.Image:
-    rows, columns = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     waves = generator.uniform(1, 9, (3, 2))
     layers = [np.sin(6.28 * (a * rows + b * columns)) for a, b in waves]
     picture = np.stack(layers, axis=-1) * 60 + generator.uniform(60, 190, 3)
@@ -114,8 +114,7 @@ def _read_pictures(folder: Path) -> list[Image.Image]:
 
 def _read_picture(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        image: Image.Image = Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ExportError(f"the probe picture {path} cannot be read ({error}); remove or replace it") from error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,24 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tritonclip_export.configs import read_config
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.frameworks import open_clip
+from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
 from tritonclip_export.spec import TextSpec
 
-MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
-MODELS = (
-    "preprocess",
-    "tokenizer",
-    "image_encoder",
-    "text_encoder",
-    "similarity",
-    "embed_image",
-    "embed_text",
-    "clip",
-)
 WARMUP_TEXT = "a photo of a cat"
 _BYTES_LENGTH_PREFIX = 4
 
@@ -72,7 +58,7 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         RepositoryError: the parent of `out` cannot be written to.
     """
-    out = Path(os.path.abspath(out))
+    out = out.absolute()
     staging = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,73 +82,6 @@ def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], text: Tex
     _write_bytes(repository / "image_encoder" / "warmup" / "pixels", pixels.numpy().tobytes())
     ids = tokenizer([WARMUP_TEXT]).numpy().astype(np.int32)
     _write_bytes(repository / "text_encoder" / "warmup" / "input_ids", ids.tobytes())
-
-
-def write_manifest(repository: Path, content: Mapping[str, Any]) -> None:
-    """Write `manifest.json`: `content`, and the SHA-256 of every file of the repository."""
-    manifest = {"format": MANIFEST_FORMAT, **content, "files": file_hashes(repository)}
-    (repository / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def read_manifest(repository: Path) -> dict[str, Any]:
-    """Read what `write_manifest` wrote.
-
-    Raises:
-        RepositoryError: the directory is no model repository of ours, or of a newer version.
-    """
-    path = repository / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RepositoryError(
-            f"{repository} is no model repository: {path.name} cannot be read ({error}); "
-            "make one with `tritonclip export`"
-        ) from error
-    if manifest.get("format") != MANIFEST_FORMAT:
-        raise RepositoryError(
-            f"{path} has format {manifest.get('format')!r}, this version reads {MANIFEST_FORMAT}; export again"
-        )
-    return manifest
-
-
-def verify(repository: Path) -> dict[str, Any]:
-    """Compare every file with the manifest, and every ensemble's fingerprint; returns the manifest.
-
-    Raises:
-        RepositoryError: names the files that are missing, changed or unknown.
-    """
-    manifest = read_manifest(repository)
-    wanted, present = manifest["files"], file_hashes(repository)
-    problems = [f"{name} is missing" for name in wanted if name not in present]
-    problems += [f"{name} is not in the manifest" for name in present if name not in wanted]
-    problems += [f"{name} was changed" for name in wanted if name in present and present[name] != wanted[name]]
-    for name in ("embed_image", "embed_text", "clip"):
-        if not problems:
-            parameters = read_config(repository / name / "config.pbtxt").parameters
-            if parameters["fingerprint"].string_value != manifest["spec"]["fingerprint"]:
-                problems.append(f"{name}/config.pbtxt carries another fingerprint than the manifest")
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise RepositoryError(
-            f"{repository} is not what was exported: {'; '.join(problems[:5])}{more}; export it again, or copy "
-            "it again from where it was exported"
-        )
-    return manifest
-
-
-def file_hashes(repository: Path) -> dict[str, str]:
-    """Path relative to `repository` to SHA-256, for every file but the manifest and Python's caches."""
-    files = sorted(p for p in repository.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return {p.relative_to(repository).as_posix(): file_hash(p) for p in files if p.name != MANIFEST}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _replace(staging: Path, out: Path) -> None:

@@ -162,9 +162,7 @@ def _with_random_weights(architecture: str, model_cfg: dict[str, Any], seed: int
     return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, source)
 
 
-def _trained_like(
-    architecture: str, model_cfg: dict[str, Any], tag: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _trained_like(architecture: str, model_cfg: dict[str, Any], tag: str) -> tuple[dict[str, Any], dict[str, Any]]:
     config = open_clip.get_pretrained_cfg(architecture, tag)
     if not config:
         raise CheckpointError(f"{architecture} has no tag {tag!r}; its tags: {_tags(architecture)}")

@@ -38,6 +38,8 @@ class ImageTower(nn.Module):
 class TextTower(nn.Module):
     """`input_ids` int32 [N, L], L up to the context, to `text_embedding` float32 [N, D], L2-normalised."""
 
+    attn_mask: torch.Tensor
+
     def __init__(self, model: open_clip.CLIP) -> None:
         super().__init__()
         self.token_embedding = model.token_embedding
@@ -60,8 +62,8 @@ class TextTower(nn.Module):
         if self.text_projection is None:
             return pooled
         if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(pooled)
-        return pooled @ self.text_projection
+            return functional.linear(pooled, self.text_projection.weight, self.text_projection.bias)
+        return torch.matmul(pooled, self.text_projection)
 
 
 class SelfAttention(nn.Module):
@@ -94,9 +96,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width)), None
 
 
-def served_towers(
-    model: open_clip.CLIP, mean: Sequence[float], std: Sequence[float]
-) -> tuple[ImageTower, TextTower]:
+def served_towers(model: open_clip.CLIP, mean: Sequence[float], std: Sequence[float]) -> tuple[ImageTower, TextTower]:
     """Wrap `model` into its two served graphs; its attention modules are replaced in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -37,9 +37,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); copy or download it again"
-        ) from error
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy or download it again") from error
 
 
 def _read_pickle(path: Path) -> object:

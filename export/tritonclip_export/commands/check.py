@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, and print what stands there."""
-    from tritonclip_export.repository import verify
+    from tritonclip_export.manifest import verify
 
     manifest = verify(args.repository)
     spec = manifest["spec"]

@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that decode pictures; one per core of the serving machine (default: %(default)s)",
     )
     limits.add_argument(
-        "--intra-op-threads", metavar="N", type=int, default=0, help="threads of a tower (default: 0, all cores)"
+        "--intra-op-threads",
+        metavar="N",
+        type=int,
+        default=0,
+        help="threads of a tower (default: 0, all cores)",
     )
     probes = parser.add_argument_group("parity gate")
     probes.add_argument("--probe-pictures", metavar="DIR", type=Path, help="your pictures, beside the built-in ones")
