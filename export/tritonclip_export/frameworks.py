@@ -8,7 +8,6 @@ are plain Python, so the two operators are declared and the import is done again
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 
 import torch
 
@@ -16,29 +15,28 @@ _NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []
 
 
-def ensure_torchvision() -> ModuleType:
+def _ensure_torchvision() -> None:
     """Import torchvision, with the operators that its import needs declared if they are missing."""
     try:
-        import torchvision
+        import torchvision  # noqa: F401
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         _declare_operators()
-        import torchvision
-    return torchvision
+        import torchvision  # noqa: F401
 
 
 def _declare_operators() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        library.define(name + _NMS_SCHEMA)  # type: ignore[no-untyped-call]
+        library.define(name + _NMS_SCHEMA)
     _declared.append(library)
 
 
-ensure_torchvision()
+_ensure_torchvision()
 
 import open_clip  # noqa: E402
 
-__all__ = ["ensure_torchvision", "open_clip", "torch"]
+__all__ = ["open_clip", "torch"]

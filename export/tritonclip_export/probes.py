@@ -117,6 +117,7 @@ def _read_picture(path: Path) -> Image.Image:
         image: Image.Image = Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ExportError(f"the probe picture {path} cannot be read ({error}); remove or replace it") from error
+    return image
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -1,0 +1,57 @@
+# Everything runs in a virtual environment that the first target makes. On a machine without a GPU,
+# PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU builds, which saves several GB of CUDA libraries.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.tritonclip-installed
+DEMO_DIR ?= work/demo
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench demo-checkpoint constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make the virtual environment and install tritonclip with everything it can use
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (one to several minutes, depending on the network)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --quiet -e '.[export,serve,bench,dev]'
+	@touch $@
+
+demo: $(STAMP) ## export the demo checkpoint with its LoRA, serve it, classify pictures, run a load test
+	$(BIN)/tritonclip demo $(DEMO_DIR)
+
+test: $(STAMP) ## run the tests, on the real server (under 20 minutes on two cores)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(STAMP) ## run every test, the slow ones too
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## bring the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure again what benchmarks/results/ holds
+	$(BIN)/python benchmarks/preprocess_speed.py
+	$(BIN)/python benchmarks/tokenizer_speed.py
+	$(BIN)/python benchmarks/served_vs_inprocess.py
+
+demo-checkpoint: $(STAMP) ## train the bundled demo checkpoint and its LoRA again
+	$(BIN)/python export/demo/train.py
+
+constraints: $(STAMP) ## resolve the pinned versions again
+	$(PIP_INSTALL) --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --quiet --no-header --no-annotate \
+	  --no-emit-index-url --extra export --extra serve --extra bench --extra dev pyproject.toml -o constraints.txt
+	sed -i '1i # The versions that tritonclip was tested with, for Python 3.10 to 3.12. Made by `make constraints`.' constraints.txt
+
+clean: ## remove the virtual environment and what the demo wrote
+	rm -rf $(VENV) work
