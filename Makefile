@@ -51,6 +51,7 @@ constraints: $(STAMP) ## resolve the pinned versions again
 	$(PIP_INSTALL) --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --quiet --no-header --no-annotate \
 	  --no-emit-index-url --extra export --extra serve --extra bench --extra dev pyproject.toml -o constraints.txt
+	sed -i "s/ ; python_full_version < '3.13' and sys_platform == 'linux'//; s/ and python_full_version < '3.13' and sys_platform == 'linux'//; s/ and sys_platform == 'linux'//" constraints.txt
 	sed -i '1i # The versions that tritonclip was tested with, for Python 3.10 to 3.12. Made by `make constraints`.' constraints.txt
 
 clean: ## remove the virtual environment and what the demo wrote
