@@ -1,0 +1,68 @@
+"""Reads out of a server's log which models did not load, and why."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tritonclip_serve.errors import ModelFailure
+
+_FAILURES = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"\"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$",
+        r"\"failed to load model '(?P<model>[^']+)': (?P<reason>.*)\"$",
+        r"\"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)\"$",
+    )
+)
+_LOADED = re.compile(r"successfully loaded '([^']+)'")
+_FATAL = re.compile(r"^error: (.+)$", re.MULTILINE)
+_SYNTAX = re.compile(r"Error parsing text-format [\w.]+: (\d+):(\d+): (.+)$", re.MULTILINE)
+_STATUS = re.compile(r"^(?:Internal|Invalid argument|Unavailable|Not found|Unsupported|Unknown|Already exists): ")
+# What the Python backend adds below the exception: where it was raised.
+_LOCATION = re.compile(r"\n+At:\n.*", re.DOTALL)
+_TRACEBACK = "Traceback (most recent call last):"
+
+
+def find_failures(log: str) -> list[ModelFailure]:
+    """Every model that the log says did not load, once, in the order of the log."""
+    matches = [match for pattern in _FAILURES for match in pattern.finditer(log)]
+    reasons: dict[str, str] = {}
+    for match in sorted(matches, key=re.Match.start):
+        reasons.setdefault(match["model"], readable(match["reason"]) + _syntax_error(log, match))
+    return [ModelFailure(model, reason) for model, reason in reasons.items()]
+
+
+def loaded_models(log: str) -> set[str]:
+    """The models that the log says are loaded."""
+    return set(_LOADED.findall(log))
+
+
+def last_words(log: str) -> str:
+    """The line with which the server says why it ends, or the last line that is not empty."""
+    fatal = _FATAL.findall(log)
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return str(fatal[-1] if fatal else lines[-1] if lines else "it wrote nothing")
+
+
+def readable(reason: str) -> str:
+    """One line out of a message as Triton logs it: unescaped, without status, location and traceback."""
+    text = _STATUS.sub("", _LOCATION.sub("", _unescape(reason)))
+    if _TRACEBACK in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
+
+
+def _unescape(text: str) -> str:
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text
+
+
+def _syntax_error(log: str, match: re.Match[str]) -> str:
+    """What the parser wrote just before the line that names the config which cannot be read."""
+    if "failed to read text proto" not in match["reason"]:
+        return ""
+    found = list(_SYNTAX.finditer(log, 0, match.start()))
+    return " (line {}, column {}: {})".format(*found[-1].groups()) if found else ""

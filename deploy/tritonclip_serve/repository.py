@@ -1,0 +1,79 @@
+"""What the starter has to know of a model repository before a server reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonclip_serve.errors import RepositoryError
+
+MANIFEST = "manifest.json"
+CONFIG = "config.pbtxt"
+ENTRY_POINTS = ("embed_image", "embed_text")
+EXPORT_HINT = "write one with: tritonclip export MODEL --out DIR"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which model a repository serves.
+
+    Attributes:
+        name: the name given at export, or the repository's folder where the manifest has none.
+        fingerprint: hash of merged weights, spec and precision; empty where the manifest has none.
+    """
+
+    name: str
+    fingerprint: str
+
+
+def check_repository(repository: Path) -> None:
+    """Refuse what a server could not serve.
+
+    Raises:
+        RepositoryError: the directory or one of the files that every repository has is missing.
+    """
+    if not repository.is_dir():
+        found = "is a file" if repository.exists() else "does not exist"
+        raise RepositoryError(f"{repository} {found}; expected a model repository directory; {EXPORT_HINT}")
+    wanted = [repository / MANIFEST, *(repository / model / CONFIG for model in ENTRY_POINTS)]
+    missing = [str(path.relative_to(repository)) for path in wanted if not path.is_file()]
+    if missing:
+        raise RepositoryError(
+            f"{repository} is not a model repository of tritonclip: it has no {', no '.join(missing)}; {EXPORT_HINT}"
+        )
+
+
+def read_identity(repository: Path) -> Identity:
+    """Read the name and the fingerprint of the served model from the manifest.
+
+    Raises:
+        RepositoryError: the manifest is not a JSON object.
+    """
+    path = repository / MANIFEST
+    try:
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RepositoryError(f"{path} cannot be read as JSON ({error}); {EXPORT_HINT}") from error
+    spec = manifest.get("spec", {}) if isinstance(manifest, dict) else None
+    if not isinstance(spec, dict):
+        raise RepositoryError(f"{path} holds no object `spec`; {EXPORT_HINT}")
+    return Identity(str(spec.get("name") or repository.name), str(spec.get("fingerprint") or ""))
+
+
+def model_names(repository: Path) -> tuple[str, ...]:
+    """The models that a server will load: the folders that have a config."""
+    return tuple(sorted(path.parent.name for path in repository.glob(f"*/{CONFIG}")))
+
+
+def python_instances(repository: Path) -> int:
+    """How many Python processes the server will start: one an instance of every Python-backend model."""
+    configs = [path.read_text(encoding="utf-8", errors="replace") for path in repository.glob(f"*/{CONFIG}")]
+    return sum(_instances(config) for config in configs if re.search(r'backend:\s*"python"', config))
+
+
+def _instances(config: str) -> int:
+    counts = re.findall(r"\bcount:\s*(\d+)", config)
+    return sum(map(int, counts)) or 1

@@ -1,0 +1,225 @@
+"""A tritonserver as a context manager: the processes, the ports, the log, and the proof that it answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tritonclip_serve import diagnosis, readiness
+from tritonclip_serve.arguments import Endpoints, command_line
+from tritonclip_serve.errors import ModelLoadError, NotReadyError, ServeError, ServerDiedError
+from tritonclip_serve.installation import find_server
+from tritonclip_serve.ports import claim_ports, is_listening
+from tritonclip_serve.process import end, remove_shared_memory, spawn
+from tritonclip_serve.repository import check_repository, model_names
+
+Progress = Callable[[str], None]
+
+_POLL_S = 0.05
+_PROBE_TIMEOUT_S = 30.0
+
+
+class TritonServer:
+    """A tritonserver that serves one model repository.
+
+        with TritonServer(Path("repository"), grpc_port=0, http_port=0, metrics_port=0) as server:
+            ClipClient(server.grpc_address)
+
+    Entering starts it and waits until it embeds; leaving stops it with everything that it started. The server also
+    ends when the thread that started it ends, however that comes about (Linux).
+
+    Args:
+        repository: what `tritonclip export` wrote.
+        host: IPv4 address or host name to listen on. The server has no authentication.
+        grpc_port, http_port, metrics_port: 0 takes any free port.
+        log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver.log`.
+        server: `embedded`, `path` or `auto`, see `find_server`.
+        extra_args: further flags for tritonserver; the last one given wins.
+        startup_timeout_s: how long `wait_ready` waits.
+        stop_grace_s: how long `stop` lets requests in flight and models end before it kills them.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int = 8001,
+        http_port: int = 8000,
+        metrics_port: int = 8002,
+        log_path: Path | None = None,
+        server: str = "auto",
+        extra_args: Sequence[str] = (),
+        startup_timeout_s: float = 120.0,
+        stop_grace_s: float = 20.0,
+    ) -> None:
+        self.repository = Path(repository).absolute()
+        self.log_path = Path(log_path).absolute() if log_path else default_log_path(self.repository)
+        self.description = ""
+        self._endpoints = Endpoints(host, grpc=grpc_port, http=http_port, metrics=metrics_port)
+        self._server = server
+        self._extra_args = tuple(extra_args)
+        self._startup_timeout_s = startup_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run_dir: Path | None = None
+        self._started_at = 0.0
+
+    def __enter__(self) -> TritonServer:
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def grpc_address(self) -> str:
+        """`host:port` of the gRPC endpoint, as a client on this machine reaches it."""
+        return self._endpoints.address("grpc")
+
+    @property
+    def http_address(self) -> str:
+        """`host:port` of the HTTP endpoint."""
+        return self._endpoints.address("http")
+
+    @property
+    def metrics_address(self) -> str:
+        """`host:port` of the Prometheus metrics."""
+        return self._endpoints.address("metrics")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of tritonserver, and of its process group; None before `start` and after `stop`."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the processes; returns at once.
+
+        Raises:
+            RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError: nothing was started.
+        """
+        if self._process is not None:
+            raise ServeError(f"this server is running already (process {self.pid}); stop it first")
+        check_repository(self.repository)
+        run_dir = self._run_dir = Path(tempfile.mkdtemp(prefix="tritonclip-"))
+        installation = find_server(self._server, run_dir)
+        self._endpoints = self._claim_endpoints()
+        self.description = installation.description
+        command = command_line(installation, self.repository, self._endpoints, self._shared_memory_prefix(run_dir))
+        self._started_at = time.monotonic()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._process = spawn([*command, *self._extra_args], {**os.environ, **installation.environment}, self.log_path)
+
+    def wait_ready(self, on_progress: Progress | None = None) -> float:
+        """Wait until a real embedding of a picture and of a text comes back.
+
+        Args:
+            on_progress: called with a short phrase whenever there is news, such as "3 of 8 models loaded".
+
+        Returns:
+            Seconds since `start`.
+
+        Raises:
+            ModelLoadError: a model did not load.
+            ServerDiedError: the server ended for another reason.
+            NotReadyError: it answers, but not with embeddings, or not in time.
+        """
+        probes = readiness.read_probes(self.repository)
+        deadline = self._started_at + self._startup_timeout_s
+        last, said = "its gRPC port is not open yet", ""
+        while (now := time.monotonic()) < deadline:
+            self._check_alive()
+            said = self._report(on_progress, said)
+            try:
+                if is_listening(*self._endpoints.connectable("grpc")):
+                    readiness.ask(self.grpc_address, probes, min(_PROBE_TIMEOUT_S, deadline - now))
+                    return time.monotonic() - self._started_at
+            except readiness.StillStartingError as error:
+                last = str(error)
+            time.sleep(_POLL_S)
+        raise self._too_slow(last)
+
+    def wait(self) -> None:
+        """Wait until the server ends by itself, which it should not.
+
+        Raises:
+            ServerDiedError: always, when it has ended.
+        """
+        while True:
+            self._check_alive()
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """End the server and everything that it started; does nothing where nothing runs."""
+        process, run_dir = self._process, self._run_dir
+        self._process = self._run_dir = None
+        if process is not None:
+            end(process, self._stop_grace_s)
+        if run_dir is not None:
+            remove_shared_memory(self._shared_memory_prefix(run_dir))
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    def _claim_endpoints(self) -> Endpoints:
+        wanted = self._endpoints
+        flags = {"--grpc-port": wanted.grpc, "--http-port": wanted.http, "--metrics-port": wanted.metrics}
+        grpc, http, metrics = claim_ports(wanted.host, flags).values()
+        return Endpoints(wanted.host, grpc=grpc, http=http, metrics=metrics)
+
+    def _shared_memory_prefix(self, run_dir: Path) -> str:
+        return f"{run_dir.name}-"
+
+    def _log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def _report(self, on_progress: Progress | None, said: str) -> str:
+        if on_progress is None:
+            return said
+        names = model_names(self.repository)
+        news = f"{len(diagnosis.loaded_models(self._log()))} of {len(names)} models loaded"
+        if news != said:
+            on_progress(news)
+        return news
+
+    def _check_alive(self) -> None:
+        if self._process is None:
+            raise ServeError("this server is not running; call start() first")
+        status = self._process.poll()
+        if status is None:
+            return
+        log = self._log()
+        failures = diagnosis.find_failures(log)
+        if failures and status > 0:
+            raise ModelLoadError(failures, self.log_path)
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        raise ServerDiedError(
+            f"tritonserver ended by itself ({how}): {diagnosis.last_words(log)}\n  the whole log is in {self.log_path}"
+        )
+
+    def _too_slow(self, last: str) -> NotReadyError:
+        loaded = diagnosis.loaded_models(self._log())
+        waiting = sorted(set(model_names(self.repository)) - loaded)
+        missing = f"; not loaded: {', '.join(waiting)}" if waiting else ""
+        return NotReadyError(
+            f"no embedding came back within {self._startup_timeout_s:g} s ({last}{missing}); give more time, or see "
+            f"{self.log_path}"
+        )
+
+
+def default_log_path(repository: Path) -> Path:
+    """Beside the repository, which stays as it was exported; where that is read-only, the temporary folder."""
+    parent = repository.parent if os.access(repository.parent, os.W_OK) else Path(tempfile.gettempdir())
+    return parent / f"{repository.name}.tritonserver.log"
