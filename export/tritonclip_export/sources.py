@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def from_architecture(
     """Build one of open_clip's named architectures with weights from a file, a tag or a seed."""
     model_cfg = open_clip.get_model_config(architecture)
     if model_cfg is None:
-        close = [name for name in open_clip.list_models() if architecture.lower() in name.lower()]
-        hint = f"; did you mean {', '.join(close[:5])}?" if close else ""
+        close = get_close_matches(architecture, open_clip.list_models(), n=4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise CheckpointError(f"{architecture!r} is neither a directory nor an open_clip architecture{hint}")
     if random_weights is not None:
         return _with_random_weights(architecture, model_cfg, random_weights)

@@ -1,0 +1,168 @@
+"""Reading checkpoints: every source, and everything that must be refused before anything is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
+from tritonclip_export.checkpoint import check_supported, load_checkpoint, load_strictly, new_model, weights_hash
+from tritonclip_export.errors import CheckpointError
+from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.weights import read_weights
+
+
+def test_an_open_clip_directory_loads_what_open_clip_loads(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    checkpoint = load_checkpoint(str(folder), name="mine")
+    theirs = open_clip.create_model(f"local-dir:{folder}").state_dict()
+    ours = checkpoint.build().state_dict()
+    assert checkpoint.name == "mine"
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_hugging_face_directory_gives_the_same_embeddings(tmp_path: Path) -> None:
+    from tritonclip_export.hf_clip import build_hf_clip
+
+    hf = build_hf_clip(MODEL_CFG, tiny_state_dict())
+    hf.save_pretrained(tmp_path)
+    preprocessor = {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "do_center_crop": True,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.25],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    checkpoint = load_checkpoint(str(tmp_path))
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        ours = checkpoint.build().encode_image(pixels)
+        theirs = hf.visual_projection(hf.vision_model(pixel_values=pixels).pooler_output)
+    assert (ours - theirs).abs().max() < 1e-5
+    assert checkpoint.preprocess_cfg["resize_mode"] == "shortest"
+    assert checkpoint.preprocess_cfg["interpolation"] == "bicubic"
+
+
+def test_a_hugging_face_preprocessor_that_pads_is_refused(tmp_path: Path) -> None:
+    from tritonclip_export.hf_clip import build_hf_clip
+
+    build_hf_clip(MODEL_CFG, tiny_state_dict()).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"longest_edge": 32}}))
+    with pytest.raises(CheckpointError, match="longest_edge"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_weights_without_their_preprocessing_are_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="--like TAG.*laion2b_s34b_b79k"):
+        load_checkpoint("ViT-B-32", weights=path)
+
+
+def test_like_brings_activation_and_preprocessing(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    checkpoint = load_checkpoint("ViT-B-32", weights=path, like="openai")
+    assert checkpoint.model_cfg["quick_gelu"] is True
+    assert load_checkpoint("ViT-B-32", weights=path, like="laion400m_e32").model_cfg["quick_gelu"] is True
+    assert load_checkpoint("ViT-B-32", weights=path, like="laion2b_s34b_b79k").model_cfg["quick_gelu"] is False
+    assert checkpoint.preprocess_cfg["mean"] == (0.48145466, 0.4578275, 0.40821073)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("ViT-B-32", {}, "0 sources"),
+        ("ViT-B-32", {"pretrained": "openai", "random_weights": 1}, "2 sources"),
+        ("ViT-B-33", {"random_weights": 1}, "neither a directory nor an open_clip architecture"),
+        ("ViT-B32", {"random_weights": 1}, "did you mean ViT-B-32"),
+        ("ViT-B-32", {"weights": Path("missing.safetensors"), "like": "nothing"}, "no tag 'nothing'"),
+        ("ViT-B-32", {"weights": Path("missing.safetensors"), "like": "openai"}, "no weights at"),
+        ("ViT-B-16-SigLIP", {"random_weights": 1}, "a timm image tower"),
+        ("coca_ViT-B-32", {"random_weights": 1}, "CoCa"),
+        ("roberta-ViT-B-32", {"random_weights": 1}, "Hugging Face text tower"),
+    ],
+)
+def test_what_is_wrong_is_said(source: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(source, **options)  # type: ignore[arg-type]
+
+
+def test_a_directory_takes_no_weights(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    with pytest.raises(CheckpointError, match="brings its own weights"):
+        load_checkpoint(str(folder), random_weights=1)
+
+
+def test_a_directory_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"open_clip_config\.json"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_another_hugging_face_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="'bert'"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_random_weights_are_those_of_the_seed() -> None:
+    first, again, other = (load_checkpoint("ViT-S-32-alt", random_weights=seed) for seed in (1, 1, 2))
+    assert weights_hash(first.state_dict) == weights_hash(again.state_dict)
+    assert weights_hash(first.state_dict) != weights_hash(other.state_dict)
+
+
+def test_missing_unknown_and_misshapen_weights_are_named() -> None:
+    tensors = tiny_state_dict()
+    del tensors["visual.proj"]
+    tensors["extra"] = torch.zeros(1)
+    tensors["ln_final.weight"] = torch.zeros(5)
+    message = r"missing visual\.proj; unknown extra; ln_final\.weight is \(5,\), not \(32,\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_strictly(new_model(MODEL_CFG), tensors, "tiny")
+
+
+def test_nan_is_refused() -> None:
+    tensors = tiny_state_dict()
+    tensors["ln_final.weight"][3] = float("nan")
+    with pytest.raises(CheckpointError, match=r"NaN or infinity, first ln_final\.weight"):
+        load_strictly(new_model(MODEL_CFG), tensors, "tiny")
+
+
+def test_an_unsupported_text_tower_is_refused() -> None:
+    cfg = {**MODEL_CFG, "text_cfg": {**MODEL_CFG["text_cfg"], "no_causal_mask": True}}
+    with pytest.raises(CheckpointError, match="without causal mask"):
+        check_supported(cfg)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("code ran",))
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": _Evil()}, path)
+    with pytest.raises(CheckpointError, match="would run code"):
+        read_weights(path)
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_file_cut_in_half_is_refused(tmp_path: Path, suffix: str) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    tensors = {"a": torch.arange(1000.0)}
+    save_file(tensors, whole) if suffix == ".safetensors" else torch.save(tensors, whole)
+    half = tmp_path / f"half{suffix}"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="again"):
+        read_weights(half)
+
+
+def test_training_wrappers_are_taken_off(tmp_path: Path) -> None:
+    path = tmp_path / "epoch_3.pt"
+    torch.save({"epoch": 3, "state_dict": {"module.a": torch.ones(2)}}, path)
+    assert list(read_weights(path)) == ["a"]

@@ -1,0 +1,77 @@
+"""The serving spec and how it is read off a checkpoint."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
+from tritonclip_export.checkpoint import Checkpoint, load_checkpoint
+from tritonclip_export.errors import CheckpointError, SpecError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.spec import ScoringSpec, ServingSpec, text_buckets
+from tritonclip_export.spec_builder import build_spec
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return load_checkpoint(str(write_tiny_checkpoint(tmp_path / "tiny")))
+
+
+def test_every_number_comes_from_the_checkpoint(checkpoint: Checkpoint) -> None:
+    spec = build_spec(checkpoint, checkpoint.state_dict)
+    assert (spec.name, spec.embedding_dim) == ("tiny", 24)
+    assert (spec.image.height, spec.image.width) == (32, 32)
+    assert spec.image.mean == (0.4, 0.5, 0.6)
+    assert spec.image.std == (0.2, 0.3, 0.25)
+    assert (spec.image.interpolation, spec.image.resize_mode) == ("bilinear", "squash")
+    assert spec.image.fill_color == (0, 0, 0)
+    assert (spec.text.sot_id, spec.text.eot_id, spec.text.pad_id) == (49406, 49407, 0)
+    assert spec.text.buckets == (16, 32, 77)
+    assert spec.scoring.logit_scale == pytest.approx(float(checkpoint.state_dict["logit_scale"].exp()))
+    assert spec.scoring.kind == "softmax"
+
+
+def test_a_logit_bias_means_sigmoid(checkpoint: Checkpoint) -> None:
+    spec = build_spec(checkpoint, {**checkpoint.state_dict, "logit_bias": torch.tensor(-10.0)})
+    assert spec.scoring == ScoringSpec("sigmoid", spec.scoring.logit_scale, -10.0)
+
+
+def test_json_round_trip(checkpoint: Checkpoint) -> None:
+    spec = build_spec(checkpoint, checkpoint.state_dict).with_fingerprint("abc")
+    assert ServingSpec.from_dict(json.loads(spec.to_json())) == spec
+
+
+def test_an_incomplete_or_unknown_record_is_refused(checkpoint: Checkpoint) -> None:
+    values = asdict(build_spec(checkpoint, checkpoint.state_dict))
+    with pytest.raises(SpecError, match="image"):
+        ServingSpec.from_dict({key: value for key, value in values.items() if key != "image"})
+    with pytest.raises(SpecError, match="colour"):
+        ServingSpec.from_dict({**values, "colour": 1})
+
+
+def test_an_unknown_resize_mode_names_the_allowed_ones(checkpoint: Checkpoint) -> None:
+    image = build_spec(checkpoint, checkpoint.state_dict).image
+    with pytest.raises(SpecError, match="'stretch'; allowed: shortest, longest, squash"):
+        replace(image, resize_mode="stretch")
+
+
+@pytest.mark.parametrize(
+    ("context", "any_length", "buckets"),
+    [(77, True, (16, 32, 77)), (64, False, (64,)), (32, True, (16, 32)), (16, True, (16,)), (248, True, (16, 32, 248))],
+)
+def test_buckets(context: int, any_length: bool, buckets: tuple[int, ...]) -> None:
+    assert text_buckets(context, any_length=any_length) == buckets
+
+
+def test_another_vocabulary_is_refused() -> None:
+    cfg = {**MODEL_CFG, "text_cfg": {**MODEL_CFG["text_cfg"], "vocab_size": 1000}}
+    checkpoint = Checkpoint("x", "x", cfg, PREPROCESS_CFG, {})
+    with pytest.raises(CheckpointError, match="1000 tokens"):
+        build_spec(checkpoint, {"logit_scale": torch.tensor(1.0)})
+
+
+def test_preprocessing_of_another_size_than_the_tower_is_refused() -> None:
+    checkpoint = Checkpoint("x", "x", MODEL_CFG, {**PREPROCESS_CFG, "size": 64}, {})
+    with pytest.raises(CheckpointError, match="64 x 64.*32 x 32"):
+        build_spec(checkpoint, tiny_state_dict())
