@@ -1,0 +1,66 @@
+"""`tritonclip bench`: put load on a server, print throughput, latency and cost, write them as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tritonclip_bench.options import add_workload_arguments, count, positive_seconds, settle_seed
+
+HELP = "Load-test a running server: throughput, exact latency percentiles, dollars per million items."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--address", default="127.0.0.1:8001", help="the server's gRPC address, HOST:PORT")
+    parser.add_argument("--users", type=count("users"), default=8, help="requests in flight at once (8)")
+    parser.add_argument("--duration", type=positive_seconds, default=30, metavar="TIME", help="measured time (30s)")
+    add_workload_arguments(parser)
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
+    parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    parser.add_argument("--progress", action="store_true", help="show the current rate (default on a terminal)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and report; 1 when a request failed, else 0."""
+    from tritonclip_bench.endpoint import describe
+    from tritonclip_bench.files import check_writable, write_json
+    from tritonclip_bench.loadrun import LoadPlan, run_load
+    from tritonclip_bench.prices import find_price
+    from tritonclip_bench.report import make_report, render
+    from tritonclip_bench.workload import check_batch_size, check_files
+
+    # SIGTERM ends the command as Ctrl-C does, so that the load generator ends with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    today = datetime.now(timezone.utc).date().isoformat()
+    price = find_price(args.instance, args.price_per_hour, today)
+    if args.json is not None:
+        check_writable(args.json)
+    check_files(args)
+    server = describe(args.address)
+    check_batch_size(args, server)
+    plan = LoadPlan(
+        address=args.address,
+        scenario=args.scenario,
+        users=args.users,
+        duration_s=args.duration,
+        warmup_s=args.warmup,
+        deadline_s=args.deadline,
+        batch_size=args.batch_size,
+        labels=args.labels,
+        seed=settle_seed(args.seed),
+        repeat_texts=args.repeat_texts,
+        pictures=args.pictures,
+        texts=args.texts,
+    )
+    results = run_load(plan, progress=args.progress or sys.stderr.isatty())
+    report = make_report(plan, server, results, price)
+    print(render(report))
+    if args.json is not None:
+        write_json(args.json, report)
+    total = results["total"]
+    return 1 if total["failures"] or not total["requests"] else 0

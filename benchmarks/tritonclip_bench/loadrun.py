@@ -1,0 +1,135 @@
+"""Runs locust in a process of its own, because gevent must patch Python before gRPC is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonclip_bench.errors import LoadError
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+# Locust warns above this many new users a second.
+MAX_SPAWN_RATE = 100
+# For starting Python, drawing pictures and shutting down.
+GRACE_S = 60
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Everything that one run of the load generator depends on.
+
+    Attributes:
+        address: gRPC, HOST:PORT.
+        scenario: a name in `SCENARIOS`.
+        users: each with one request in flight.
+        duration_s, warmup_s, deadline_s: seconds; the warm-up is not measured.
+        batch_size: pictures or texts in a request.
+        labels: texts in a request of `clip`.
+        seed: where the unique texts start.
+        repeat_texts: let the server's response cache answer.
+        pictures: a folder, or None for drawn ones.
+        texts: a file, or None for captions.
+    """
+
+    address: str
+    scenario: str
+    users: int
+    duration_s: int
+    warmup_s: int
+    deadline_s: int
+    batch_size: int
+    labels: int
+    seed: int
+    repeat_texts: bool
+    pictures: Path | None = None
+    texts: Path | None = None
+
+    def arguments(self) -> list[str]:
+        """The plan as locust's command line."""
+        options: dict[str, object | None] = {
+            "--host": self.address,
+            "--users": self.users,
+            "--spawn-rate": min(self.users, MAX_SPAWN_RATE),
+            "--scenario": self.scenario,
+            "--measure": self.duration_s,
+            "--warmup": self.warmup_s,
+            "--deadline": self.deadline_s,
+            "--batch-size": self.batch_size,
+            "--labels": self.labels,
+            "--seed": self.seed,
+            "--pictures": self.pictures,
+            "--texts": self.texts,
+        }
+        words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        return [*words, "--repeat-texts"] if self.repeat_texts else words
+
+    @property
+    def longest_s(self) -> float:
+        """A run that takes longer than this hangs."""
+        ramp_s = self.users / MAX_SPAWN_RATE
+        return ramp_s + self.warmup_s + self.duration_s + self.deadline_s + GRACE_S
+
+
+def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
+    """Put the load on the server and return what was measured (`Recorder.results`).
+
+    Args:
+        progress: show lines with the current rate on stderr.
+
+    Raises:
+        LoadError: the load generator ended without a result, or hung.
+    """
+    with tempfile.TemporaryDirectory(prefix="tritonclip-bench-") as folder:
+        results = Path(folder) / "results.json"
+        command = [*_locust(), *plan.arguments(), "--results", str(results)]
+        with _running([*command, "--progress"] if progress else command) as process:
+            status = _wait(process, plan.longest_s)
+        if status != 0 or not results.exists():
+            raise LoadError(
+                f"the load generator ended with status {status} and no result; its messages are above; "
+                "run the same with plain locust to see more"
+            )
+        measured: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+        return measured
+
+
+def _locust() -> list[str]:
+    # Without locust's log there is no second table beside ours; its warnings still reach stderr.
+    quiet = ("--headless", "--skip-log-setup", "--exit-code-on-error", "0")
+    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *quiet]
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, ended at the latest when the block is left."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            _kill_unless_gone(process)
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int:
+    try:
+        return process.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise LoadError(
+            f"the load generator did not end within {timeout_s:.0f} s; try fewer users or a shorter --duration"
+        ) from None
+
+
+def _kill_unless_gone(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
+    try:
+        process.wait(timeout=patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,93 @@
+"""The options that `tritonclip bench` and plain `locust` share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from tritonclip_bench.scenarios import SCENARIOS
+
+DEADLINE_S = 30
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+
+
+def seconds(text: str) -> int:
+    """Whole seconds of a duration such as 30, 30s, 5m or 1h30m.
+
+    Raises:
+        argparse.ArgumentTypeError: not a duration.
+    """
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; give for example 30s, 5m or 1h30m")
+    hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+
+def positive_seconds(text: str) -> int:
+    """As `seconds`, and more than none."""
+    duration_s = seconds(text)
+    if duration_s < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give at least 1s")
+    return duration_s
+
+
+def count(what: str) -> Callable[[str], int]:
+    """An argparse type: a whole number from 1, of `what`."""
+
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and int(text) > 0):
+            raise argparse.ArgumentTypeError(f"{text!r} {what}; give a whole number from 1")
+        return int(text)
+
+    return parse
+
+
+def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is sent, how it is cut into requests, and when measuring begins."""
+    scenarios = "; ".join(f"{name}: {scenario.help}" for name, scenario in SCENARIOS.items())
+    parser.add_argument("--scenario", choices=tuple(SCENARIOS), default="image", help=scenarios)
+    parser.add_argument(
+        "--batch-size", type=count("items"), default=1, help="pictures or texts in a request (default 1)"
+    )
+    parser.add_argument("--labels", type=count("labels"), default=10, help="texts in a request of `clip`")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="send the pictures of this folder; default: drawn JPEGs"
+    )
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="send the lines of this file; default: captions")
+    parser.add_argument(
+        "--repeat-texts",
+        action="store_true",
+        help="send the same texts again and again, so that the server's response cache answers",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        help="where the unique texts start; default: somewhere new, so that no cache knows them",
+    )
+    parser.add_argument(
+        "--warmup", type=seconds, default=3, metavar="TIME", help="not measured, after all users run (3s)"
+    )
+    parser.add_argument(
+        "--deadline",
+        type=positive_seconds,
+        default=DEADLINE_S,
+        metavar="TIME",
+        help=f"a request that takes longer has failed (default {DEADLINE_S}s)",
+    )
+
+
+def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
+    """Only for the locust process: where its results go and when it stops by itself."""
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write what was measured as JSON")
+    parser.add_argument("--measure", type=positive_seconds, metavar="TIME", help="stop when this long was measured")
+    parser.add_argument("--progress", action="store_true", help="a line with the current rate now and then")
+
+
+def settle_seed(seed: int | None) -> int:
+    """The seed that was given, or a new one."""
+    return secrets.randbelow(2**31) if seed is None else seed

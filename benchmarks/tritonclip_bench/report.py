@@ -1,0 +1,134 @@
+"""The report of a load test: a JSON record that can be repeated, and the same as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from tritonclip_bench.endpoint import ServerInfo, is_loopback
+from tritonclip_bench.loadrun import LoadPlan
+from tritonclip_bench.machine import describe_machine, describe_versions
+from tritonclip_bench.prices import Price, dollars_per_million
+from tritonclip_bench.scenarios import SCENARIOS
+
+SCHEMA = 1
+# One Python process cannot use much more than one core; above this share it may hold the server back.
+CLIENT_BOUND_CORES = 0.8
+
+COLUMNS = ("", "items/s", "requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failures")
+
+
+def make_report(plan: LoadPlan, server: ServerInfo, results: dict[str, Any], price: Price | None) -> dict[str, Any]:
+    """Everything that is needed to read the result later, and to repeat it."""
+    return {
+        "schema": SCHEMA,
+        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "plan": _plan(plan, results["pictures"]),
+        "results": {name: value for name, value in results.items() if name != "pictures"},
+        "cost": _cost(results["total"]["items_per_s"], price, SCENARIOS[plan.scenario].item),
+        "warnings": warnings(results),
+        "server": {
+            "triton": server.version,
+            "same_machine_as_client": is_loopback(plan.address),
+            "fingerprint": server.spec["fingerprint"],
+            "spec": server.spec,
+        },
+        "client_machine": describe_machine(),
+        "client_versions": describe_versions(),
+    }
+
+
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = []
+    if results["client_cpu_cores"] > CLIENT_BOUND_CORES:
+        found.append(
+            f"the load generator used {results['client_cpu_cores']:.2f} of one core: it may be the bottleneck, "
+            "and the server faster than this; spread the users over several runs or machines"
+        )
+    if results["total"]["failures"]:
+        found.append("some requests failed; they count in no rate and no percentile")
+    elif not results["total"]["requests"]:
+        found.append("no request ended in the measured time; give a longer --duration")
+    return found
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as text: heading, table, cost, warnings."""
+    parts = [_heading(report), _table(report["results"]), _cost_line(report), _cpu_line(report["results"])]
+    reasons = report["results"]["total"]["failure_reasons"]
+    parts.extend(f"failed {count} x: {reason}" for reason, count in list(reasons.items())[:5])
+    parts.extend(f"warning: {warning}" for warning in report["warnings"])
+    return "\n".join(parts)
+
+
+def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
+    # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
+    values = {name: value for name, value in asdict(plan).items() if name != "address"}
+    values["pictures"] = sent
+    values["texts"] = "lines of a file" if plan.texts else "captions"
+    return values
+
+
+def _cost(items_per_s: float, price: Price | None, item: str) -> dict[str, Any] | None:
+    if price is None or not items_per_s:
+        return None
+    dollars = dollars_per_million(items_per_s, price.price_per_hour)
+    return {"dollars_per_million": dollars, "item": item, "price": price.to_dict()}
+
+
+def _heading(report: dict[str, Any]) -> str:
+    plan, server = report["plan"], report["server"]
+    spec = server["spec"]
+    return (
+        f"{plan['scenario']}: {plan['users']} users, batch {plan['batch_size']}, "
+        f"{report['results']['window_s']:.1f} s measured after {plan['warmup_s']} s of warm-up\n"
+        f"server: Triton {server['triton']}, {spec['name']} ({spec['architecture']}, {spec['precision']}), "
+        f"fingerprint {server['fingerprint'][:12]}\n"
+    )
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = [_row(name, summary) for name, summary in results["by_model"].items()]
+    if len(rows) != 1:
+        rows.append(_row("total", results["total"]))
+    return format_table(COLUMNS, rows)
+
+
+def _row(name: str, summary: dict[str, Any]) -> tuple[str, ...]:
+    times = summary["latency_ms"] or {}
+    latencies = (f"{times[key]:.1f}" if times else "-" for key in ("p50", "p95", "p99", "max"))
+    rates = (f"{summary[key]:.1f}" for key in ("items_per_s", "requests_per_s"))
+    return (name, *rates, *latencies, str(summary["failures"]))
+
+
+def _cost_line(report: dict[str, Any]) -> str:
+    cost = report["cost"]
+    if cost is None:
+        return "\ncost: not computed; give the server's price with --price-per-hour X or --instance NAME"
+    price = cost["price"]
+    machine = " ".join(str(price[key]) for key in ("instance", "gpu") if price[key])
+    stale = f"; STALE: {price['stale']}" if price["stale"] else ""
+    return (
+        f"\ncost: ${cost['dollars_per_million']:.2f} per million {cost['item']} at "
+        f"${price['price_per_hour']:g} an hour{f' for {machine}' if machine else ''} "
+        f"({price['source']}, {price['date']}{stale})"
+    )
+
+
+def _cpu_line(results: dict[str, Any]) -> str:
+    return (
+        f"load generator: {results['client_cpu_cores']:.2f} of one core; "
+        f"its whole machine {results['machine_cpu_share']:.0%} busy"
+    )
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first to the left, numbers to the right."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in (columns, *rows)
+    )

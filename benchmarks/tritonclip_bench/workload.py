@@ -1,0 +1,194 @@
+"""Makes the requests of a load test and checks the answers, so that a failing server cannot look fast."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from tritonclip_bench.captions import read_texts, text_stream
+from tritonclip_bench.endpoint import ServerInfo, describe
+from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.options import settle_seed
+from tritonclip_bench.pictures import Pictures, load_pictures, read_pictures
+from tritonclip_bench.scenarios import SCENARIOS
+
+Floats = NDArray[np.float32]
+
+# float32 rounding of a norm over a thousand values is far below; a missing normalisation far above.
+NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, ready to send.
+
+    Attributes:
+        model: the entry point.
+        request: the message.
+        pictures, texts: how many of each it holds.
+    """
+
+    model: str
+    request: service_pb2.ModelInferRequest
+    pictures: int = 0
+    texts: int = 0
+
+    @property
+    def items(self) -> int:
+        """What the call counts for: its pictures, or its texts where it has no picture."""
+        return self.pictures or self.texts
+
+
+class Workload:
+    """Endless calls, from a pool of pictures and a stream of texts.
+
+    Args:
+        pictures: sent in turn.
+        texts: without end.
+        batch_size: pictures or texts in a call.
+        labels: texts in a call of `clip`.
+        embedding_dim: values in an embedding of the served model.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        texts: Iterator[str],
+        *,
+        batch_size: int,
+        labels: int,
+        embedding_dim: int,
+    ) -> None:
+        self.pictures = pictures
+        self._encoded = itertools.cycle(pictures.encoded)
+        self._texts = texts
+        self._batch_size = batch_size
+        self._labels = labels
+        self._dim = embedding_dim
+        self._makers = {"embed_image": self._embed_image, "embed_text": self._embed_text, "clip": self._clip}
+
+    def call(self, model: str) -> Call:
+        """The next call of the entry point `model`."""
+        return self._makers[model]()
+
+    def check(self, call: Call, response: service_pb2.ModelInferResponse) -> None:
+        """Raise WrongAnswerError unless `response` has the promised shapes, and unit-length embeddings."""
+        outputs = _outputs(response)
+        if call.model == "clip":
+            _check_probabilities(outputs, (call.pictures, call.texts))
+            _check_embeddings(outputs, "image_features", (call.pictures, self._dim))
+            _check_embeddings(outputs, "text_features", (call.texts, self._dim))
+        else:
+            _check_embeddings(outputs, "embedding", (call.items, self._dim))
+
+    def _embed_image(self) -> Call:
+        pictures = list(itertools.islice(self._encoded, self._batch_size))
+        return Call("embed_image", _request("embed_image", image=pictures), pictures=len(pictures))
+
+    def _embed_text(self) -> Call:
+        texts = self._next_texts(self._batch_size)
+        return Call("embed_text", _request("embed_text", text=texts), texts=len(texts))
+
+    def _clip(self) -> Call:
+        pictures = list(itertools.islice(self._encoded, self._batch_size))
+        texts = self._next_texts(self._labels)
+        return Call("clip", _request("clip", image=pictures, text=texts), len(pictures), len(texts))
+
+    def _next_texts(self, count: int) -> list[bytes]:
+        return [text.encode() for text in itertools.islice(self._texts, count)]
+
+
+def prepare(options: Namespace, address: str) -> Workload:
+    """The workload that `options` (of `add_workload_arguments`) describe, for the server at `address`.
+
+    Raises:
+        ServerUnavailableError: nothing ready answers there.
+        BenchError: an option that cannot be honored, or a batch that the server would refuse.
+    """
+    server = describe(address)
+    check_batch_size(options, server)
+    texts = read_texts(options.texts) if options.texts else None
+    return Workload(
+        load_pictures(options.pictures),
+        text_stream(texts, seed=settle_seed(options.seed), repeat=options.repeat_texts),
+        batch_size=options.batch_size,
+        labels=options.labels,
+        embedding_dim=server.spec["embedding_dim"],
+    )
+
+
+def check_files(options: Namespace) -> None:
+    """Refuse `--pictures` and `--texts` that cannot be read, before anything is started.
+
+    Raises:
+        BenchError: with what is wrong.
+    """
+    if options.pictures is not None:
+        read_pictures(options.pictures)
+    if options.texts is not None:
+        read_texts(options.texts)
+
+
+def check_batch_size(options: Namespace, server: ServerInfo) -> None:
+    """Refuse a batch that `server` would refuse in `options.scenario`.
+
+    Raises:
+        BenchError: with the limit.
+    """
+    # `clip` has no batch axis of its own; its pictures go through the image tower's limit.
+    models = {"embed_image" if name == "clip" else name for name in SCENARIOS[options.scenario].weights}
+    for name in sorted(models):
+        limit = server.max_batch_size[name]
+        if options.batch_size > limit:
+            raise BenchError(
+                f"--batch-size {options.batch_size}; {name} on this server takes 1 to {limit} in a request; "
+                "give a smaller batch"
+            )
+
+
+def _request(model: str, **tensors: Sequence[bytes]) -> service_pb2.ModelInferRequest:
+    """A request of BYTES tensors [N, 1]."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, items in tensors.items():
+        request.inputs.add(name=name, datatype="BYTES", shape=[len(items), 1])
+        # Each element is its length, four bytes little-endian, then itself.
+        request.raw_input_contents.append(b"".join(struct.pack("<I", len(item)) + item for item in items))
+    return request
+
+
+def _outputs(response: service_pb2.ModelInferResponse) -> dict[str, Floats]:
+    outputs = {}
+    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if tensor.datatype != "FP32":
+            raise WrongAnswerError(f"{tensor.name} is {tensor.datatype}, not FP32")
+        outputs[tensor.name] = np.frombuffer(raw, dtype="<f4").reshape(tuple(tensor.shape))
+    return outputs
+
+
+def _tensor(outputs: dict[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:
+    if name not in outputs:
+        raise WrongAnswerError(f"no {name} in the answer")
+    if outputs[name].shape != shape:
+        raise WrongAnswerError(f"{name} has the shape {list(outputs[name].shape)}, not {list(shape)}")
+    if not np.isfinite(outputs[name]).all():
+        raise WrongAnswerError(f"{name} holds values that are not finite")
+    return outputs[name]
+
+
+def _check_embeddings(outputs: dict[str, Floats], name: str, shape: tuple[int, ...]) -> None:
+    norms = np.linalg.norm(_tensor(outputs, name, shape), axis=1)
+    if np.abs(norms - 1).max() > NORM_TOLERANCE:
+        raise WrongAnswerError(f"{name} holds vectors that are not of length 1")
+
+
+def _check_probabilities(outputs: dict[str, Floats], shape: tuple[int, ...]) -> None:
+    probabilities = _tensor(outputs, "probabilities", shape)
+    if probabilities.min() < 0 or probabilities.max() > 1:
+        raise WrongAnswerError("probabilities are outside 0 to 1")
