@@ -1,0 +1,70 @@
+"""Zero-shot answers in PyTorch, with the adapters unmerged: what the served answers are compared with.
+
+`python -m tritonclip_export.zero_shot CHECKPOINT --labels FILE PICTURE …` prints them as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from tritonclip_export.checkpoint import load_checkpoint
+from tritonclip_export.commands.export import parse_adapter
+from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.lora import read_adapter
+from tritonclip_export.probes import transform_pictures
+from tritonclip_export.reference import unmerged_reference
+from tritonclip_export.spec_builder import build_spec
+
+
+class ZeroShot:
+    """A checkpoint in float32 PyTorch, as a classifier over fixed labels.
+
+    Args:
+        source: a checkpoint directory.
+        adapters: PEFT directories and their weights, applied without merging.
+        labels: one text per class.
+    """
+
+    def __init__(self, source: Path, adapters: Sequence[tuple[Path, float]], labels: Sequence[str]) -> None:
+        checkpoint = load_checkpoint(str(source))
+        spec = build_spec(checkpoint, checkpoint.state_dict)
+        read = [(read_adapter(path), weight) for path, weight in adapters]
+        self._reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, read)
+        self._preprocess_cfg = checkpoint.preprocess_cfg
+        self._logit_scale = spec.scoring.logit_scale
+        tokenizer = open_clip.SimpleTokenizer(context_length=spec.text.context_length, clean=spec.text.clean)
+        with torch.no_grad():
+            self._labels = self._reference.encode_text(tokenizer(list(labels)).int())
+
+    def probabilities(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Softmax over the labels: float32 [N, number of labels]."""
+        with torch.no_grad():
+            images = self._reference.encode_image(transform_pictures(pictures, self._preprocess_cfg))
+        return (self._logit_scale * images @ self._labels.T).softmax(dim=-1)
+
+
+def main() -> None:
+    """Print `{"picture": {"label": …, "probability": …}}`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", metavar="CHECKPOINT", type=Path)
+    parser.add_argument("pictures", metavar="PICTURE", type=Path, nargs="+")
+    parser.add_argument("--labels", metavar="FILE", type=Path, required=True)
+    parser.add_argument("--adapter", metavar="DIR[=WEIGHT]", action="append", default=[])
+    args = parser.parse_args()
+    labels = [line for line in args.labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+    model = ZeroShot(args.source, [parse_adapter(text) for text in args.adapter], labels)
+    best = model.probabilities([Image.open(path) for path in args.pictures]).max(dim=-1)
+    answers = {
+        str(path): {"label": labels[index], "probability": round(probability, 4)}
+        for path, probability, index in zip(args.pictures, best.values.tolist(), best.indices.tolist(), strict=True)
+    }
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Nothing is overwritten, nothing is left half written."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_clip import PREPROCESS_CFG, write_tiny_checkpoint
+from tritonclip_client.main import main
+from tritonclip_export import repository
+from tritonclip_export.errors import RepositoryError
+from tritonclip_export.frameworks import open_clip
+from tritonclip_export.manifest import verify
+from tritonclip_export.probes import to_uint8, transform_pictures
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "repository"
+    assert main(["export", str(source), str(out), "--max-image-batch", "4"]) == 0
+    return out
+
+
+def test_a_whole_repository_is_written(exported: Path) -> None:
+    manifest = verify(exported)
+    assert sorted(path.name for path in exported.iterdir() if path.is_dir()) == sorted(repository.MODELS)
+    assert [path.name for path in exported.parent.iterdir()] == ["repository"]
+    assert manifest["parity"]["top1_agreement"] == 1.0
+    assert min(c["cosine_min"] for c in manifest["parity"]["comparisons"]) >= 0.99999
+    assert not any(path.is_symlink() for path in exported.rglob("*"))
+
+
+def test_the_fingerprint_is_that_of_the_weights_and_the_spec(source: Path, exported: Path, tmp_path: Path) -> None:
+    fingerprint = json.loads((exported / "manifest.json").read_text())["spec"]["fingerprint"]
+    assert main(["export", str(source), str(tmp_path / "again")]) == 0
+    other = write_tiny_checkpoint(tmp_path / "tiny", interpolation="bicubic")
+    assert main(["export", str(other), str(tmp_path / "other")]) == 0
+    prints = [verify(tmp_path / name)["spec"]["fingerprint"] for name in ("again", "other")]
+    assert prints[0] == fingerprint
+    assert prints[1] != fingerprint
+
+
+def test_the_towers_warm_up_on_the_picture_and_the_text(exported: Path) -> None:
+    serialised = (exported / "preprocess" / "warmup" / "picture").read_bytes()
+    picture = Image.open(io.BytesIO(serialised[4:]))
+    expected = to_uint8(transform_pictures([picture], PREPROCESS_CFG), PREPROCESS_CFG).numpy()
+    pixels = np.fromfile(exported / "image_encoder" / "warmup" / "pixels", np.uint8)
+    assert np.array_equal(pixels.reshape(expected.shape), expected)
+    ids = np.fromfile(exported / "text_encoder" / "warmup" / "input_ids", np.int32)
+    assert ids.tolist() == open_clip.SimpleTokenizer(context_length=16)(["a photo of a cat"])[0].tolist()
+
+
+def test_a_directory_that_holds_a_repository_is_left_alone(source: Path, exported: Path, capsys) -> None:
+    before = verify(exported)
+    assert main(["export", str(source), str(exported)]) == 2
+    assert "already holds a model repository; give another directory, or --force" in capsys.readouterr().err
+    assert verify(exported) == before
+
+
+def test_force_replaces_a_repository_and_nothing_else(source: Path, tmp_path: Path, capsys) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    assert main(["export", str(source), str(precious), "--force"]) == 2
+    assert "is no model repository" in capsys.readouterr().err
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(source), str(tmp_path / "empty"), "--name", "first"]) == 0
+    assert main(["export", str(source), str(tmp_path / "empty"), "--name", "second", "--force"]) == 0
+    assert verify(tmp_path / "empty")["spec"]["name"] == "second"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "precious"]
+
+
+def test_a_failure_inside_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), repository.staged(tmp_path / "out"):
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parent_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RepositoryError, match="cannot be written to"), repository.staged(tmp_path / "file" / "out"):
+        pass

@@ -1,0 +1,120 @@
+"""The checked-in configurations, and how the exporter edits them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclip_export.configs import Limits, apply_spec, read_config, write_config
+from tritonclip_export.errors import RepositoryError
+from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
+
+TEMPLATES = Path(__file__).parents[2] / "model_repository"
+MODELS = sorted(path.parent.name for path in TEMPLATES.glob("*/config.pbtxt"))
+SPEC = ServingSpec(
+    name="demo",
+    architecture="small",
+    embedding_dim=48,
+    image=ImageSpec(60, 64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", "longest", (1, 2, 3)),
+    text=TextSpec(50, 49408, (20, 50), 0, 49406, 49407, "canonicalize", "argmax"),
+    scoring=ScoringSpec("sigmoid", 12.5, -3.25),
+    fingerprint="f" * 64,
+)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for name in MODELS:
+        (tmp_path / name).mkdir()
+        shutil.copy(TEMPLATES / name / "config.pbtxt", tmp_path / name)
+    apply_spec(tmp_path, SPEC, Limits(image_batch=12, text_batch=24, preprocess_instances=5, intra_op_threads=3))
+    return tmp_path
+
+
+def parameters(repository: Path, model: str) -> dict[str, str]:
+    config = read_config(repository / model / "config.pbtxt")
+    return {key: value.string_value for key, value in config.parameters.items()}
+
+
+def test_the_repository_holds_the_contract() -> None:
+    assert MODELS == sorted(
+        ["preprocess", "tokenizer", "image_encoder", "text_encoder", "similarity", "embed_image", "embed_text", "clip"]
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checked_in_config_names_its_folder_and_has_a_version(name: str) -> None:
+    assert read_config(TEMPLATES / name / "config.pbtxt").name == name
+    assert any((TEMPLATES / name / "1").iterdir())
+
+
+def test_every_ensemble_step_maps_tensors_that_exist() -> None:
+    configs = {name: read_config(TEMPLATES / name / "config.pbtxt") for name in MODELS}
+    for config in configs.values():
+        for step in config.ensemble_scheduling.step:
+            model = configs[step.model_name]
+            assert set(step.input_map) == {tensor.name for tensor in model.input}, (config.name, step.model_name)
+            assert set(step.output_map) <= {tensor.name for tensor in model.output}, (config.name, step.model_name)
+
+
+def test_dims_follow_the_checkpoint(repository: Path) -> None:
+    for name in MODELS:
+        config = read_config(repository / name / "config.pbtxt")
+        for tensor in (*config.input, *config.output):
+            if tensor.name == "pixels":
+                assert list(tensor.dims) == [60, 64, 3]
+            elif tensor.name.endswith(("embedding", "features")):
+                assert tensor.dims[-1] == 48, (name, tensor.name)
+    warmups = read_config(repository / "image_encoder" / "config.pbtxt").model_warmup
+    assert list(warmups[0].inputs["pixels"].dims) == [60, 64, 3]
+    warmups = read_config(repository / "text_encoder" / "config.pbtxt").model_warmup
+    assert list(warmups[0].inputs["input_ids"].dims) == [20]
+
+
+def test_parameters_follow_the_checkpoint(repository: Path) -> None:
+    preprocess = parameters(repository, "preprocess")
+    assert (preprocess["image_height"], preprocess["image_width"]) == ("60", "64")
+    assert (preprocess["resize_mode"], preprocess["interpolation"]) == ("longest", "bilinear")
+    assert preprocess["fill_color"] == "1,2,3"
+    tokenizer = parameters(repository, "tokenizer")
+    assert (tokenizer["context_length"], tokenizer["buckets"], tokenizer["clean"]) == ("50", "20,50", "canonicalize")
+    similarity = parameters(repository, "similarity")
+    assert similarity == {"scoring": "sigmoid", "logit_scale": "12.5", "logit_bias": "-3.25"}
+    for name in ("embed_image", "embed_text", "clip"):
+        assert parameters(repository, name) == {"serving_spec": SPEC.to_json(), "fingerprint": "f" * 64}
+
+
+def test_limits_are_applied_and_no_more(repository: Path) -> None:
+    batches = {name: read_config(repository / name / "config.pbtxt").max_batch_size for name in MODELS}
+    images = dict.fromkeys(("preprocess", "image_encoder", "embed_image"), 12)
+    texts = dict.fromkeys(("tokenizer", "text_encoder", "embed_text"), 24)
+    assert batches == {**images, **texts, "similarity": 0, "clip": 0}
+    assert read_config(repository / "preprocess" / "config.pbtxt").instance_group[0].count == 5
+    assert parameters(repository, "image_encoder")["intra_op_threads"] == "3"
+    for name in MODELS:
+        original, edited = (read_config(root / name / "config.pbtxt") for root in (TEMPLATES, repository))
+        assert edited.dynamic_batching == original.dynamic_batching
+        assert edited.response_cache == original.response_cache
+
+
+def test_a_max_batch_size_of_zero_is_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.pbtxt"
+    write_config(path, ModelConfig(name="similarity", backend="python"))
+    assert "max_batch_size: 0" in path.read_text()
+    assert text_format.Parse(path.read_text(), ModelConfig()).name == "similarity"
+
+
+@pytest.mark.parametrize("content", [None, "name: [", "unknown_field: 1"])
+def test_a_broken_config_is_one_clear_error(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "config.pbtxt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt is no Triton model configuration"):
+        read_config(path)
+
+
+@pytest.mark.parametrize("name", ["image_batch", "text_batch", "preprocess_instances"])
+def test_a_limit_of_zero_is_refused(name: str) -> None:
+    with pytest.raises(RepositoryError, match=f"{name} is 0"):
+        Limits(**{name: 0})
