@@ -171,9 +171,7 @@ def _check_hf_tower(tower: str, config: Any) -> None:
     if not math.isclose(config.layer_norm_eps, LAYER_NORM_EPS):
         _refuse(f"{tower}.layer_norm_eps", config.layer_norm_eps, str(LAYER_NORM_EPS))
     if config.hidden_size % config.num_attention_heads:
-        _refuse(
-            f"{tower}.num_attention_heads", config.num_attention_heads, f"a divisor of {config.hidden_size}"
-        )
+        _refuse(f"{tower}.num_attention_heads", config.num_attention_heads, f"a divisor of {config.hidden_size}")
     if getattr(config, "num_channels", 3) != 3:
         _refuse(f"{tower}.num_channels", config.num_channels, "3")
 

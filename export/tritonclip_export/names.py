@@ -135,9 +135,7 @@ def to_hf(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         CheckpointError: a name has no counterpart in `CLIPModel`.
     """
     known = {name: of_native(name) for name in state_dict}
-    _refuse_unknown(
-        [name for name, match in known.items() if match is None], "open_clip's native CLIP towers"
-    )
+    _refuse_unknown([name for name, match in known.items() if match is None], "open_clip's native CLIP towers")
     return {
         hf: part
         for name, match in known.items()

@@ -1,0 +1,179 @@
+"""Checks one adapter against a model, completely, before anything is folded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tritonclip_export.errors import AdapterError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.lora.keys import LowRank, Parts, sort_parts
+from tritonclip_export.lora.prefix import find_prefix
+from tritonclip_export.lora.read import Adapter
+from tritonclip_export.lora.report import Skipped
+from tritonclip_export.lora.shapes import misfit
+from tritonclip_export.lora.targets import (
+    NEWEST_KNOWN_PEFT,
+    Dead,
+    Target,
+    locate,
+    parse_version,
+    pattern_name,
+)
+from tritonclip_export.lora.weights import BaseWeights
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A low-rank delta and the tensors it goes into."""
+
+    module: LowRank
+    target: Target
+    scale: float
+
+
+@dataclass
+class Plan:
+    """What to fold where, by the adapter's own names; every name and shape has been checked."""
+
+    adapter: Adapter
+    base: BaseWeights
+    prefix: str
+    folds: list[Fold] = field(default_factory=list)
+    # Embedding weight's name to (row indices int64 [n], their new values float32 [n, width]).
+    token_rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    replacements: dict[str, torch.Tensor] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def plan_adapter(adapter: Adapter, base: BaseWeights) -> Plan:
+    """Decide what every tensor of `adapter` does to the model.
+
+    Raises:
+        AdapterError: a tensor that the model has no place for, or that has another shape there.
+    """
+    parts = sort_parts(adapter.tensors)
+    plan = Plan(adapter, base, find_prefix(adapter, parts, base))
+    homeless = _plan_modules(plan, parts) + _plan_token_rows(plan, parts) + _plan_replacements(plan, parts)
+    if homeless:
+        raise AdapterError(
+            f"{len(homeless)} modules or tensors of {adapter.path} are not in this model (first: "
+            f"{', '.join(homeless[:3])}). {_other_model(adapter)}"
+        )
+    if not (plan.folds or plan.token_rows or plan.replacements or plan.skipped):
+        raise AdapterError(f"{adapter.path} holds no tensors; save the adapter again with PEFT.")
+    return plan
+
+
+def _plan_modules(plan: Plan, parts: Parts) -> list[str]:
+    homeless, peak = [], 0.0
+    for module in parts.low_rank:
+        target = locate(module, plan.prefix, plan.base, plan.adapter.settings.peft_version)
+        if target is None:
+            homeless.append(module.trained)
+        elif isinstance(target, Dead):
+            plan.skipped.append(Skipped(module.trained, target.reason))
+            peak = max(peak, module.b.abs().max().item())
+        else:
+            plan.folds.append(_checked_fold(plan, module, target))
+    if peak > 0:
+        plan.warnings.append(
+            f"{len(plan.skipped)} adapted layers never run, yet hold trained values (max |B| {peak:.3g}); they are "
+            "left out, as in the trained model's forward. PEFT's merge_and_unload would add them."
+        )
+    _warn_of_unknown_peft(plan)
+    return homeless
+
+
+def _checked_fold(plan: Plan, module: LowRank, target: Target) -> Fold:
+    settings = plan.adapter.settings
+    name = pattern_name(module.trained)
+    weight = plan.base.get(target.weight)
+    assert weight is not None, target.weight
+    if problem := misfit(module, target, weight, settings.rank(name)):
+        raise AdapterError(f"{plan.adapter.path}: {problem}. {_other_model(plan.adapter)}")
+    _check_dora(plan, module, target)
+    _check_bias(plan, module, target)
+    return Fold(module, target, settings.scale(name))
+
+
+def _check_dora(plan: Plan, module: LowRank, target: Target) -> None:
+    has_magnitude, use_dora = module.magnitude is not None, plan.adapter.settings.use_dora
+    if has_magnitude != use_dora:
+        raise AdapterError(
+            f"{module.trained} in {plan.adapter.path} has {'a' if has_magnitude else 'no'} DoRA magnitude, but "
+            f"use_dora is {use_dora}; config and weights are of two adapters. Save the adapter again."
+        )
+    if use_dora and target.weight.endswith(".in_proj_weight"):
+        raise AdapterError(
+            f"{module.trained} in {plan.adapter.path} has DoRA on nn.MultiheadAttention, which PEFT does not "
+            "train; target the Linear layers instead."
+        )
+
+
+def _check_bias(plan: Plan, module: LowRank, target: Target) -> None:
+    if module.bias is None or target.bias is not None:
+        return
+    if not target.weight.endswith(".in_proj_weight"):
+        raise AdapterError(
+            f"{module.trained} in {plan.adapter.path} has a lora_bias, but the layer has no bias to hold it; "
+            "train with lora_bias=False or leave the layer out."
+        )
+    plan.skipped.append(
+        Skipped(f"{module.trained}.lora_B.bias", "PEFT's attention adds B @ A to in_proj and leaves the bias out")
+    )
+
+
+def _plan_token_rows(plan: Plan, parts: Parts) -> list[str]:
+    homeless = []
+    for module, rows in parts.token_rows.items():
+        name = f"{plan.prefix}{module}.weight"
+        weight = plan.base.get(name)
+        indices = list(plan.adapter.settings.token_indices(module))
+        if weight is None:
+            homeless.append(module)
+        elif rows.shape != (len(indices), weight.shape[1]) or max(indices, default=-1) >= weight.shape[0]:
+            raise AdapterError(
+                f"trainable_tokens_delta of {module} in {plan.adapter.path} is {tuple(rows.shape)} for "
+                f"{len(indices)} tokens (highest {max(indices, default=None)}), but {name} is "
+                f"{tuple(weight.shape)}. {_other_model(plan.adapter)}"
+            )
+        else:
+            plan.token_rows[name] = (torch.tensor(indices, dtype=torch.int64), rows)
+    return homeless
+
+
+def _plan_replacements(plan: Plan, parts: Parts) -> list[str]:
+    homeless = []
+    for key, tensor in parts.replacements.items():
+        name = plan.prefix + key
+        weight = plan.base.get(name)
+        if weight is None:
+            homeless.append(key)
+        elif weight.shape != tensor.shape:
+            raise AdapterError(
+                f"{key} in {plan.adapter.path} is {tuple(tensor.shape)}, but {name} is {tuple(weight.shape)} in "
+                f"this model. {_other_model(plan.adapter)}"
+            )
+        else:
+            plan.replacements[name] = tensor
+    return homeless
+
+
+def _warn_of_unknown_peft(plan: Plan) -> None:
+    version = parse_version(plan.adapter.settings.peft_version)
+    newer = version is not None and version > NEWEST_KNOWN_PEFT
+    if newer and any(fold.target.repeats != 1 for fold in plan.folds):
+        plan.warnings.append(
+            f"trained with PEFT {plan.adapter.settings.peft_version}, newer than those this version was measured "
+            "on; out_proj of nn.MultiheadAttention is added twice, as up to PEFT "
+            f"{'.'.join(map(str, NEWEST_KNOWN_PEFT))}."
+        )
+
+
+def _other_model(adapter: Adapter) -> str:
+    trained_on = adapter.settings.base_model_name or "not recorded"
+    return (
+        f"It is an adapter for another model (base_model_name_or_path: {trained_on}); give the checkpoint that "
+        "it was trained on."
+    )

@@ -1,0 +1,111 @@
+"""The truth that an export is measured against: float32 PyTorch, adapters applied unmerged by PEFT itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tritonclip_export.checkpoint import load_strictly, new_model
+from tritonclip_export.frameworks import torch
+from tritonclip_export.hf_clip import build_hf_clip
+from tritonclip_export.lora.read import Adapter
+from tritonclip_export.lora.unmerged import ReferenceUnavailable, attach_unmerged
+from tritonclip_export.lora.weights import base_weights
+
+__all__ = ["Reference", "ReferenceUnavailable", "unmerged_reference"]
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A CLIP in float32 with its adapters beside its weights.
+
+    Attributes:
+        description: which library runs it, for the parity report.
+        image_features: float32 [N, 3, H, W], normalized by mean and std, to float32 [N, D].
+        text_features: int64 [N, context_length] to float32 [N, D].
+    """
+
+    description: str
+    image_features: Features
+    text_features: Features
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """float32 [N, 3, H, W], normalized by mean and std, to L2-normalized float32 [N, D]."""
+        return _embed(self.image_features, pixel_values.float())
+
+    def encode_text(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """int32 or int64 [N, context_length] to L2-normalized float32 [N, D]."""
+        return _embed(self.text_features, input_ids.long())
+
+
+def unmerged_reference(
+    model_cfg: Mapping[str, Any],
+    state_dict: Mapping[str, torch.Tensor],
+    adapters: Sequence[tuple[Adapter, float]],
+) -> Reference:
+    """The model with PEFT's own forward for every adapter; plain open_clip without adapters.
+
+    Args:
+        model_cfg: open_clip's model config.
+        state_dict: weights under open_clip's native names, any floating dtype.
+        adapters: adapters and their factors, as for `merge_adapters`.
+
+    Raises:
+        ReferenceUnavailable: PEFT cannot run this combination unmerged.
+        CheckpointError: the weights do not fit the config.
+    """
+    namespaces = {adapter.namespace for adapter, _ in adapters}
+    if len(namespaces) > 1:
+        raise ReferenceUnavailable(
+            "The adapters speak names of open_clip and of Hugging Face, and no one model runs both unmerged. "
+            "The merge itself is possible."
+        )
+    build = _hf_reference if namespaces == {"hf"} else _open_clip_reference
+    return build(model_cfg, state_dict, adapters)
+
+
+def _open_clip_reference(
+    model_cfg: Mapping[str, Any],
+    state_dict: Mapping[str, torch.Tensor],
+    adapters: Sequence[tuple[Adapter, float]],
+) -> Reference:
+    model = new_model(model_cfg)
+    load_strictly(model, state_dict, "the model config")
+    attach_unmerged(model, adapters, base_weights("open_clip", state_dict))
+    how = f"PEFT on open_clip, {len(adapters)} adapters unmerged" if adapters else "open_clip"
+    return Reference(f"float32 PyTorch, {how}", model.encode_image, model.encode_text)
+
+
+def _hf_reference(
+    model_cfg: Mapping[str, Any],
+    state_dict: Mapping[str, torch.Tensor],
+    adapters: Sequence[tuple[Adapter, float]],
+) -> Reference:
+    with warnings.catch_warnings():
+        # transformers warns of its own deprecations.
+        warnings.simplefilter("ignore")
+        model: Any = build_hf_clip(model_cfg, state_dict)
+    attach_unmerged(model, adapters, base_weights("hf", state_dict))
+
+    def image_features(pixel_values: torch.Tensor) -> torch.Tensor:
+        pooled = model.vision_model(pixel_values=pixel_values).pooler_output
+        features: torch.Tensor = model.visual_projection(pooled)
+        return features
+
+    def text_features(input_ids: torch.Tensor) -> torch.Tensor:
+        pooled = model.text_model(input_ids=input_ids).pooler_output
+        features: torch.Tensor = model.text_projection(pooled)
+        return features
+
+    how = f"PEFT on transformers, {len(adapters)} adapters unmerged"
+    return Reference(f"float32 PyTorch, {how}", image_features, text_features)
+
+
+def _embed(features: Features, inputs: torch.Tensor) -> torch.Tensor:
+    # Not inference_mode: PEFT writes weights during the forward, and those must stay ordinary tensors.
+    with torch.no_grad():
+        return torch.nn.functional.normalize(features(inputs).float(), dim=-1)
