@@ -120,12 +120,12 @@ def _reference_embeddings(
     checkpoint: Checkpoint, adapters: Sequence[tuple[Adapter, float]], merged: MergeResult, probes: Probes
 ) -> tuple[tuple[Any, Any], str]:
     """Image and text embeddings of the probes in float32 PyTorch, and what computed them."""
-    description = "PEFT's forward, adapters unmerged" if adapters else "open_clip's forward"
     try:
         reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters)
+        description = reference.description
     except ReferenceUnavailable as error:
         reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [])
-        description = f"open_clip's forward with the merged weights, because {error}"
+        description = f"{reference.description} with the merged weights, because: {error}"
     with torch.no_grad():
         images = reference.encode_image(probes.pixel_values).numpy()
         texts = reference.encode_text(probes.input_ids).numpy()
@@ -157,7 +157,7 @@ def _manifest(
             {"path": str(path), "weight": weight, "files": manifest.file_hashes(path)}
             for path, weight in request.adapters
         ],
-        "merge": merged.report_dict(),
+        "merge": {**merged.report.to_dict(), "notes": list(merged.report.warnings)},
         "parity": report.to_dict(),
         "tools": {tool: version(tool) for tool in TOOLS},
     }
