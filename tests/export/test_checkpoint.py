@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+
 from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export.checkpoint import check_supported, load_checkpoint, load_strictly, new_model, weights_hash
 from tritonclip_export.errors import CheckpointError

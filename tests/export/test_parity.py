@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client.main import main
 from tritonclip_export import onnx_export, pipeline

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from tiny_clip import PREPROCESS_CFG, write_tiny_checkpoint
 from tritonclip_client.main import main
 from tritonclip_export import repository

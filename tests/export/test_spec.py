@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint
 from tritonclip_export.errors import CheckpointError, SpecError

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export.checkpoint import load_checkpoint, load_strictly, new_model
 from tritonclip_export.frameworks import open_clip, torch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+
 from tritonclip_export.checkpoint import new_model
 from tritonclip_export.frameworks import torch
 

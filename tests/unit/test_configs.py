@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from tritonclip_export.configs import Limits, apply_spec, read_config, write_config
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tritonclip_client.main import main
 from tritonclip_export.configs import ENSEMBLES, read_config, write_config
 from tritonclip_export.errors import RepositoryError
