@@ -7,14 +7,13 @@ Under gevent, `grpc.experimental.gevent.init_gevent()` comes before the first ch
 from __future__ import annotations
 
 import ipaddress
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tritonclip_bench.errors import BenchError, ServerUnavailableError
+from tritonclip_client.spec import ServingSpec
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 PROBE_TIMEOUT_S = 5.0
@@ -33,12 +32,12 @@ class ServerInfo:
 
     Attributes:
         version: of Triton.
-        spec: the serving spec; holds `embedding_dim` and `fingerprint`.
+        spec: the serving spec.
         max_batch_size: by entry point; 0 where the model has no batch axis.
     """
 
     version: str
-    spec: dict[str, Any]
+    spec: ServingSpec
     max_batch_size: dict[str, int] = field(default_factory=dict)
 
 
@@ -54,6 +53,7 @@ def describe(address: str, timeout_s: float = PROBE_TIMEOUT_S) -> ServerInfo:
     Raises:
         ServerUnavailableError: nothing answers there, or the models are not loaded.
         BenchError: what answers serves no CLIP of ours.
+        tritonclip_client.errors.ProtocolError: its serving spec is not one that this version reads.
     """
     channel, stub = connect(address)
     try:
@@ -69,7 +69,7 @@ def describe(address: str, timeout_s: float = PROBE_TIMEOUT_S) -> ServerInfo:
     parameters = configs["embed_image"].parameters
     if "serving_spec" not in parameters:
         raise BenchError(f"the models at {address} carry no serving_spec; serve what `tritonclip export` wrote")
-    spec = json.loads(parameters["serving_spec"].string_value)
+    spec = ServingSpec.from_json(parameters["serving_spec"].string_value)
     limits = {name: config.max_batch_size for name, config in configs.items()}
     return ServerInfo(metadata.version, spec, limits)
 

@@ -13,7 +13,7 @@ from locust.runners import LocalRunner
 from tritonclip_bench.files import write_json
 from tritonclip_bench.recorder import Recorder
 
-PROGRESS_EVERY_S = 3.0
+PROGRESS_EVERY_S = 2.0
 
 
 class Measurement:

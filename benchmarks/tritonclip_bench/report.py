@@ -32,8 +32,8 @@ def make_report(plan: LoadPlan, server: ServerInfo, results: dict[str, Any], pri
         "server": {
             "triton": server.version,
             "same_machine_as_client": is_loopback(plan.address),
-            "fingerprint": server.spec["fingerprint"],
-            "spec": server.spec,
+            "fingerprint": server.spec.fingerprint,
+            "spec": asdict(server.spec),
         },
         "client_machine": describe_machine(),
         "client_versions": describe_versions(),

@@ -120,7 +120,7 @@ def prepare(options: Namespace, address: str) -> Workload:
         text_stream(texts, seed=settle_seed(options.seed), repeat=options.repeat_texts),
         batch_size=options.batch_size,
         labels=options.labels,
-        embedding_dim=server.spec["embedding_dim"],
+        embedding_dim=server.spec.embedding_dim,
     )
 
 

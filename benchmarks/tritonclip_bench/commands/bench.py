@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,8 +33,6 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_bench.report import make_report, render
     from tritonclip_bench.workload import check_batch_size, check_files
 
-    # SIGTERM ends the command as Ctrl-C does, so that the load generator ends with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     today = datetime.now(timezone.utc).date().isoformat()
     price = find_price(args.instance, args.price_per_hour, today)
     if args.json is not None:

@@ -1,0 +1,179 @@
+"""What a load test sends: pictures, texts and requests, and the check of the answers."""
+
+import io
+import itertools
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
+
+from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, read_texts, text_stream
+from tritonclip_bench.endpoint import is_loopback
+from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures, read_pictures
+from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.workload import Workload
+
+DIM = 8
+
+
+@pytest.fixture
+def workload():
+    return Workload(
+        Pictures((b"one", b"three", b""), "a test"),
+        iter(["a cat", "ein Mädchen", "猫", "a dog", "a bird"]),
+        batch_size=2,
+        labels=3,
+        embedding_dim=DIM,
+    )
+
+
+def answer(**tensors):
+    """A response as Triton sends it."""
+    response = service_pb2.ModelInferResponse()
+    for name, array in tensors.items():
+        response.outputs.add(name=name, datatype="FP32", shape=array.shape)
+        response.raw_output_contents.append(array.astype("<f4").tobytes())
+    return response
+
+
+def unit_vectors(rows):
+    vectors = np.random.default_rng(0).standard_normal((rows, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_captions_do_not_repeat():
+    texts = list(itertools.islice(captions(seed=5), 50_000))
+    assert len(set(texts)) == len(texts)
+    assert math.gcd(STRIDE, CAPTIONS) == 1
+
+
+def test_equal_seeds_make_equal_captions_and_others_do_not():
+    first, again, other = (list(itertools.islice(captions(seed), 100)) for seed in (1, 1, 10**6))
+    assert first == again
+    assert not set(first) & set(other)
+
+
+def test_texts_of_a_file_are_made_unique_unless_repetition_is_wanted():
+    unique = list(itertools.islice(text_stream(["a cat", "a dog"], seed=3, repeat=False), 6))
+    assert len(set(unique)) == 6
+    assert unique[0].startswith("a cat")
+    repeated = list(itertools.islice(text_stream(["a cat", "a dog"], seed=3, repeat=True), 6))
+    assert repeated == ["a cat", "a dog"] * 3
+
+
+def test_repeated_captions_are_few():
+    assert len(set(itertools.islice(text_stream(None, seed=3, repeat=True), 1000))) == 64
+
+
+def test_texts_come_from_the_lines_of_a_file(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("a cat\n\n  a dog \n", encoding="utf-8")
+    assert read_texts(path) == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe\xfa"])
+def test_a_file_without_texts_is_refused(tmp_path, content):
+    path = tmp_path / "texts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BenchError, match=r"texts\.txt .*give a UTF-8 file"):
+        read_texts(path)
+
+
+def test_drawn_pictures_have_their_declared_sizes_and_weigh_what_photos_weigh():
+    pictures = draw_pictures(sizes=((640, 480), (1024, 768)), per_size=1)
+    opened = [Image.open(io.BytesIO(encoded)) for encoded in pictures.encoded]
+    assert [(picture.format, picture.size) for picture in opened] == [("JPEG", (640, 480)), ("JPEG", (1024, 768))]
+    for picture, encoded in zip(opened, pictures.encoded, strict=True):
+        bits_per_pixel = len(encoded) * 8 / (picture.width * picture.height)
+        assert 0.8 < bits_per_pixel < 4
+        assert np.asarray(picture.convert("L")).std() > 20
+
+
+def test_drawn_pictures_depend_on_the_seed_only():
+    first, again, other = (draw_pictures(((64, 48),), per_size=2, seed=seed).encoded for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert first[0] != first[1]
+
+
+def test_a_folder_gives_its_pictures_in_order(tmp_path):
+    for name in ("b.jpg", "a.PNG", "notes.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert load_pictures(tmp_path).encoded == (b"a.PNG", b"b.jpg")
+    assert str(tmp_path) not in str(load_pictures(tmp_path).describe())
+
+
+def test_a_folder_that_is_none_and_one_without_pictures_are_refused(tmp_path):
+    with pytest.raises(BenchError, match="is not a folder"):
+        read_pictures(tmp_path / "missing")
+    with pytest.raises(BenchError, match="holds no picture"):
+        read_pictures(tmp_path)
+
+
+def test_requests_are_laid_out_as_the_reference_client_reads_them(workload):
+    call = workload.call("clip")
+    assert [(t.name, t.datatype, list(t.shape)) for t in call.request.inputs] == [
+        ("image", "BYTES", [2, 1]),
+        ("text", "BYTES", [3, 1]),
+    ]
+    images, texts = (list(deserialize_bytes_tensor(raw)) for raw in call.request.raw_input_contents)
+    assert images == [b"one", b"three"]
+    assert [text.decode() for text in texts] == ["a cat", "ein Mädchen", "猫"]
+
+
+def test_pictures_are_sent_in_turn_and_a_call_counts_its_pictures_or_texts(workload):
+    sent = [list(deserialize_bytes_tensor(workload.call("embed_image").request.raw_input_contents[0])) for _ in "ab"]
+    assert sent == [[b"one", b"three"], [b"", b"one"]]
+    assert [workload.call(model).items for model in ("embed_image", "embed_text", "clip")] == [2, 2, 2]
+
+
+def test_every_scenario_calls_entry_points_that_exist(workload):
+    for scenario in SCENARIOS.values():
+        for model, weight in scenario.weights.items():
+            assert weight > 0
+            assert model in {"embed_image", "embed_text", "clip"}
+
+
+def test_good_answers_pass(workload):
+    image, clip = workload.call("embed_image"), workload.call("clip")
+    workload.check(image, answer(embedding=unit_vectors(2)))
+    probabilities = np.full((2, 3), 1 / 3)
+    workload.check(
+        clip, answer(probabilities=probabilities, image_features=unit_vectors(2), text_features=unit_vectors(3))
+    )
+
+
+@pytest.mark.parametrize(
+    ("embedding", "reason"),
+    [
+        (unit_vectors(1), r"shape \[1, 8\], not \[2, 8\]"),
+        (unit_vectors(2)[:, :4], r"shape \[2, 4\]"),
+        (unit_vectors(2) * 1.01, "not of length 1"),
+        (np.zeros((2, DIM)), "not of length 1"),
+        (np.full((2, DIM), np.nan), "not finite"),
+    ],
+)
+def test_wrong_embeddings_are_failures(workload, embedding, reason):
+    with pytest.raises(WrongAnswerError, match=reason):
+        workload.check(workload.call("embed_image"), answer(embedding=embedding))
+
+
+def test_an_answer_without_the_output_or_with_wrong_probabilities_is_a_failure(workload):
+    with pytest.raises(WrongAnswerError, match="no embedding in the answer"):
+        workload.check(workload.call("embed_image"), answer(other=unit_vectors(2)))
+    features = {"image_features": unit_vectors(2), "text_features": unit_vectors(3)}
+    with pytest.raises(WrongAnswerError, match="outside 0 to 1"):
+        workload.check(workload.call("clip"), answer(probabilities=np.full((2, 3), 1.5), **features))
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1:8001", True), ("localhost:8001", True), ("[::1]:8001", True), ("10.0.0.7:8001", False)],
+)
+def test_whether_client_and_server_share_a_machine(address, expected):
+    assert is_loopback(address) is expected

@@ -1,0 +1,161 @@
+"""The report of a load test, the files it is written to, and the errors before there is one."""
+
+import json
+import platform
+
+import pytest
+
+from tritonclip_bench.endpoint import ServerInfo
+from tritonclip_bench.errors import BenchError
+from tritonclip_bench.files import check_writable, write_json
+from tritonclip_bench.loadrun import LoadPlan
+from tritonclip_bench.prices import price_table
+from tritonclip_bench.recorder import Recorder
+from tritonclip_bench.report import make_report, render
+from tritonclip_client.main import main
+from tritonclip_client.spec import ImageSpec, Scoring, ServingSpec, TextSpec
+
+SPEC = ServingSpec(
+    name="demo",
+    architecture="ViT-B-32",
+    embedding_dim=512,
+    image=ImageSpec(224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "shortest", (0, 0, 0)),
+    text=TextSpec(77, 49408, (16, 32, 77), 0, 49406, 49407, "lower", "argmax"),
+    scoring=Scoring("softmax", 100.0, 0.0),
+    precision="float32",
+    runtime="onnxruntime-python",
+    fingerprint="0123456789abcdef" * 4,
+)
+SERVER = ServerInfo("2.51.0", SPEC, {"embed_image": 32, "embed_text": 64, "clip": 0})
+PLAN = LoadPlan(
+    address="gpu-box.example:8001",
+    scenario="image",
+    users=4,
+    duration_s=3,
+    warmup_s=1,
+    deadline_s=30,
+    batch_size=8,
+    labels=10,
+    seed=1,
+    repeat_texts=False,
+)
+
+
+def measured(*, failures=0, cpu=0.1):
+    recorder = Recorder()
+    recorder.begin()
+    for latency_ms in (10.0, 20.0, 40.0):
+        recorder.add("embed_image", latency_ms, 8, None)
+    for _ in range(failures):
+        recorder.add("embed_image", 1.0, 8, BenchError("UNAVAILABLE: busy"))
+    recorder.end()
+    pictures = {"source": "drawn", "count": 2, "mean_bytes": 1000}
+    return {**recorder.results(), "client_cpu_cores": cpu, "pictures": pictures}
+
+
+def test_the_report_holds_what_repeating_it_needs():
+    report = json.loads(json.dumps(make_report(PLAN, SERVER, measured(), price_table()["g6.xlarge"])))
+    assert set(report) == {
+        *("schema", "measured_at", "plan", "results", "cost", "warnings"),
+        *("server", "client_machine", "client_versions"),
+    }
+    assert report["plan"]["users"] == 4
+    assert report["plan"]["pictures"] == {"source": "drawn", "count": 2, "mean_bytes": 1000}
+    assert report["server"]["fingerprint"] == SPEC.fingerprint
+    assert report["server"]["same_machine_as_client"] is False
+    assert set(report["client_machine"]) == {"cpu", "cores", "cores_usable", "memory_gib", "system"}
+    assert {"python", "grpcio", "locust", "numpy"} <= set(report["client_versions"])
+    assert report["cost"]["price"]["date"] == "2026-Q1"
+
+
+def test_the_report_names_no_machine():
+    text = json.dumps(make_report(PLAN, SERVER, measured(), None))
+    assert "gpu-box" not in text
+    assert f'"{platform.node()}"' not in text
+
+
+def test_the_table_shows_rates_percentiles_and_cost():
+    results = measured()
+    report = make_report(PLAN, SERVER, results, price_table()["g6.xlarge"])
+    text = render(report)
+    header, row = text.splitlines()[3:5]
+    assert " ".join(header.split()) == "items/s requests/s p50 ms p95 ms p99 ms max ms failures"
+    assert row.split()[3:] == ["20.0", "40.0", "40.0", "40.0", "0"]
+    assert f"{results['total']['items_per_s']:.1f}" in row
+    assert f"cost: ${report['cost']['dollars_per_million']:.2f} per million pictures" in text
+    assert "g6.xlarge L4" in text
+    assert "2026-Q1" in text
+
+
+def test_without_a_price_the_report_says_how_to_give_one():
+    text = render(make_report(PLAN, SERVER, measured(), None))
+    assert "cost: not computed" in text
+    assert "--price-per-hour" in text
+    assert "--instance" in text
+
+
+def test_a_stale_price_is_called_stale():
+    assert "STALE" in render(make_report(PLAN, SERVER, measured(), price_table()["p5.48xlarge"]))
+
+
+def test_a_busy_load_generator_is_reported_as_a_possible_bottleneck():
+    assert "may be the bottleneck" in render(make_report(PLAN, SERVER, measured(cpu=0.81), None))
+    assert make_report(PLAN, SERVER, measured(cpu=0.79), None)["warnings"] == []
+
+
+def test_failures_are_shown_with_their_reason():
+    text = render(make_report(PLAN, SERVER, measured(failures=2), None))
+    assert "failed 2 x: UNAVAILABLE: busy" in text
+    assert "warning: some requests failed" in text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_path_that_cannot_be_written_is_refused_beforehand(tmp_path):
+    check_writable(tmp_path / "new.json")
+    for path in (tmp_path, tmp_path / "missing" / "result.json"):
+        with pytest.raises(BenchError, match="folder that exists"):
+            check_writable(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--users", "0"], "'0' users; give a whole number from 1"),
+        (["--duration", "soon"], "'soon' is not a duration"),
+        (["--duration", "0s"], "give at least 1s"),
+        (["--scenario", "video"], "choose from"),
+        (["--batch-size", "-1"], "whole number from 1"),
+        (["--price-per-hour", "cheap"], "invalid float value"),
+    ],
+)
+def test_bad_options_are_usage_errors(capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pictures", "/no/such/folder"], "is not a folder"),
+        (["--texts", "/no/such/file"], "cannot be read"),
+        (["--instance", "g7.huge"], "known: g4dn.xlarge"),
+        (["--price-per-hour", "-1"], "a number above 0"),
+        (["--json", "/no/such/folder/result.json"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_any_server_is_asked(capsys, arguments, message):
+    assert main(["bench", "--address", "127.0.0.1:9", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
