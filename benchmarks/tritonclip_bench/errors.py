@@ -4,7 +4,8 @@ BenchError                  exit code 2: something given to the load test is wro
 ├── PriceError              the price table has no such instance, or a price is not a price
 ├── WrongAnswerError        the server answered, but not with what the model promises
 ├── ServerUnavailableError  exit code 3: nothing ready answers at the address
-└── LoadError               exit code 1: the load generator gave no result
+├── LoadError               exit code 1: the load generator gave no result
+└── DemoError               exit code 1: a step of the demo failed; its own message stands above
 """
 
 from __future__ import annotations
@@ -32,5 +33,11 @@ class ServerUnavailableError(BenchError):
 
 class LoadError(BenchError):
     """The load generator gave no result."""
+
+    exit_code = 1
+
+
+class DemoError(BenchError):
+    """A step of the demo failed; its own message stands above."""
 
     exit_code = 1

@@ -1,0 +1,67 @@
+"""`tritonclip demo`: the path from LoRA to answer to price, on the bundled checkpoint and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "export the bundled checkpoint with its LoRA, serve it, classify pictures, run a load test"
+
+# An example: what the machine costs is for the user to say.
+EXAMPLE_INSTANCE = "g4dn.xlarge"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "folder", metavar="DIR", type=Path, nargs="?", default=Path("work/demo"), help="default: %(default)s"
+    )
+    parser.add_argument("--duration", default="10s", metavar="TIME", help="measured time of the load test (10s)")
+    parser.add_argument("--users", default="8", help="requests in flight at once (8)")
+    price = parser.add_mutually_exclusive_group()
+    price.add_argument("--price-per-hour", metavar="X", help="US dollars an hour for this machine")
+    price.add_argument(
+        "--instance",
+        default=EXAMPLE_INSTANCE,
+        metavar="NAME",
+        help="take the price of an instance from the dated table, as if this machine were one (%(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run every step and say what it is."""
+    from tritonclip_serve import TritonServer
+
+    from tritonclip_bench import demo
+
+    demo.check_checkout()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    repository = args.folder / "repository"
+    _title("1. export: merge the LoRA, convert both towers, compare with PyTorch")
+    demo.export_repository(repository)
+    _title("2. the base model's answers, in PyTorch, without the LoRA")
+    before = demo.answers_before_merge()
+    _title("3. serve: a real tritonserver")
+    server = TritonServer(
+        repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.folder / "tritonserver.log"
+    )
+    with server:
+        print(f"{server.description} answers on {server.grpc_address}; its log: {server.log_path}")
+        _title("4. classify the pictures through the gRPC client")
+        print(demo.render(demo.classify(server.grpc_address), before))
+        _title(f"5. load test: {args.users} users, {args.duration}")
+        demo.load_test(server.grpc_address, _bench_options(args))
+        _title("6. stop the server")
+    print("stopped. The repository stays: tritonclip serve", repository)
+    return 0
+
+
+def _bench_options(args: argparse.Namespace) -> list[str]:
+    price = ["--price-per-hour", args.price_per_hour] if args.price_per_hour else ["--instance", args.instance]
+    return ["--scenario", "image", "--duration", args.duration, "--users", args.users, "--warmup", "2s", *price]
+
+
+def _title(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+    sys.stderr.flush()
