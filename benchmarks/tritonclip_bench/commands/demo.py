@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run every step and say what it is."""
-    from tritonclip_serve import TritonServer
-
     from tritonclip_bench import demo
+    from tritonclip_serve import TritonServer
 
     demo.check_checkout()
     args.folder.mkdir(parents=True, exist_ok=True)
