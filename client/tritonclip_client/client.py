@@ -1,0 +1,219 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from .errors import ClipError, InvalidInputError, from_triton
+from .flows import ClipFlows
+from .gather import Gathering, Report, Running
+from .images import ImageInput
+from .options import DEFAULT_ADDRESS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Options, Tls
+from .results import Classification, Similarity
+from .spec import ServingSpec
+from .steps import CallFlow, Flow, Gather, Pause, Rpc, T, Work
+from .texts import TextInput
+
+
+class ClipClient:
+    """A CLIP behind gRPC. A context manager; one client may be used from many threads.
+
+    Every call ends within its `timeout_s`, repetitions included. A call is repeated, with growing
+    pauses, only while the server is unavailable (not reachable, or overloaded).
+
+    Args:
+        address: host:port of the server's gRPC endpoint.
+        timeout_s: seconds for a whole call, where the call itself gives none.
+        retries: how often one request is repeated at most.
+        max_in_flight: requests of one call that are under way at the same time.
+        tls: encrypt the connection.
+        headers: sent with every request, for example credentials.
+
+    Raises:
+        InvalidInputError: from here, a value that cannot work. Every call may raise any `ClipError`.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._options = Options(address, timeout_s, retries, max_in_flight, tls, headers)
+        self._flows = ClipFlows(self._options)
+        self._triton: InferenceServerClient | None = InferenceServerClient(**self._options.connection())
+
+    def __enter__(self) -> ClipClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what other threads have in flight is cancelled."""
+        triton, self._triton = self._triton, None
+        if triton is not None:
+            triton.close()
+
+    @property
+    def spec(self) -> ServingSpec:
+        """What the server says about the checkpoint; asked once."""
+        return self._run(self._flows.spec())
+
+    def embed_images(
+        self, images: Iterable[ImageInput], *, batch_size: int | None = None, timeout_s: float | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Embed images: float32 [N, D], unit length, in the order given.
+
+        Args:
+            images: any iterable of paths (str or Path), encoded bytes, PIL images or uint8 arrays
+                [H, W, 3] or [H, W]. A list is checked before the first request; files are read as
+                they are needed.
+            batch_size: images a request, at most; the server's own limit also holds.
+            timeout_s: seconds for the whole call.
+        """
+        return self._run(self._flows.embed_images(images, batch_size, timeout_s))
+
+    def embed_texts(self, texts: Iterable[TextInput], *, timeout_s: float | None = None) -> npt.NDArray[np.float32]:
+        """Embed texts (str, or UTF-8 bytes): float32 [N, D], unit length, in the order given."""
+        return self._run(self._flows.embed_texts(texts, timeout_s))
+
+    def similarity(
+        self, images: Iterable[ImageInput], texts: Iterable[TextInput], *, timeout_s: float | None = None
+    ) -> Similarity:
+        """Score every image against every text; in one request if the server's limits allow it."""
+        return self._run(self._flows.similarity(images, texts, timeout_s))
+
+    def classify(
+        self,
+        images: Iterable[ImageInput],
+        labels: Iterable[str],
+        *,
+        templates: str | Iterable[str] = "plain",
+        top_k: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Classification]:
+        """Find the label of each image (zero-shot).
+
+        Args:
+            labels: each once.
+            templates: a name in `TEMPLATES`, a text with `{}` where the label goes, or several: then a
+                label is the mean of its prompts' embeddings.
+            top_k: labels a result, best first; None for all.
+        """
+        return self._run(self._flows.classify(images, labels, templates, top_k, timeout_s))
+
+    def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
+        """Whether the server can answer; see `check_ready`."""
+        try:
+            self.check_ready(deep=deep, timeout_s=timeout_s)
+        except InvalidInputError:
+            raise
+        except ClipError:
+            return False
+        return True
+
+    def check_ready(self, *, deep: bool = True, timeout_s: float | None = None) -> None:
+        """Raise the reason why the server cannot answer, if there is one. Never repeated.
+
+        Args:
+            deep: also embed a small known picture and text: a server whose model process died still
+                says that it is ready.
+        """
+        self._run(self._flows.check_ready(deep, timeout_s))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Send one request to any model of the server, in this thread; the arrays answered are read-only.
+
+        Args:
+            inputs: tensor name to array, batch axis included; BYTES tensors are object arrays of bytes.
+            outputs: names of the tensors to answer with.
+        """
+        return self._run(self._flows.infer(model, inputs, outputs, timeout_s))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = self._perform(step)
+                except Exception as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            flow.close()
+
+    def _perform(self, step: Rpc | Pause | Work | Gather) -> Any:
+        if isinstance(step, Rpc):
+            return self._call(step)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        return step.function() if isinstance(step, Work) else self._gather(step)
+
+    def _call(self, rpc: Rpc) -> Any:
+        try:
+            return self._method(rpc, rpc.method)()
+        except InferenceServerException as error:
+            raise self._translated(error, rpc) from error
+
+    def _gather(self, step: Gather) -> list[Any]:
+        first: list[CallFlow[Any]] = list(islice(step.flows, 2))
+        # A single request needs neither callbacks nor a queue, and works under gevent as it is.
+        if len(first) == 1:
+            return [self._run(first[0])]
+        return Gathering(self._begin, step.width).run(chain(first, step.flows))
+
+    def _begin(self, step: Rpc | Pause, report: Report) -> Running:
+        if isinstance(step, Pause):
+            timer = threading.Timer(step.seconds, report, (None, None))
+            timer.daemon = True
+            timer.start()
+            return timer
+
+        def land(result: Any, error: InferenceServerException | None) -> None:
+            report(result, None if error is None else self._translated(error, step))
+
+        running: Running = self._method(step, "async_infer")(callback=land)
+        return running
+
+    def _method(self, rpc: Rpc, name: str) -> Callable[..., Any]:
+        triton = self._triton
+        if triton is None:
+            raise ClipError("this client is closed; make a new one")
+        return partial(
+            getattr(triton, name),
+            **rpc.arguments,
+            headers=self._options.headers,
+            client_timeout=rpc.deadline.remaining(),
+        )
+
+    def _translated(self, error: InferenceServerException, rpc: Rpc) -> ClipError:
+        return from_triton(error, self._options.address, rpc.deadline.timeout_s)

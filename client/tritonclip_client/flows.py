@@ -1,0 +1,166 @@
+"""Every call of the client as a flow (see `steps.py`), shared by the blocking and the asyncio client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import wire
+from .errors import InvalidInputError, ServerUnavailableError
+from .images import ImageInput, check_images, encode_images
+from .items import Item, chunked
+from .options import Options, check_timeout
+from .probe import check_probe, probe_tensors
+from .requests import IMAGE, MAX_REQUEST_BYTES, TEXT, Requests, Served
+from .results import Classification, Floats, Similarity, rank
+from .retry import Deadline, RetryPolicy
+from .spec import ServingSpec
+from .steps import Flow, Work
+from .templates import fill, resolve_templates
+from .texts import TextInput, check_labels, encode_texts
+
+# Smaller than the server's limit: several requests in flight keep decoding and the tower busy at once.
+PREFERRED_IMAGES = 8
+
+MODELS = (IMAGE.model, TEXT.model, "clip", "similarity")
+
+
+class ClipFlows:
+    """The calls of one client; remembers what the server said about itself."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._served: Served | None = None
+
+    def embed_images(
+        self, images: Iterable[ImageInput], batch_size: int | None, timeout_s: float | None
+    ) -> Flow[Floats]:
+        """float32 [N, D]."""
+        requests = self._requests(timeout_s)
+        wanted = _batch_size(batch_size)
+        images = yield Work(partial(check_images, images))
+        served = yield from self._ask_served(requests)
+        chunks = chunked(encode_images(images), min(wanted, served.image_limit), MAX_REQUEST_BYTES)
+        return (yield from requests.embed(IMAGE, chunks, served.spec.embedding_dim))
+
+    def embed_texts(self, texts: Iterable[TextInput], timeout_s: float | None) -> Flow[Floats]:
+        """float32 [N, D]."""
+        requests = self._requests(timeout_s)
+        items = yield Work(partial(encode_texts, texts))
+        served = yield from self._ask_served(requests)
+        chunks = chunked(items, served.text_limit, MAX_REQUEST_BYTES)
+        return (yield from requests.embed(TEXT, chunks, served.spec.embedding_dim))
+
+    def similarity(
+        self, images: Iterable[ImageInput], texts: Iterable[TextInput], timeout_s: float | None
+    ) -> Flow[Similarity]:
+        """N images against M texts."""
+        requests = self._requests(timeout_s)
+        items = yield Work(partial(encode_texts, texts))
+        images = yield Work(partial(check_images, images))
+        return (yield from self._pair(requests, images, items))
+
+    def classify(
+        self,
+        images: Iterable[ImageInput],
+        labels: Iterable[str],
+        templates: str | Iterable[str],
+        top_k: int | None,
+        timeout_s: float | None,
+    ) -> Flow[list[Classification]]:
+        """One answer an image."""
+        requests = self._requests(timeout_s)
+        if top_k is not None and top_k < 1:
+            raise InvalidInputError(f"top_k is {top_k}; give 1 or more, or None for all labels")
+        names = check_labels(labels)
+        chosen = resolve_templates(templates)
+        prompts = _prompts(names, chosen)
+        images = yield Work(partial(check_images, images))
+        scored = yield from self._pair(requests, images, prompts, len(chosen))
+        return rank(names, scored.logits, scored.probabilities, top_k)
+
+    def spec(self) -> Flow[ServingSpec]:
+        """The serving spec, asked once."""
+        served = yield from self._ask_served(self._requests(None))
+        return served.spec
+
+    def check_ready(self, deep: bool, timeout_s: float | None) -> Flow[None]:
+        """Return if the server can answer; asked without repetition, so that a poll is quick."""
+        requests = self._requests(timeout_s, RetryPolicy(retries=0))
+        address = self._options.address
+        if not (yield from requests.rpc("is_server_live", {})):
+            raise ServerUnavailableError(f"the server at {address} is not live; wait, or see its log")
+        for model in MODELS:
+            if not (yield from requests.rpc("is_model_ready", {"model_name": model})):
+                raise ServerUnavailableError(f"the model {model!r} at {address} is not ready; wait, or see its log")
+        if deep:
+            arguments = wire.infer_arguments("clip", probe_tensors(), wire.FEATURES)
+            answer = yield from requests.rpc("infer", arguments)
+            check_probe({name: wire.output(answer, name) for name in wire.FEATURES})
+
+    def infer(
+        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], timeout_s: float | None
+    ) -> Flow[dict[str, npt.NDArray[Any]]]:
+        """One request to one model."""
+        arguments = wire.infer_arguments(model, inputs, outputs)
+        answer = yield from self._requests(timeout_s).rpc("infer", arguments)
+        return {name: wire.output(answer, name) for name in outputs}
+
+    def _requests(self, timeout_s: float | None, policy: RetryPolicy | None = None) -> Requests:
+        seconds = self._options.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        return Requests(self._options, Deadline(seconds), policy)
+
+    def _ask_served(self, requests: Requests) -> Flow[Served]:
+        if self._served is None:
+            self._served = yield from requests.served()
+        return self._served
+
+    def _pair(
+        self, requests: Requests, images: Iterable[ImageInput], texts: Sequence[Item], templates: int = 1
+    ) -> Flow[Similarity]:
+        """Score every image against every run of `templates` texts: one request if it all fits into one."""
+        served = yield from self._ask_served(requests)
+        width = served.spec.embedding_dim
+        image_chunks = chunked(encode_images(images), served.image_limit, MAX_REQUEST_BYTES)
+        text_chunks = list(chunked(texts, served.text_limit, MAX_REQUEST_BYTES))
+        head = yield Work(partial(_take, image_chunks, 2))
+        if templates == len(head) == len(text_chunks) == 1:
+            return (yield from requests.clip(head[0], text_chunks[0], width))
+        text_features = yield from requests.embed(TEXT, text_chunks, width)
+        image_features = yield from requests.embed(IMAGE, chain(head, image_chunks), width)
+        return (yield from requests.score(image_features, _mean_directions(text_features, templates)))
+
+
+def _batch_size(batch_size: int | None) -> int:
+    if batch_size is None:
+        return PREFERRED_IMAGES
+    if batch_size < 1:
+        raise InvalidInputError(f"batch_size is {batch_size}; give 1 or more (the server's own limit also holds)")
+    return batch_size
+
+
+def _prompts(labels: Sequence[str], templates: Sequence[str]) -> list[Item]:
+    """Label by label, every template; an item's index is its label's, because that is what the user gave."""
+    texts = [fill(template, label) for label in labels for template in templates]
+    return [
+        Item(position // len(templates), item.data, item.source) for position, item in enumerate(encode_texts(texts))
+    ]
+
+
+def _mean_directions(features: Floats, run: int) -> Floats:
+    """The mean of every `run` unit vectors, unit length again: [M * run, D] to [M, D]."""
+    if run == 1:
+        return features
+    means = features.reshape(-1, run, features.shape[1]).mean(axis=1)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    unit: Floats = (means / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    return unit
+
+
+def _take(chunks: Iterable[Any], count: int) -> list[Any]:
+    return list(islice(chunks, count))

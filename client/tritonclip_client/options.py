@@ -1,0 +1,93 @@
+"""How to reach the server, and how patient to be."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidInputError
+from .retry import RetryPolicy
+
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_RETRIES = 4
+DEFAULT_MAX_IN_FLIGHT = 8
+
+# protobuf's own limit on one message.
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+# Without these a client of a restarted server would go on failing for up to two minutes.
+_CHANNEL_ARGUMENTS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encrypt the connection. PEM files; None for `root_certificates` takes the system's.
+
+    Attributes:
+        private_key, certificate_chain: the client's own, where the server asks for mutual TLS.
+    """
+
+    root_certificates: str | os.PathLike[str] | None = None
+    private_key: str | os.PathLike[str] | None = None
+    certificate_chain: str | os.PathLike[str] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of tritonclient's `InferenceServerClient`."""
+        files = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        given = {name: os.fspath(path) for name, path in files.items() if path is not None}
+        for name, path in given.items():
+            if not Path(path).is_file():
+                raise InvalidInputError(f"tls {name}: there is no file {path!r}; give a PEM file")
+        return {"ssl": True, **given}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both clients are made with.
+
+    Raises:
+        InvalidInputError: a value that cannot work.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    retries: int = DEFAULT_RETRIES
+    max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
+    tls: Tls | None = None
+    headers: Mapping[str, str] | None = None
+    retry_policy: RetryPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.address or "://" in self.address.replace("dns:///", ""):
+            raise InvalidInputError(
+                f"address {self.address!r} given; give the server's gRPC address as host:port, "
+                f"for example {DEFAULT_ADDRESS}"
+            )
+        check_timeout(self.timeout_s)
+        if self.retries < 0:
+            raise InvalidInputError(f"retries is {self.retries}; give 0 or more")
+        if self.max_in_flight < 1:
+            raise InvalidInputError(f"max_in_flight is {self.max_in_flight}; give 1 or more")
+        object.__setattr__(self, "retry_policy", RetryPolicy(self.retries))
+
+    def connection(self) -> dict[str, Any]:
+        """Keyword arguments of tritonclient's `InferenceServerClient`, sync and asyncio alike."""
+        tls = self.tls.arguments() if self.tls else {}
+        return {"url": self.address, "channel_args": list(_CHANNEL_ARGUMENTS), **tls}
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Every call has a deadline: `timeout_s` seconds, more than 0 and not endless."""
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise InvalidInputError(f"timeout_s is {timeout_s}; give seconds, more than 0")
+    return timeout_s

@@ -1,0 +1,56 @@
+"""Sets of prompts around a label. Several prompts are averaged into one classifier row (arXiv:2103.00020, 3.1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .errors import InvalidInputError
+
+PLACEHOLDER = "{}"
+
+# "simple" is the subset of seven that OpenAI picked for ImageNet (Prompt_Engineering_for_ImageNet.ipynb).
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "plain": ("{}",),
+    "photo": ("a photo of a {}.",),
+    "simple": (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ),
+}
+
+
+def resolve_templates(templates: str | Iterable[str]) -> tuple[str, ...]:
+    """The templates behind a name, or the given ones.
+
+    Args:
+        templates: a name in `TEMPLATES`, one template, or several; a template holds `{}` where the label goes.
+
+    Raises:
+        InvalidInputError: an unknown name, no template at all, or one without `{}`.
+    """
+    if isinstance(templates, str):
+        return TEMPLATES[templates] if templates in TEMPLATES else (_checked(templates),)
+    chosen = tuple(_checked(template) for template in templates)
+    if not chosen:
+        raise InvalidInputError(f"no templates given; give {_allowed()}")
+    return chosen
+
+
+def fill(template: str, label: str) -> str:
+    """The prompt for one label. Not `str.format`, so that braces in a label or a template are only braces."""
+    return template.replace(PLACEHOLDER, label)
+
+
+def _checked(template: object) -> str:
+    if isinstance(template, str) and PLACEHOLDER in template:
+        return template
+    raise InvalidInputError(f"unknown template {template!r}; give {_allowed()}")
+
+
+def _allowed() -> str:
+    return f"one of the names {', '.join(TEMPLATES)}, or templates with {PLACEHOLDER} where the label goes"
