@@ -13,11 +13,12 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from tritonclip_export.errors import CheckpointError
 
-# open_clip's pattern with its `re.IGNORECASE` written out ("ſ" folds to "s", the combining U+0345 to the letter
-# iota), and without the two special tokens: those words in a user's text are text.
+# open_clip's pattern with its `re.IGNORECASE` written out: "ſ" folds to "s", and the combining U+0345 folds to a
+# letter, so it belongs to neither class and is dropped. The two special tokens are left out: in a user's text
+# those words are text.
 WORD_PATTERN = (
     r"'[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
-    r"|[\p{L}\u0345]+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
+    r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
 )
 END_OF_WORD = "</w>"
 

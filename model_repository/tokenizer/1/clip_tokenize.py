@@ -28,24 +28,15 @@ from tokenizers import pre_tokenizers
 REMEMBERED_WORDS = 1 << 16
 REMEMBERED_LENGTH = 64
 
-_QUOTES = {code: "'" for code in (0x02BC, *range(0x2018, 0x201C))} | {code: '"' for code in range(0x201C, 0x2020)}
-_ENTITIES_AND_LINE_BREAKS = map(ord, "&\n\r\u2028\u2029")
-_C1_CONTROLS = range(0x80, 0xA0)
-_TOUCHED_BY_FTFY = re.compile(
-    "[%s]"
-    % "".join(
-        re.escape(chr(code))
-        for code in sorted(
-            {
-                *_ENTITIES_AND_LINE_BREAKS,
-                *_C1_CONTROLS,
-                *chardata.LIGATURES,
-                *chardata.WIDTH_MAP,
-                *chardata.CONTROL_CHARS,
-            }
-        )
-    )
-)
+_QUOTES = dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
+_TOUCHED_CODES = {
+    *map(ord, "&\n\r\u2028\u2029"),
+    *range(0x80, 0xA0),
+    *chardata.LIGATURES,
+    *chardata.WIDTH_MAP,
+    *chardata.CONTROL_CHARS,
+}
+_TOUCHED_BY_FTFY = re.compile("[" + "".join(re.escape(chr(code)) for code in sorted(_TOUCHED_CODES)) + "]")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import clip_tokenize
 import triton_python_backend_utils as pb_utils
@@ -10,17 +11,17 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     """Tokenizes every request of a dynamic batch on its own, so a bad text fails only its own request."""
 
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = clip_tokenize.settings_from(parameters)
         self.tokenizer = clip_tokenize.ClipTokenizer(folder / parameters["tokenizer_file"], settings)
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: Any) -> Any:
         try:
             texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel()
             ids = self.tokenizer.encode(texts)

@@ -1,0 +1,241 @@
+"""Encoded pictures to the pixels that the image tower was trained on: decode, orientation, resize, crop, RGB.
+
+The reference is open_clip's `image_transform` on Pillow. Colour JPEG and every other RGB or grey picture takes
+a faster way that stays within one level of it; whatever is not proven to, Pillow itself does.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from clip_geometry import Geometry, plan
+from clip_resize import resize_image, resize_pixels
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+
+Pixels = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESIZE_MODES = ("shortest", "longest", "squash")
+EXIF_MODES = ("transpose", "ignore")
+
+_JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# The pixel limit is this module's, checked before anything is decoded, with a message for the caller.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class PictureError(ValueError):
+    """A picture that cannot be served: what was given; what is allowed; what to do."""
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What the checkpoint's own transform does, and what a caller may send.
+
+    Attributes:
+        height, width: of the pixels that come out.
+        resize_mode: "shortest" side to size, then crop; "longest" side to size, then pad; or "squash" both.
+        fill_color: RGB of the padding of "longest".
+        max_pixels: the largest picture, width x height; also the largest picture resized before cropping.
+        max_bytes: the longest encoded picture.
+        exif: "transpose" turns a picture upright as its EXIF orientation says, "ignore" leaves it.
+    """
+
+    height: int
+    width: int
+    resize_mode: str
+    interpolation: str
+    fill_color: tuple[int, int, int]
+    max_pixels: int
+    max_bytes: int
+    exif: str = "transpose"
+
+    def __post_init__(self) -> None:
+        _require("resize_mode", self.resize_mode, RESIZE_MODES)
+        _require("interpolation", self.interpolation, tuple(INTERPOLATIONS))
+        _require("exif", self.exif, EXIF_MODES)
+
+
+def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
+    """Read the parameters of config.pbtxt, all of them strings."""
+    red, green, blue = (int(level) for level in parameters["fill_color"].split(","))
+    return PictureSettings(
+        height=int(parameters["image_height"]),
+        width=int(parameters["image_width"]),
+        resize_mode=parameters["resize_mode"],
+        interpolation=parameters["interpolation"],
+        fill_color=(red, green, blue),
+        max_pixels=int(parameters["max_pixels"]),
+        max_bytes=int(parameters["max_bytes"]),
+        exif=parameters.get("exif", "transpose"),
+    )
+
+
+def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pixels:
+    """Pixels of every picture, uint8 [B, H, W, 3].
+
+    Raises:
+        PictureError: a picture is refused; the message begins with its index, `image[3]: `.
+    """
+    pixels = np.empty((len(pictures), settings.height, settings.width, 3), np.uint8)
+    for index, encoded in enumerate(pictures):
+        try:
+            pixels[index] = preprocess(encoded, settings)
+        except PictureError as error:
+            raise PictureError(f"image[{index}]: {error}") from error
+    return pixels
+
+
+def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
+    """Pixels of one picture, uint8 [H, W, 3] (grey ones [H, W, 1]).
+
+    Raises:
+        PictureError: too large, empty, of no known format, cut off or damaged.
+    """
+    with _open(encoded, settings) as image:
+        try:
+            decoded = _decode(image, encoded)
+            return _shape(_turn(decoded, _orientation(image), settings.exif), settings)
+        except PictureError:
+            raise
+        except Exception as error:
+            raise _damaged(image, error) from error
+
+
+def _open(encoded: bytes, settings: PictureSettings) -> Image.Image:
+    """Read the header, and nothing but the header."""
+    if not encoded:
+        raise PictureError(f"an empty picture; {_allowed()}; send the bytes of a picture file")
+    if len(encoded) > settings.max_bytes:
+        raise PictureError(
+            f"a picture of {len(encoded)} bytes; at most {settings.max_bytes} are allowed; "
+            "send a smaller picture or raise `max_bytes` of the model preprocess"
+        )
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{len(encoded)} bytes that begin with {encoded[:12]!r} and are no picture; {_allowed()}; "
+            "send the bytes of a picture file"
+        ) from error
+    except Exception as error:
+        raise PictureError(f"a picture whose header is damaged ({error}); {_allowed()}; send the file again") from error
+    width, height = image.size
+    if width * height > settings.max_pixels:
+        raise PictureError(
+            f"a {image.format} of {width} x {height} = {width * height} pixels; at most {settings.max_pixels} are "
+            "allowed; send a smaller picture or raise `max_pixels` of the model preprocess"
+        )
+    return image
+
+
+def _decode(image: Image.Image, encoded: bytes) -> Image.Image | Pixels:
+    """All pixels of the picture, as an array [H, W, 3 or 1] where the fast way may take it."""
+    if image.format in ("JPEG", "MPO") and image.mode in _JPEG_COLORS:
+        pixels = _decode_jpeg(image, encoded)
+        if pixels is not None and image.mode != "CMYK":
+            return pixels
+    image.load()
+    return image
+
+
+def _decode_jpeg(image: Image.Image, encoded: bytes) -> Pixels | None:
+    """Pixels as Pillow decodes them, to the bit; None where Pillow should have its say.
+
+    Raises:
+        PictureError: part of the picture's data is missing; Pillow would fill it with grey.
+    """
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(encoded, colorspace=_JPEG_COLORS[image.mode])
+    except ValueError as error:
+        if "premature" in str(error).lower():
+            raise _damaged(image, error) from error
+        return None
+    return pixels
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """EXIF orientation, 1 to 8; a damaged EXIF block says nothing about the pixels, and is passed over."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return None
+
+
+def _turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> Image.Image | Pixels:
+    if exif == "ignore" or orientation not in _UPRIGHT:
+        return picture
+    if isinstance(picture, Image.Image):
+        return picture.transpose(_UPRIGHT[orientation])
+    turned = np.asarray(Image.fromarray(picture.squeeze()).transpose(_UPRIGHT[orientation]))
+    return turned.reshape(*turned.shape[:2], picture.shape[2])
+
+
+def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
+    """Resize, crop or pad, and only then colour to RGB: open_clip's order."""
+    if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
+        picture = np.asarray(picture).reshape(picture.height, picture.width, -1)
+    size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+    geometry = plan(size, (settings.width, settings.height), settings.resize_mode)
+    resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]
+    if isinstance(picture, Image.Image):
+        return _pad_image(resize_image(picture, geometry, resample, settings.max_pixels), geometry, settings)
+    return _pad_pixels(resize_pixels(picture, geometry, resample, settings.max_pixels), geometry, settings)
+
+
+def _pad_image(image: Image.Image, geometry: Geometry, settings: PictureSettings) -> Pixels:
+    """Pad a picture of any mode and convert it to RGB; alpha is dropped, as open_clip drops it.
+
+    One level for all three channels is open_clip's own fill, which it applies in the picture's mode (an index
+    of the palette, an ink of CMYK); three different levels are a colour, applied in RGB.
+    """
+    image.info.pop("transparency", None)
+    if len(set(settings.fill_color)) > 1:
+        return _pad_pixels(np.asarray(image.convert("RGB")), geometry, settings)
+    level, bands = settings.fill_color[0], len(image.getbands())
+    border = (geometry.x.before, geometry.y.before, geometry.x.after, geometry.y.after)
+    if any(border):
+        image = ImageOps.expand(image, border, fill=level if bands == 1 else (level,) * bands)
+    return np.asarray(image.convert("RGB"))
+
+
+def _pad_pixels(pixels: Pixels, geometry: Geometry, settings: PictureSettings) -> Pixels:
+    x, y = geometry.x, geometry.y
+    if (x.keep, y.keep) == (settings.width, settings.height):
+        return pixels
+    canvas = np.empty((settings.height, settings.width, 3), np.uint8)
+    canvas[:] = settings.fill_color
+    canvas[y.before : y.before + y.keep, x.before : x.before + x.keep] = pixels
+    return canvas
+
+
+def _damaged(image: Image.Image, error: Exception) -> PictureError:
+    width, height = image.size
+    return PictureError(
+        f"a {image.format} of {width} x {height} that is cut off or damaged ({error}); whole files are allowed; "
+        "send the file again"
+    )
+
+
+def _allowed() -> str:
+    return f"{', '.join(FORMATS)} are allowed"
+
+
+def _require(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; {', '.join(allowed)} are allowed; set the parameter `{name}`")

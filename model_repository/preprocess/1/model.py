@@ -1,0 +1,30 @@
+"""Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, H, W, 3] out, one answer or one error a request."""
+
+import json
+from typing import Any
+
+import clip_preprocess
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Decodes every request of a dynamic batch on its own, so a bad picture fails only its own request."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.settings = clip_preprocess.settings_from(parameters)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            pictures = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel()
+            pixels = clip_preprocess.preprocess_batch(pictures, self.settings)
+            return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
+        except clip_preprocess.PictureError as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:
+            failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(error=failure)
