@@ -1,0 +1,117 @@
+"""Every command and every Python example of the README is run, or stands below with the reason why not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tritonclip_serve import TritonServer
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+COMMANDS = [
+    line.removeprefix("$ ")
+    for language, text in BLOCKS
+    if language == "console"
+    for line in text.splitlines()
+    if line.startswith("$ ")
+]
+EXAMPLES = [text for language, text in BLOCKS if language == "python"]
+
+NOT_RUN = {
+    "make demo": "test_demo.py runs the command behind it, `tritonclip demo`",
+    "make test": "it is what runs this",
+    "pip install 'tritonclip[export,serve]'": "it would fetch the published package, not this source",
+    "tritonclip export hf-hub:ORG/REPO repository": "needs a model hub",
+    "tritonclip export ViT-B-32 repository --pretrained laion2b_s34b_b79k": "needs a model hub",
+}
+# These export a whole ViT-B-32, which takes more than a minute.
+SLOW = [command for command in COMMANDS if "ViT-B-32" in command and command not in NOT_RUN]
+SERVE = "tritonclip serve repository"
+EXPORTS = [c for c in COMMANDS if c.startswith("tritonclip export my-clip")]
+QUESTIONS = [c for c in COMMANDS if c.split()[:2][-1] in ("classify", "embed", "similarity", "bench")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, demo: Path, demo_repository: Path) -> Path:
+    """A user's working directory: the README's names, filled with the demo's files."""
+    shutil.copytree(demo / "checkpoint", tmp_path / "my-clip")
+    for name in ("my-lora", "style-lora", "domain-lora"):
+        shutil.copytree(demo / "adapter", tmp_path / name)
+    picture = next(path for path in sorted((demo / "pictures").iterdir()) if path.suffix in (".png", ".jpg"))
+    shutil.copy(picture, tmp_path / "photo.jpg")
+    return tmp_path
+
+
+def run(command: str, folder: Path) -> str:
+    words = shlex.split(command)
+    assert words[0] == "tritonclip"
+    line = [sys.executable, "-m", "tritonclip_client.main", *words[1:]]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_command_is_accounted_for() -> None:
+    known = [*NOT_RUN, *SLOW, *EXPORTS, *QUESTIONS, SERVE, "tritonclip check repository"]
+    assert sorted(COMMANDS) == sorted(known)
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("command", EXPORTS)
+def test_exporting_commands(command: str, folder: Path) -> None:
+    assert "parity against" in run(command, folder)
+    assert "files as exported" in run("tritonclip check repository", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SLOW)
+def test_exports_of_a_whole_vit_b_32(command: str, folder: Path) -> None:
+    if "finetuned.pt" in command:
+        from tritonclip_export.checkpoint import load_checkpoint
+        from tritonclip_export.frameworks import torch
+
+        torch.save(load_checkpoint("ViT-B-32", random_weights=1).state_dict, folder / "finetuned.pt")
+    assert "512 dimensions" in run(command, folder)
+
+
+def test_serve_starts_and_stops(folder: Path, demo_repository: Path) -> None:
+    (folder / "repository").symlink_to(demo_repository)
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--log-file", str(folder / "server.log")]
+    line = [sys.executable, "-m", "tritonclip_client.main", *shlex.split(SERVE)[1:], *ports]
+    with subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for text in process.stdout:
+            lines.append(text)
+            if "ready" in text:
+                process.send_signal(signal.SIGINT)
+                break
+        assert process.wait(timeout=60) == 0, "".join(lines)
+    assert "ready" in lines[-1]
+
+
+@pytest.mark.parametrize("command", QUESTIONS)
+def test_questions_to_a_running_server(command: str, folder: Path, server: TritonServer) -> None:
+    # A test has no half minute for a load test; all else is as it stands.
+    command = command.replace("--duration 30s", "--duration 3s --warmup 1s")
+    assert run(f"{command} --address {server.grpc_address}", folder).strip()
+    for output in ("embeddings.npy", "result.json"):
+        assert (folder / output).exists() == (output in command)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_python_examples(number: int, folder: Path, server: TritonServer) -> None:
+    code = EXAMPLES[number].replace("127.0.0.1:8001", server.grpc_address)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    line = [sys.executable, "-c", code + "\nassert 'torch' not in __import__('sys').modules\n"]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
