@@ -1,0 +1,78 @@
+"""What the client's commands share: the server's address, lists from files, and how results are printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritonclip_client.errors import InvalidInputError
+from tritonclip_client.options import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from tritonclip_client.client import ClipClient
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--address`, `--timeout` and `--json`."""
+    parser.add_argument(
+        "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="the server's gRPC address (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help="for all images, and again for all texts where both are embedded (%(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def open_client(args: argparse.Namespace) -> ClipClient:
+    """The client that the arguments ask for."""
+    from tritonclip_client.client import ClipClient
+
+    return ClipClient(args.address, timeout_s=args.timeout)
+
+
+def with_lines(given: list[str] | None, file: Path | None) -> list[str]:
+    """The words of an option, then the lines of a file; empty lines are left out.
+
+    Raises:
+        InvalidInputError: the file cannot be read, is not UTF-8, or has nothing in it.
+    """
+    if file is None:
+        return list(given or [])
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InvalidInputError(f"{file}: line {line} is not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise InvalidInputError(f"{file} cannot be read ({error.strerror}); give a text file, one a line") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InvalidInputError(f"{file} holds no text; give a text file, one a line")
+    return [*(given or []), *lines]
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} given; give 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} given; give seconds, more than 0")
+    return value
