@@ -107,5 +107,7 @@ def _hf_reference(
 
 def _embed(features: Features, inputs: torch.Tensor) -> torch.Tensor:
     # Not inference_mode: PEFT writes weights during the forward, and those must stay ordinary tensors.
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # PEFT warns when the attention's own merge adds a second adapter, as it was asked to.
+        warnings.simplefilter("ignore")
         return torch.nn.functional.normalize(features(inputs).float(), dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def train_adapter(
 ) -> Trained:
     """Let PEFT adapt a CLIP (or the submodule `part` of it), disturb all that is trainable, save it.
 
-    The embeddings are those of the wrapped, unmerged model after PEFT loaded its own file again.
+    The embeddings are those of the model that was trained, wrapped and unmerged.
     """
     base = plain_model(namespace, state_dict)
     model = peft_wrap(base.get_submodule(part), **config)
@@ -109,6 +110,12 @@ def train_adapter(
     model.eval()
     embeddings = hf_embeddings(base) if namespace == "hf" else _normalized(base.encode_image, base.encode_text)
     return Trained(path, embeddings)
+
+
+def set_config(path: Path, **settings: Any) -> None:
+    """Change settings of the adapter_config.json in the directory `path`."""
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
 def plain_model(namespace: str, state_dict: dict[str, torch.Tensor]) -> Any:

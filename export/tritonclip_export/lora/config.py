@@ -45,6 +45,11 @@ class LoraSettings:
         rank = self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
+    def ambiguous_patterns(self, module: str) -> tuple[str, ...]:
+        """Keys of alpha_pattern that match a module beside others and disagree with them."""
+        found = {key: alpha for key, alpha in self.alpha_pattern.items() if _matches(key, module)}
+        return tuple(found) if len(set(found.values())) > 1 else ()
+
     def token_indices(self, module: str) -> Sequence[int]:
         """The rows of an embedding that were trained on their own; empty if none were."""
         indices = self.trainable_token_indices
@@ -52,6 +57,11 @@ class LoraSettings:
             return indices or ()
         owners = [key for key in indices if module == key or module.endswith(f".{key}")]
         return indices[owners[0]] if owners else ()
+
+    def declares(self, tensor: str) -> bool:
+        """Whether the settings say that this whole tensor was trained."""
+        trained_bias = self.bias != "none" and tensor.endswith("bias")
+        return trained_bias or any(f".{module}." in f".{tensor}" for module in self.modules_to_save)
 
 
 def read_settings(folder: Path) -> LoraSettings:
@@ -75,7 +85,7 @@ def read_settings(folder: Path) -> LoraSettings:
             rank_pattern=_patterns(raw, "rank_pattern", path, _positive),
             alpha_pattern=_patterns(raw, "alpha_pattern", path, _number),
             modules_to_save=tuple(raw.get("modules_to_save") or ()),
-            trainable_token_indices=raw.get("trainable_token_indices"),
+            trainable_token_indices=_tokens(raw.get("trainable_token_indices"), path),
             peft_version=raw.get("peft_version"),
             base_model_class=auto_mapping.get("base_model_class"),
             base_model_name=raw.get("base_model_name_or_path"),
@@ -101,7 +111,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _pattern_for(patterns: Mapping[str, Any], module: str) -> str:
     """PEFT's rule: the first key that matches the end of the module's name, else the name itself."""
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
+    return next((key for key in patterns if _matches(key, module)), module)
+
+
+def _matches(key: str, module: str) -> bool:
+    return re.match(rf"(.*\.)?({key})$", module) is not None
 
 
 def _patterns(raw: Mapping[str, Any], name: str, path: Path, check: Any) -> dict[str, Any]:
@@ -124,6 +138,15 @@ def _positive(value: Any, name: str, path: Path) -> int:
 def _number(value: Any, name: str, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise AdapterError(f"{name} in {path} is {value!r}; it must be a finite number.")
+    return value
+
+
+def _tokens(value: Any, path: Path) -> Any:
+    lists = value.values() if isinstance(value, dict) else [value or []]
+    if not all(isinstance(rows, list) and all(isinstance(row, int) for row in rows) for rows in lists):
+        raise AdapterError(
+            f"trainable_token_indices in {path} is {value!r}; it must be a list of token ids, or one per embedding."
+        )
     return value
 
 

@@ -82,6 +82,7 @@ def _plan_modules(plan: Plan, parts: Parts) -> list[str]:
             "left out, as in the trained model's forward. PEFT's merge_and_unload would add them."
         )
     _warn_of_unknown_peft(plan)
+    _warn_of_ambiguous_alpha(plan)
     return homeless
 
 
@@ -92,19 +93,24 @@ def _checked_fold(plan: Plan, module: LowRank, target: Target) -> Fold:
     assert weight is not None, target.weight
     if problem := misfit(module, target, weight, settings.rank(name)):
         raise AdapterError(f"{plan.adapter.path}: {problem}. {_other_model(plan.adapter)}")
-    _check_dora(plan, module, target)
+    _check_declared(plan, module, target)
     _check_bias(plan, module, target)
     return Fold(module, target, settings.scale(name))
 
 
-def _check_dora(plan: Plan, module: LowRank, target: Target) -> None:
-    has_magnitude, use_dora = module.magnitude is not None, plan.adapter.settings.use_dora
-    if has_magnitude != use_dora:
-        raise AdapterError(
-            f"{module.trained} in {plan.adapter.path} has {'a' if has_magnitude else 'no'} DoRA magnitude, but "
-            f"use_dora is {use_dora}; config and weights are of two adapters. Save the adapter again."
-        )
-    if use_dora and target.weight.endswith(".in_proj_weight"):
+def _check_declared(plan: Plan, module: LowRank, target: Target) -> None:
+    settings = plan.adapter.settings
+    declared = {
+        "DoRA magnitude": ("use_dora", settings.use_dora, module.magnitude),
+        "bias of lora_B": ("lora_bias", settings.lora_bias, module.bias),
+    }
+    for what, (name, expected, tensor) in declared.items():
+        if expected != (tensor is not None):
+            raise AdapterError(
+                f"{module.trained} in {plan.adapter.path} has {'no' if expected else 'a'} {what}, but {name} is "
+                f"{expected}; config and weights are of two adapters. Save the adapter again with PEFT."
+            )
+    if settings.use_dora and target.weight.endswith(".in_proj_weight"):
         raise AdapterError(
             f"{module.trained} in {plan.adapter.path} has DoRA on nn.MultiheadAttention, which PEFT does not "
             "train; target the Linear layers instead."
@@ -132,7 +138,7 @@ def _plan_token_rows(plan: Plan, parts: Parts) -> list[str]:
         indices = list(plan.adapter.settings.token_indices(module))
         if weight is None:
             homeless.append(module)
-        elif rows.shape != (len(indices), weight.shape[1]) or max(indices, default=-1) >= weight.shape[0]:
+        elif rows.shape != (len(indices), weight.shape[1]) or not _within(indices, weight.shape[0]):
             raise AdapterError(
                 f"trainable_tokens_delta of {module} in {plan.adapter.path} is {tuple(rows.shape)} for "
                 f"{len(indices)} tokens (highest {max(indices, default=None)}), but {name} is "
@@ -141,6 +147,10 @@ def _plan_token_rows(plan: Plan, parts: Parts) -> list[str]:
         else:
             plan.token_rows[name] = (torch.tensor(indices, dtype=torch.int64), rows)
     return homeless
+
+
+def _within(indices: list[int], rows: int) -> bool:
+    return all(0 <= index < rows for index in indices)
 
 
 def _plan_replacements(plan: Plan, parts: Parts) -> list[str]:
@@ -157,6 +167,12 @@ def _plan_replacements(plan: Plan, parts: Parts) -> list[str]:
             )
         else:
             plan.replacements[name] = tensor
+    undeclared = [key for key in parts.replacements if not plan.adapter.settings.declares(key)]
+    if undeclared and not homeless:
+        plan.warnings.append(
+            f"{len(undeclared)} tensors replace the base's though adapter_config.json names them neither in "
+            f"modules_to_save nor by bias (first: {undeclared[0]}); PEFT loads them, so they are merged."
+        )
     return homeless
 
 
@@ -168,6 +184,19 @@ def _warn_of_unknown_peft(plan: Plan) -> None:
             f"trained with PEFT {plan.adapter.settings.peft_version}, newer than those this version was measured "
             "on; out_proj of nn.MultiheadAttention is added twice, as up to PEFT "
             f"{'.'.join(map(str, NEWEST_KNOWN_PEFT))}."
+        )
+
+
+def _warn_of_ambiguous_alpha(plan: Plan) -> None:
+    settings = plan.adapter.settings
+    names = [pattern_name(fold.module.trained) for fold in plan.folds]
+    ambiguous = {name: keys for name in names if (keys := settings.ambiguous_patterns(name))}
+    if ambiguous:
+        name, keys = next(iter(ambiguous.items()))
+        plan.warnings.append(
+            f"{len(ambiguous)} modules match several keys of alpha_pattern (first: {name}, {', '.join(keys)}). PEFT "
+            "sorts the keys when it saves and takes the first, so training may have used another; merged as PEFT "
+            "loads it."
         )
 
 

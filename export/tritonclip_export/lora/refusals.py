@@ -5,6 +5,7 @@ A setting that is in none of the tables is refused when it is switched on: it ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ _REFUSED = {
 }
 
 
+# Families of transformers whose module names and towers are CLIPModel's.
+_HF_FAMILIES = ("clip", "metaclip_2")
+_HF_LIBRARY = re.compile(r"transformers\.models\.(?P<family>\w+)")
+
+
 def refuse_unmergeable(config: Mapping[str, Any], path: Path) -> None:
     """Raise AdapterError that names the first setting of `config` (read from `path`) that cannot be merged."""
     method = config.get("peft_type")
@@ -58,6 +64,7 @@ def refuse_unmergeable(config: Mapping[str, Any], path: Path) -> None:
             "Merge the adapter with PEFT's merge_and_unload and export the merged model."
         )
     _refuse_init(config.get("init_lora_weights", True), path)
+    _refuse_other_family(config.get("auto_mapping") or {}, path)
     for name, value in config.items():
         if name in _MERGED or name in _WITHOUT_EFFECT or not value:
             continue
@@ -76,3 +83,13 @@ def _refuse_init(init: Any, path: Path) -> None:
         f"{', '.join(str(allowed) for allowed in MERGEABLE_INITS)}. Convert the adapter by PEFT's save_pretrained("
         "path_initial_model_for_weight_conversion=...), or export the model that PEFT merges."
     )
+
+
+def _refuse_other_family(auto_mapping: Mapping[str, Any], path: Path) -> None:
+    """SigLIP and others share CLIP's module names, so an adapter of theirs could fit by chance."""
+    match = _HF_LIBRARY.match(str(auto_mapping.get("parent_library")))
+    if match and match["family"] not in _HF_FAMILIES:
+        raise AdapterError(
+            f"{path} says that the adapter was trained on {auto_mapping.get('base_model_class')} of transformers' "
+            f"family {match['family']!r}; this version merges adapters of {', '.join(_HF_FAMILIES)} and open_clip."
+        )

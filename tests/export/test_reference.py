@@ -1,0 +1,141 @@
+"""The unmerged reference is PEFT's own forward, or says that PEFT has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_models import (
+    MODEL_CFG,
+    Embeddings,
+    largest_difference,
+    open_clip_embeddings,
+    pictures,
+    random_state_dict,
+    texts,
+    train_adapter,
+)
+from tritonclip_export.errors import AdapterError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
+from tritonclip_export.reference import Reference, ReferenceUnavailable, unmerged_reference
+
+STATE_DICT = random_state_dict()
+
+
+def reference(*adapters: tuple[Adapter, float]) -> Reference:
+    return unmerged_reference(MODEL_CFG, STATE_DICT, adapters)
+
+
+def embeddings(given: Reference) -> Embeddings:
+    return given.encode_image(pictures()), given.encode_text(texts())
+
+
+def train(path: Path, namespace: str, **config: Any) -> Adapter:
+    return read_adapter(train_adapter(path, namespace, STATE_DICT, **config).path)
+
+
+def test_without_adapters_it_is_open_clip() -> None:
+    given = reference()
+    assert largest_difference(embeddings(given), open_clip_embeddings(STATE_DICT)) == 0
+    assert given.description == "float32 PyTorch, open_clip"
+
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "open_clip attn": ("open_clip", {"target_modules": ["attn", "c_fc"]}),
+    "open_clip visual": ("open_clip", {"part": "visual", "target_modules": ["attn"]}),
+    "open_clip modules_to_save": ("open_clip", {"target_modules": ["c_fc"], "modules_to_save": ["ln_final"]}),
+    "hf dora": ("hf", {"target_modules": ["q_proj"], "use_dora": True}),
+    "hf bias": ("hf", {"target_modules": ["q_proj"], "bias": "all"}),
+    "hf all-linear": ("hf", {"target_modules": "all-linear"}),
+    "hf one tower": ("hf", {"part": "vision_model", "target_modules": ["fc1"]}),
+    "hf task": ("hf", {"target_modules": ["fc1"], "task_type": "FEATURE_EXTRACTION"}),
+    "hf not zero at first": (
+        "hf",
+        {"part": "text_model", "target_modules": ["fc1"], "init_lora_weights": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_is_pefts_forward(name: str, tmp_path: Path) -> None:
+    namespace, config = CONFIGS[name]
+    trained = train_adapter(tmp_path / "a", namespace, STATE_DICT, **config)
+    given = reference((read_adapter(trained.path), 1.0))
+    assert largest_difference(embeddings(given), trained.embeddings) <= 1e-6
+    assert largest_difference(trained.embeddings, open_clip_embeddings(STATE_DICT)) > 1e-2
+
+
+def test_embeddings_are_float32_normalized_and_take_either_integer(tmp_path: Path) -> None:
+    given = reference((train(tmp_path / "a", "hf", target_modules=["q_proj"]), 1.0))
+    image, text = embeddings(given)
+    for tensor in (image, text):
+        assert tensor.dtype == torch.float32
+        assert torch.allclose(tensor.norm(dim=-1), torch.ones(len(tensor)), atol=1e-6)
+    assert torch.equal(given.encode_text(texts().int()), text)
+
+
+def test_it_does_not_drift_when_called_often(tmp_path: Path) -> None:
+    """PEFT adds and subtracts the attention's deltas around every forward."""
+    given = reference((train(tmp_path / "a", "open_clip", target_modules=["attn"]), 1.0))
+    first = embeddings(given)
+    for _ in range(50):
+        last = embeddings(given)
+    assert largest_difference(first, last) <= 2e-6
+
+
+def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in STATE_DICT.items()}
+    adapters = [(train(tmp_path / "a", "hf", target_modules=["q_proj"]), 1.0)]
+    in_float32 = {name: tensor.float() for name, tensor in half.items()}
+    one, other = (embeddings(unmerged_reference(MODEL_CFG, weights, adapters)) for weights in (half, in_float32))
+    assert largest_difference(one, other) == 0
+
+
+def unavailable(tmp_path: Path, name: str) -> list[tuple[Adapter, float]]:
+    plain = {"target_modules": ["fc1"]}
+    make: dict[str, list[tuple[str, dict[str, Any], float]]] = {
+        "two libraries": [("hf", plain, 1.0), ("open_clip", {"target_modules": ["c_fc"]}, 1.0)],
+        "dora with weight": [("hf", {**plain, "use_dora": True}, 0.5)],
+        "dora beside another": [("hf", {**plain, "use_dora": True}, 1.0), ("hf", plain, 1.0)],
+        "bias with weight": [("hf", {**plain, "bias": "all"}, 2.0)],
+        "modules_to_save twice": [("hf", {**plain, "modules_to_save": ["text_projection"]}, 1.0)] * 2,
+        "tower inside a whole CLIP": [("hf", plain, 1.0), ("hf", {**plain, "part": "text_model"}, 1.0)],
+    }
+    return [
+        (train(tmp_path / str(index), namespace, **config), weight)
+        for index, (namespace, config, weight) in enumerate(make[name])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("two libraries", "no one model runs both"),
+        ("dora with weight", "only alone and with weight 1"),
+        ("dora beside another", "only alone and with weight 1"),
+        ("bias with weight", "only alone and with weight 1"),
+        ("modules_to_save twice", "only alone and with weight 1"),
+        ("tower inside a whole CLIP", "cannot nest"),
+    ],
+)
+def test_what_peft_cannot_run_is_said_and_still_merges(name: str, words: str, tmp_path: Path) -> None:
+    adapters = unavailable(tmp_path, name)
+    with pytest.raises(ReferenceUnavailable, match=words) as caught:
+        reference(*adapters)
+    assert isinstance(caught.value, AdapterError)
+    assert "merge itself is possible" in str(caught.value)
+    merge_adapters(STATE_DICT, adapters)
+
+
+def test_a_tensor_that_peft_does_not_find_is_not_passed_over(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    adapter = train(tmp_path / "a", "hf", target_modules=["fc1"])
+    weights = adapter.path / "adapter_model.safetensors"
+    kept = dict(list(load_file(weights).items())[2:])
+    save_file(kept, weights)
+    with pytest.raises(ReferenceUnavailable, match="misses tensors"):
+        reference((read_adapter(adapter.path), 1.0))
