@@ -21,6 +21,7 @@ _SYNTAX = re.compile(r"Error parsing text-format [\w.]+: (\d+):(\d+): (.+)$", re
 _STATUS = re.compile(r"^(?:Internal|Invalid argument|Unavailable|Not found|Unsupported|Unknown|Already exists): ")
 # What the Python backend adds below the exception: where it was raised.
 _LOCATION = re.compile(r"\n+At:\n.*", re.DOTALL)
+_USAGE = "Usage: tritonserver"
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -41,8 +42,9 @@ def loaded_models(log: str) -> set[str]:
 def last_words(log: str) -> str:
     """The line with which the server says why it ends, or the last line that is not empty."""
     fatal = _FATAL.findall(log)
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return str(fatal[-1] if fatal else lines[-1] if lines else "it wrote nothing")
+    # A flag that it does not know is named before the list of the flags that it knows.
+    said = log.partition(_USAGE)[0].strip() or log.strip() or "it wrote nothing"
+    return str(fatal[-1]) if fatal else said.splitlines()[-1].strip()
 
 
 def readable(reason: str) -> str:

@@ -47,6 +47,12 @@ class AddressError(ServeError):
     exit_code = 2
 
 
+class LogFileError(ServeError):
+    """The server's log cannot be written where it was asked for."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class ModelFailure:
     """One model that did not load, and the reason in one line."""

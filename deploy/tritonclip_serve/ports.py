@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -54,6 +55,8 @@ def _claim(host: str, option: str, port: int, held: ExitStack) -> int:
 
 
 def _unavailable(host: str, option: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"host {host!r} is no address of this machine; give one that is, 127.0.0.1, or 0.0.0.0 for all of them"
     return (
         f"{option} {port} cannot be listened on at {host} ({error.strerror}); "
         f"stop what uses it (`ss -ltnp sport = :{port}` names it), or give {option} another port, or 0 for any free one"

@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from tritonclip_serve.errors import LogFileError
 
 _LAUNCHER = Path(__file__).with_name("die_with_parent.py")
 _SHARED_MEMORY = Path("/dev/shm")
@@ -18,9 +21,13 @@ _POLL_S = 0.02
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, with both outputs in a file; it ends when this process ends."""
+    """Start a program in a session of its own, with both outputs in a file; it ends when this process ends.
+
+    Raises:
+        ServeError: the log cannot be written.
+    """
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
-    with log_path.open("wb") as log:
+    with _open_log(log_path) as log:
         return subprocess.Popen(
             [*launcher, *command],
             stdin=subprocess.DEVNULL,
@@ -45,6 +52,14 @@ def remove_shared_memory(prefix: str) -> None:
     """Remove the segments whose names begin with `prefix`, which a killed server leaves behind."""
     for segment in _SHARED_MEMORY.glob(f"{prefix}*"):
         segment.unlink(missing_ok=True)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        raise LogFileError(f"the log cannot be written to {path} ({error.strerror}); give another file") from error
 
 
 def live_members(group: int) -> list[int]:

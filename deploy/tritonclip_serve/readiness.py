@@ -16,7 +16,7 @@ from tritonclip_serve.errors import NotReadyError
 
 _LENGTH = struct.Struct("<I")
 _SMALLEST_PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mNsaGhgIAUwkaR6VMOQ0gAAlckBn0CLCrsAAAAASUVORK5CYII="
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mNsaGhgIAUwMZAIRjWMahg6GgDJTAGg54KQ4AAAAABJRU5ErkJggg=="
 )
 # The statuses of a server that is still on its way, after which asking again makes sense.
 _STARTING = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from tritonclip_serve.errors import RepositoryError
 MANIFEST = "manifest.json"
 CONFIG = "config.pbtxt"
 ENTRY_POINTS = ("embed_image", "embed_text")
-EXPORT_HINT = "write one with: tritonclip export MODEL --out DIR"
+EXPORT_HINT = "write one with: tritonclip export CHECKPOINT DIR"
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,3 @@ def read_identity(repository: Path) -> Identity:
 def model_names(repository: Path) -> tuple[str, ...]:
     """The models that a server will load: the folders that have a config."""
     return tuple(sorted(path.parent.name for path in repository.glob(f"*/{CONFIG}")))
-
-
-def python_instances(repository: Path) -> int:
-    """How many Python processes the server will start: one an instance of every Python-backend model."""
-    configs = [path.read_text(encoding="utf-8", errors="replace") for path in repository.glob(f"*/{CONFIG}")]
-    return sum(_instances(config) for config in configs if re.search(r'backend:\s*"python"', config))
-
-
-def _instances(config: str) -> int:
-    counts = re.findall(r"\bcount:\s*(\d+)", config)
-    return sum(map(int, counts)) or 1

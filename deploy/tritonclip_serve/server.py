@@ -33,13 +33,14 @@ class TritonServer:
             ClipClient(server.grpc_address)
 
     Entering starts it and waits until it embeds; leaving stops it with everything that it started. The server also
-    ends when the thread that started it ends, however that comes about (Linux).
+    ends when the thread that started it ends, however that comes about (Linux; a killed caller leaves nothing but a
+    folder of a few links in the temporary directory).
 
     Args:
         repository: what `tritonclip export` wrote.
         host: IPv4 address or host name to listen on. The server has no authentication.
         grpc_port, http_port, metrics_port: 0 takes any free port.
-        log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver.log`.
+        log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver-GRPC_PORT.log`.
         server: `embedded`, `path` or `auto`, see `find_server`.
         extra_args: further flags for tritonserver; the last one given wins.
         startup_timeout_s: how long `wait_ready` waits.
@@ -61,10 +62,10 @@ class TritonServer:
         stop_grace_s: float = 20.0,
     ) -> None:
         self.repository = Path(repository).absolute()
-        self.log_path = Path(log_path).absolute() if log_path else default_log_path(self.repository)
         self.description = ""
         self._endpoints = Endpoints(host, grpc=grpc_port, http=http_port, metrics=metrics_port)
         self._server = server
+        self._log_path = Path(log_path).absolute() if log_path else None
         self._extra_args = tuple(extra_args)
         self._startup_timeout_s = startup_timeout_s
         self._stop_grace_s = stop_grace_s
@@ -102,6 +103,11 @@ class TritonServer:
         return self._endpoints.address("metrics")
 
     @property
+    def log_path(self) -> Path:
+        """The file with the server's output; its default is final once `start` has chosen the ports."""
+        return self._log_path or default_log_path(self.repository, self._endpoints.grpc)
+
+    @property
     def pid(self) -> int | None:
         """Process id of tritonserver, and of its process group; None before `start` and after `stop`."""
         return self._process.pid if self._process else None
@@ -115,14 +121,11 @@ class TritonServer:
         if self._process is not None:
             raise ServeError(f"this server is running already (process {self.pid}); stop it first")
         check_repository(self.repository)
-        run_dir = self._run_dir = Path(tempfile.mkdtemp(prefix="tritonclip-"))
-        installation = find_server(self._server, run_dir)
-        self._endpoints = self._claim_endpoints()
-        self.description = installation.description
-        command = command_line(installation, self.repository, self._endpoints, self._shared_memory_prefix(run_dir))
-        self._started_at = time.monotonic()
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._process = spawn([*command, *self._extra_args], {**os.environ, **installation.environment}, self.log_path)
+        try:
+            self._start(Path(tempfile.mkdtemp(prefix="tritonclip-")))
+        except BaseException:
+            self.stop()
+            raise
 
     def wait_ready(self, on_progress: Progress | None = None) -> float:
         """Wait until a real embedding of a picture and of a text comes back.
@@ -170,17 +173,24 @@ class TritonServer:
         if process is not None:
             end(process, self._stop_grace_s)
         if run_dir is not None:
-            remove_shared_memory(self._shared_memory_prefix(run_dir))
+            remove_shared_memory(_shared_memory_prefix(run_dir))
             shutil.rmtree(run_dir, ignore_errors=True)
+
+    def _start(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        installation = find_server(self._server, run_dir)
+        self._endpoints = self._claim_endpoints()
+        self.description = installation.description
+        command = command_line(installation, self.repository, self._endpoints, _shared_memory_prefix(run_dir))
+        environment = {**os.environ, **installation.environment}
+        self._started_at = time.monotonic()
+        self._process = spawn([*command, *self._extra_args], environment, self.log_path)
 
     def _claim_endpoints(self) -> Endpoints:
         wanted = self._endpoints
         flags = {"--grpc-port": wanted.grpc, "--http-port": wanted.http, "--metrics-port": wanted.metrics}
         grpc, http, metrics = claim_ports(wanted.host, flags).values()
         return Endpoints(wanted.host, grpc=grpc, http=http, metrics=metrics)
-
-    def _shared_memory_prefix(self, run_dir: Path) -> str:
-        return f"{run_dir.name}-"
 
     def _log(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
@@ -202,7 +212,7 @@ class TritonServer:
             return
         log = self._log()
         failures = diagnosis.find_failures(log)
-        if failures and status > 0:
+        if failures:
             raise ModelLoadError(failures, self.log_path)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         raise ServerDiedError(
@@ -219,7 +229,14 @@ class TritonServer:
         )
 
 
-def default_log_path(repository: Path) -> Path:
-    """Beside the repository, which stays as it was exported; where that is read-only, the temporary folder."""
+def default_log_path(repository: Path, grpc_port: int) -> Path:
+    """Beside the repository, which stays as it was exported; where that is read-only, the temporary directory.
+
+    The port keeps apart two servers of one repository.
+    """
     parent = repository.parent if os.access(repository.parent, os.W_OK) else Path(tempfile.gettempdir())
-    return parent / f"{repository.name}.tritonserver.log"
+    return parent / f"{repository.name}.tritonserver-{grpc_port}.log"
+
+
+def _shared_memory_prefix(run_dir: Path) -> str:
+    return f"{run_dir.name}-"
