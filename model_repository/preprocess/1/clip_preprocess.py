@@ -7,6 +7,7 @@ a faster way that stays within one level of it; whatever is not proven to, Pillo
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampl
 RESIZE_MODES = ("shortest", "longest", "squash")
 EXIF_MODES = ("transpose", "ignore")
 
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_PNG_SIZE = slice(16, 24)
 _JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,7 +105,7 @@ def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pi
 
 
 def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
-    """Pixels of one picture, uint8 [H, W, 3] (grey ones [H, W, 1]).
+    """Pixels of one picture, uint8 [H, W, 3].
 
     Raises:
         PictureError: too large, empty, of no known format, cut off or damaged.
@@ -110,7 +113,8 @@ def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
     with _open(encoded, settings) as image:
         try:
             decoded = _decode(image, encoded)
-            return _shape(_turn(decoded, _orientation(image), settings.exif), settings)
+            pixels = _shape(_turn(decoded, _orientation(image), settings.exif), settings)
+            return np.broadcast_to(pixels, (settings.height, settings.width, 3))
         except PictureError:
             raise
         except Exception as error:
@@ -126,6 +130,9 @@ def _open(encoded: bytes, settings: PictureSettings) -> Image.Image:
             f"a picture of {len(encoded)} bytes; at most {settings.max_bytes} are allowed; "
             "send a smaller picture or raise `max_bytes` of the model preprocess"
         )
+    if encoded.startswith(_PNG_START) and len(encoded) >= _PNG_SIZE.stop:
+        # Pillow reads on to the pixels before it tells a PNG's size; a header alone deserves the same answer.
+        _check_pixels("PNG", struct.unpack(">II", encoded[_PNG_SIZE]), settings)
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -135,13 +142,17 @@ def _open(encoded: bytes, settings: PictureSettings) -> Image.Image:
         ) from error
     except Exception as error:
         raise PictureError(f"a picture whose header is damaged ({error}); {_allowed()}; send the file again") from error
-    width, height = image.size
+    _check_pixels(image.format, image.size, settings)
+    return image
+
+
+def _check_pixels(image_format: str | None, size: tuple[int, int], settings: PictureSettings) -> None:
+    width, height = size
     if width * height > settings.max_pixels:
         raise PictureError(
-            f"a {image.format} of {width} x {height} = {width * height} pixels; at most {settings.max_pixels} are "
+            f"a {image_format} of {width} x {height} = {width * height} pixels; at most {settings.max_pixels} are "
             "allowed; send a smaller picture or raise `max_pixels` of the model preprocess"
         )
-    return image
 
 
 def _decode(image: Image.Image, encoded: bytes) -> Image.Image | Pixels:
