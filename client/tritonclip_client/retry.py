@@ -42,9 +42,10 @@ class RetryPolicy:
 
     def delays(self) -> Iterator[float]:
         """The pause before each repetition, in seconds."""
-        for attempt in range(self.retries):
-            delay_s = min(self.first_delay_s * 2**attempt, self.max_delay_s)
+        delay_s = self.first_delay_s
+        for _ in range(self.retries):
             yield delay_s * random.uniform(0.5, 1.0)
+            delay_s = min(2 * delay_s, self.max_delay_s)
 
 
 def call(rpc: Rpc, policy: RetryPolicy) -> CallFlow[Any]:
