@@ -141,8 +141,8 @@ def truncated_jpeg() -> bytes:
 
 
 BAD_IMAGES = {
-    "truncated JPEG": (truncated_jpeg(), "truncated"),
-    "text named .jpg": (b"this is no picture at all", "not"),
+    "truncated JPEG": (truncated_jpeg(), "cut off"),
+    "text named .jpg": (b"this is no picture at all", "are no picture"),
     "empty": (b"", "empty"),
     "huge header": (huge_png_header(), "50000"),
 }
