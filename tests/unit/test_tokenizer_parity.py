@@ -80,9 +80,7 @@ def test_ftfy_is_left_out_only_where_it_changes_nothing_but_quotes():
     for text in [*map(chr, range(0x80)), *map(chr, range(0xE000, 0x11000)), *fuzzed(4000, seed=3), *mixed(300)]:
         quick = clip_tokenize._fix_untouched(text)
         assert quick is None or quick == ftfy.fix_text(text)
-    assert all(
-        clip_tokenize._fix_untouched(text) is not None for text in mixed(300) if "&" not in text and "…" not in text
-    )
+    assert all(clip_tokenize._fix_untouched(text) is not None for text in mixed(300) if "&" not in text)
 
 
 @pytest.mark.parametrize(

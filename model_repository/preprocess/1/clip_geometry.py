@@ -56,8 +56,8 @@ def plan(size: tuple[int, int], target: tuple[int, int], resize_mode: str) -> Ge
     full = _FULL_SIZE[resize_mode](size, target)
     # open_clip resizes to a target that is not square with its default filter, whatever the configuration says.
     always_bicubic = resize_mode == "shortest" and target[0] != target[1]
-    axes = (_axis(*lengths) for lengths in zip(size, full, target, strict=True))
-    return Geometry(*axes, always_bicubic)
+    x, y = (_axis(*lengths) for lengths in zip(size, full, target, strict=True))
+    return Geometry(x, y, always_bicubic)
 
 
 def _axis(source: int, full: int, target: int) -> Axis:
