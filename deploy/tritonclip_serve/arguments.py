@@ -44,8 +44,6 @@ def command_line(
     return [
         str(installation.executable),
         f"--model-repository={repository}",
-        # The configs are complete; guessing at them starts every Python model twice (seconds until ready).
-        "--disable-auto-complete-config",
         *addresses,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",

@@ -7,11 +7,17 @@ import re
 
 from tritonclip_serve.errors import ModelFailure
 
+_SERVING = "Started GRPCInferenceService"
 _FAILURES = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
         r"\"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$",
         r"\"failed to load model '(?P<model>[^']+)': (?P<reason>.*)\"$",
+        r"ensemble (?P<model>\S+) (?P<reason>contains models that are not available or ambiguous: .*)\"$",
+        # The server waits for this one forever.
+        r"(?P<reason>Python model file not found in '.*/(?P<model>[^/]+)/\d+/[^/]+')$",
+        # A warm-up item that fails may take the server down before it says so of the model.
+        r"\"Failed to process the request\(s\) for model '(?P<model>.+?)(?:_\d+)+', message: (?P<reason>.*)\"$",
         r"\"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)\"$",
     )
 )
@@ -26,11 +32,12 @@ _TRACEBACK = "Traceback (most recent call last):"
 
 
 def find_failures(log: str) -> list[ModelFailure]:
-    """Every model that the log says did not load, once, in the order of the log."""
-    matches = [match for pattern in _FAILURES for match in pattern.finditer(log)]
+    """Every model that the log says did not load, once, the surest kind of line first."""
+    starting = log.partition(_SERVING)[0]
     reasons: dict[str, str] = {}
-    for match in sorted(matches, key=re.Match.start):
-        reasons.setdefault(match["model"], readable(match["reason"]) + _syntax_error(log, match))
+    # Of two lines about one model the kind that comes first in the table says more.
+    for match in (match for pattern in _FAILURES for match in pattern.finditer(starting)):
+        reasons.setdefault(match["model"], readable(match["reason"]) + _syntax_error(starting, match))
     return [ModelFailure(model, reason) for model, reason in reasons.items()]
 
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tritonclip_serve import diagnosis, readiness
+from tritonclip_serve import readiness
 from tritonclip_serve.arguments import Endpoints, command_line
-from tritonclip_serve.errors import ModelLoadError, NotReadyError, ServeError, ServerDiedError
+from tritonclip_serve.errors import NotReadyError, ServeError
 from tritonclip_serve.installation import find_server
 from tritonclip_serve.ports import claim_ports, is_listening
 from tritonclip_serve.process import end, remove_shared_memory, spawn
 from tritonclip_serve.repository import check_repository, model_names
-
-Progress = Callable[[str], None]
+from tritonclip_serve.watch import Progress, StartupWatch, explain_end
 
 _POLL_S = 0.05
 _PROBE_TIMEOUT_S = 30.0
+# A server that never answered has nothing in flight to wait for.
+_GRACE_BEFORE_READY_S = 5.0
 
 
 class TritonServer:
@@ -72,6 +72,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._run_dir: Path | None = None
         self._started_at = 0.0
+        self._ready = False
 
     def __enter__(self) -> TritonServer:
         try:
@@ -142,19 +143,21 @@ class TritonServer:
             NotReadyError: it answers, but not with embeddings, or not in time.
         """
         probes = readiness.read_probes(self.repository)
+        watch = StartupWatch(self.log_path, model_names(self.repository), on_progress)
         deadline = self._started_at + self._startup_timeout_s
-        last, said = "its gRPC port is not open yet", ""
-        while (now := time.monotonic()) < deadline:
+        last = None
+        while (left_s := deadline - time.monotonic()) > 0:
             self._check_alive()
-            said = self._report(on_progress, said)
-            try:
-                if is_listening(*self._endpoints.connectable("grpc")):
-                    readiness.ask(self.grpc_address, probes, min(_PROBE_TIMEOUT_S, deadline - now))
-                    return time.monotonic() - self._started_at
-            except readiness.StillStartingError as error:
-                last = str(error)
+            watch.look()
+            last = self._ask(probes, left_s)
+            if last is None:
+                self._ready = True
+                return time.monotonic() - self._started_at
             time.sleep(_POLL_S)
-        raise self._too_slow(last)
+        raise NotReadyError(
+            f"no embedding came back within {self._startup_timeout_s:g} s ({last}{watch.missing()}); give more time, "
+            f"or see {self.log_path}"
+        )
 
     def wait(self) -> None:
         """Wait until the server ends by itself, which it should not.
@@ -171,7 +174,8 @@ class TritonServer:
         process, run_dir = self._process, self._run_dir
         self._process = self._run_dir = None
         if process is not None:
-            end(process, self._stop_grace_s)
+            end(process, self._stop_grace_s if self._ready else min(self._stop_grace_s, _GRACE_BEFORE_READY_S))
+            self._ready = False
         if run_dir is not None:
             remove_shared_memory(_shared_memory_prefix(run_dir))
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -192,41 +196,22 @@ class TritonServer:
         grpc, http, metrics = claim_ports(wanted.host, flags).values()
         return Endpoints(wanted.host, grpc=grpc, http=http, metrics=metrics)
 
-    def _log(self) -> str:
-        return self.log_path.read_text(encoding="utf-8", errors="replace")
-
-    def _report(self, on_progress: Progress | None, said: str) -> str:
-        if on_progress is None:
-            return said
-        names = model_names(self.repository)
-        news = f"{len(diagnosis.loaded_models(self._log()))} of {len(names)} models loaded"
-        if news != said:
-            on_progress(news)
-        return news
+    def _ask(self, probes: tuple[readiness.Probe, ...], left_s: float) -> str | None:
+        """Why no embedding comes back yet; None when it does."""
+        if not is_listening(*self._endpoints.connectable("grpc")):
+            return "its gRPC port is not open yet"
+        try:
+            readiness.ask(self.grpc_address, probes, min(_PROBE_TIMEOUT_S, left_s))
+        except readiness.StillStartingError as error:
+            return str(error)
+        return None
 
     def _check_alive(self) -> None:
         if self._process is None:
             raise ServeError("this server is not running; call start() first")
         status = self._process.poll()
-        if status is None:
-            return
-        log = self._log()
-        failures = diagnosis.find_failures(log)
-        if failures:
-            raise ModelLoadError(failures, self.log_path)
-        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        raise ServerDiedError(
-            f"tritonserver ended by itself ({how}): {diagnosis.last_words(log)}\n  the whole log is in {self.log_path}"
-        )
-
-    def _too_slow(self, last: str) -> NotReadyError:
-        loaded = diagnosis.loaded_models(self._log())
-        waiting = sorted(set(model_names(self.repository)) - loaded)
-        missing = f"; not loaded: {', '.join(waiting)}" if waiting else ""
-        return NotReadyError(
-            f"no embedding came back within {self._startup_timeout_s:g} s ({last}{missing}); give more time, or see "
-            f"{self.log_path}"
-        )
+        if status is not None:
+            raise explain_end(status, self.log_path)
 
 
 def default_log_path(repository: Path, grpc_port: int) -> Path:

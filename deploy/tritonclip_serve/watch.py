@@ -1,0 +1,75 @@
+"""Follows the log of a server: what has loaded, what has failed, what it said at its end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tritonclip_serve import diagnosis
+from tritonclip_serve.errors import ModelLoadError, ServeError, ServerDiedError
+
+Progress = Callable[[str], None]
+
+# After a model failed the server still unloads the others before it ends; some failures it does not notice.
+_SETTLE_S = 8.0
+
+
+class StartupWatch:
+    """Watches one server while it loads its models.
+
+    Args:
+        log_path: the server's log.
+        models: the names of all models that it has to load.
+        on_progress: called with a short phrase whenever there is news.
+    """
+
+    def __init__(self, log_path: Path, models: Sequence[str], on_progress: Progress | None = None) -> None:
+        self._log_path = log_path
+        self._models = models
+        self._on_progress = on_progress
+        self._news = ""
+        self._failed_at: float | None = None
+
+    def look(self) -> None:
+        """Report what is new.
+
+        Raises:
+            ModelLoadError: a model failed, and the server has not ended by itself since.
+        """
+        log = read_log(self._log_path)
+        self._report(log)
+        failures = diagnosis.find_failures(log)
+        if failures and self._failed_at is None:
+            self._failed_at = time.monotonic()
+        if self._failed_at is not None and time.monotonic() - self._failed_at > _SETTLE_S:
+            raise ModelLoadError(failures, self._log_path)
+
+    def missing(self) -> str:
+        """The models that have not loaded yet, as a phrase; empty when there is none."""
+        waiting = sorted(set(self._models) - diagnosis.loaded_models(read_log(self._log_path)))
+        return f"; not loaded: {', '.join(waiting)}" if waiting else ""
+
+    def _report(self, log: str) -> None:
+        news = f"{len(diagnosis.loaded_models(log))} of {len(self._models)} models loaded"
+        if self._on_progress is not None and news != self._news:
+            self._on_progress(news)
+        self._news = news
+
+
+def explain_end(status: int, log_path: Path) -> ServeError:
+    """Why a server ended, from its exit status (negative: the signal) and its log."""
+    log = read_log(log_path)
+    failures = diagnosis.find_failures(log)
+    if failures:
+        return ModelLoadError(failures, log_path)
+    how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return ServerDiedError(
+        f"tritonserver ended by itself ({how}): {diagnosis.last_words(log)}\n  the whole log is in {log_path}"
+    )
+
+
+def read_log(path: Path) -> str:
+    """The log so far."""
+    return path.read_text(encoding="utf-8", errors="replace")
