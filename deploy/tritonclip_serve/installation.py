@@ -166,7 +166,6 @@ def _embedded_environment(package: Path) -> dict[str, str]:
         "LD_LIBRARY_PATH": _prepend(libraries, os.environ.get("LD_LIBRARY_PATH")),
         # The stub finds its packages through the first python on PATH, and ignores PYTHONPATH on 3.11.
         "PATH": _prepend((interpreter,), os.environ.get("PATH")),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
