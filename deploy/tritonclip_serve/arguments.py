@@ -44,6 +44,8 @@ def command_line(
     return [
         str(installation.executable),
         f"--model-repository={repository}",
+        # The exported configs are complete; completing them would start every Python model twice.
+        "--disable-auto-complete-config",
         *addresses,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
