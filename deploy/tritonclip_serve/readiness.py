@@ -85,8 +85,8 @@ def _check(probe: Probe, embedding: Any) -> None:
 
 def _first_element(path: Path) -> bytes | None:
     """The first element of a BYTES tensor as Triton serializes it: its length in 4 bytes, then the element."""
-    if not path.is_file():
+    content = path.read_bytes() if path.is_file() else b""
+    if len(content) <= _LENGTH.size:
         return None
-    content = path.read_bytes()
     (length,) = _LENGTH.unpack_from(content)
     return content[_LENGTH.size : _LENGTH.size + length]
