@@ -86,13 +86,16 @@ def segments(prefix):
 
 
 @pytest.fixture
-def serve(repository):
+def serve(repository, tmp_path):
     """Starts `tritonclip serve` and kills what is left of it when the test has failed."""
     started = []
 
     def start():
         command = [sys.executable, "-m", "tritonclip_client.main", "serve", str(repository), *ANY_PORTS]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        # A killed command cannot remove its folder of links.
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, **pipes, env=environment, text=True))
         return started[-1]
 
     yield start
