@@ -35,30 +35,48 @@ samples: Any = import_module("sample_pictures")
 PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "numpy", "torch", "torchvision", "open_clip_torch")
 SEED = 0
 TARGET_RATIO = 2.3
+MAIN_CASE = "shortest, bicubic"
 
 
 def main() -> int:
     """Time both, print the table, keep the report; 1 where the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--calls-a-turn", type=int, default=8)
     parser.add_argument("--name", default="preprocess_speed", help="file below benchmarks/results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     paired_timing.use_one_core()
-    cases = {f"{mode}, {filter_}": _measure(mode, filter_, args.rounds) for mode, filter_ in MODES}
-    report = {"seed": SEED, "rounds": args.rounds, "environment": paired_timing.environment(PACKAGES), "cases": cases}
+    cases = {name: _measure(*case, args.rounds, args.calls_a_turn) for name, case in CASES.items()}
+    report = {
+        "seed": SEED,
+        "rounds": args.rounds,
+        "calls_a_turn": args.calls_a_turn,
+        "environment": paired_timing.environment(PACKAGES),
+        "cases": cases,
+    }
     for name, case in cases.items():
         ours, theirs = 1000 * case["tritonclip_s"], 1000 * case["open_clip_s"]
-        print(f"{name:20} open_clip {theirs:6.2f} ms   served {ours:6.2f} ms   {case['ratio']:.2f} x")
+        print(
+            f"{name:30} {case['picture_bytes']:7.0f} B   open_clip {theirs:5.2f} ms   served {ours:5.2f} ms", end="   "
+        )
+        print(f"{case['ratio']:.2f} x (least {case['ratio_of_least']:.2f} x)")
     print(paired_timing.save(args.name, report))
-    return 0 if cases["shortest, bicubic"]["ratio"] >= TARGET_RATIO else 1
+    return 0 if cases[MAIN_CASE]["ratio"] >= TARGET_RATIO else 1
 
 
-MODES = (("shortest", "bicubic"), ("shortest", "bilinear"), ("squash", "bicubic"))
+# Grain decides how many bytes there are to decode, and decoding costs both sides the same.
+CASES = {
+    MAIN_CASE: ("shortest", "bicubic", 6.0),
+    "shortest, bicubic, less grain": ("shortest", "bicubic", 4.5),
+    "shortest, bicubic, more grain": ("shortest", "bicubic", 8.0),
+    "shortest, bilinear": ("shortest", "bilinear", 6.0),
+    "squash, bicubic": ("squash", "bicubic", 6.0),
+}
 
 
-def _measure(resize_mode: str, interpolation: str, rounds: int) -> dict[str, float]:
-    encoded = samples.encode(samples.photo((1024, 768), SEED), "JPEG", quality=90, subsampling="4:2:0")
+def _measure(resize_mode: str, interpolation: str, grain: float, rounds: int, calls: int) -> dict[str, float]:
+    encoded = samples.encode(samples.photo((1024, 768), SEED, grain), "JPEG", quality=90, subsampling="4:2:0")
     transform = open_clip.transform.image_transform(
         224, is_train=False, resize_mode=resize_mode, interpolation=interpolation
     )
@@ -69,6 +87,7 @@ def _measure(resize_mode: str, interpolation: str, rounds: int) -> dict[str, flo
         lambda: transform(Image.open(io.BytesIO(encoded))),
         lambda: clip_preprocess.preprocess(encoded, settings),
         rounds,
+        calls,
     )
     return {"picture_bytes": len(encoded), **timing, "worst_difference_levels": _difference(encoded, settings)}
 

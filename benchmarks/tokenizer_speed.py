@@ -57,7 +57,8 @@ def main() -> int:
     }
     for name, case in cases.items():
         ours, theirs = BATCH / case["tritonclip_s"], BATCH / case["open_clip_s"]
-        print(f"{name:14} open_clip {theirs:8.0f} texts/s   served {ours:8.0f} texts/s   {case['ratio']:.2f} x")
+        print(f"{name:14} open_clip {theirs:6.0f} texts/s   served {ours:7.0f} texts/s", end="   ")
+        print(f"{case['ratio']:.2f} x (least {case['ratio_of_least']:.2f} x)")
     print(paired_timing.save(args.name, report))
     return 0 if min(cases[name]["ratio"] for name in ("captions", "mixed scripts")) >= TARGET_RATIO else 1
 

@@ -12,13 +12,13 @@ from PIL import ExifTags, Image, ImageDraw, features
 SIZE = (401, 302)
 
 
-def photo(size: tuple[int, int] = SIZE, seed: int = 0) -> Image.Image:
-    """Smooth gradients, shapes with hard edges and mild grain."""
+def photo(size: tuple[int, int] = SIZE, seed: int = 0, grain: float = 6.0) -> Image.Image:
+    """Smooth gradients, shapes with hard edges and mild grain, its standard deviation in levels."""
     width, height = size
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = [90 * np.sin(x / 40 + y / 90), 80 * np.cos(y / 30), 70 * np.sin((x + y) / 55)]
-    levels = 128 + np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
+    levels = 128 + np.stack(waves, -1) + rng.normal(0, grain, (height, width, 3))
     image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(12):

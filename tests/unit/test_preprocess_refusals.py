@@ -7,6 +7,7 @@ import struct
 import sys
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,16 @@ def test_the_index_of_a_bad_picture_is_named():
 def test_parameters_that_no_transform_has_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name}|unpack"):
         settings_from(PARAMETERS | {name: value})
+
+
+def test_threads_and_pictures_of_many_sizes_do_not_mix():
+    files = [
+        encode(photo((60 + 37 * n, 90 + 11 * n), seed=n).convert("RGB" if n % 3 else "L"), "JPEG") for n in range(12)
+    ]
+    alone = [preprocess(encoded, SETTINGS).copy() for encoded in files]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda encoded: preprocess(encoded, SETTINGS), files * 20))
+    assert all(np.array_equal(pixels, alone[n % 12]) for n, pixels in enumerate(together))
 
 
 def test_the_checked_in_warm_up_is_a_real_picture():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_threads = threading.local()
+SCRATCH_BYTES = 1 << 24
 
 # The pixel limit is this module's, checked before anything is decoded, with a message for the caller.
 Image.MAX_IMAGE_PIXELS = None
@@ -166,18 +170,29 @@ def _decode(image: Image.Image, encoded: bytes) -> Image.Image | Pixels:
 
 
 def _decode_jpeg(image: Image.Image, encoded: bytes) -> Pixels | None:
-    """Pixels as Pillow decodes them, to the bit; None where Pillow should have its say.
+    """Pixels as Pillow decodes them, to the bit, until this thread decodes again; None where Pillow should do it.
 
     Raises:
         PictureError: part of the picture's data is missing; Pillow would fill it with grey.
     """
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(encoded, colorspace=_JPEG_COLORS[image.mode])
+        pixels: Pixels = simplejpeg.decode_jpeg(encoded, colorspace=_JPEG_COLORS[image.mode], buffer=_scratch(image))
     except ValueError as error:
         if "premature" in str(error).lower():
             raise _damaged(image, error) from error
         return None
     return pixels
+
+
+def _scratch(image: Image.Image) -> bytearray | None:
+    """This thread's memory for decoded pixels: fresh memory for each picture costs a tenth of the decoding."""
+    size = image.width * image.height * len(image.getbands())
+    if size > SCRATCH_BYTES:
+        return None
+    buffer: bytearray = getattr(_threads, "scratch", bytearray())
+    if len(buffer) < size:
+        buffer = _threads.scratch = bytearray(size)
+    return buffer
 
 
 def _orientation(image: Image.Image) -> int | None:
