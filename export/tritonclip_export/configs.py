@@ -101,6 +101,7 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
             "logit_scale": repr(scoring.logit_scale),
             "logit_bias": repr(scoring.logit_bias),
         },
+        "text_gate": {},
         **dict.fromkeys(ENSEMBLES, ensemble),
     }
 
