@@ -28,6 +28,7 @@ CONTRACT = {
     ),
     "embed_image": ({"image": "BYTES"}, {"embedding": "FP32"}),
     "embed_text": ({"text": "BYTES"}, {"embedding": "FP32"}),
+    "text_gate": ({"text": "BYTES", "image_embedding": "FP32"}, {"gated_text": "BYTES"}),
     "clip": (
         {"image": "BYTES", "text": "BYTES"},
         {"logits": "FP32", "probabilities": "FP32", "image_features": "FP32", "text_features": "FP32"},
@@ -163,11 +164,21 @@ def test_a_bad_image_is_named_and_is_the_callers_fault(triton, kind: str) -> Non
         assert "Traceback" not in caught.value.message()
 
 
+def test_a_bad_image_is_answered_while_the_texts_are_new(triton) -> None:
+    """Triton before 26.02 loses such a request where both branches of an ensemble run side by side."""
+    for number in range(30):
+        texts = column([b"text %d that is in no cache" % number])
+        with pytest.raises(InferenceServerException, match="are no picture"):
+            infer(triton, "clip", image=column([b"bad"]), text=texts)
+
+
 def test_invalid_utf8_is_named(triton) -> None:
-    with pytest.raises(InferenceServerException) as caught:
-        infer(triton, "embed_text", text=column([b"fine", b"\xff\xfe broken"]))
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert "text[1]: " in caught.value.message()
+    texts = column([b"fine", b"\xff\xfe broken"])
+    for model, arrays in (("embed_text", {}), ("clip", {"image": column([png(1)])})):
+        with pytest.raises(InferenceServerException) as caught:
+            infer(triton, model, text=texts, **arrays)
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+        assert "text[1]: " in caught.value.message()
 
 
 @pytest.mark.parametrize(("model", "tensor", "count"), [("embed_image", "image", 33), ("embed_text", "text", 65)])
