@@ -8,7 +8,7 @@ DEMO_DIR ?= work/demo
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench demo-checkpoint constraints clean
+.PHONY: help install demo test test-all test-gpu lint format bench demo-checkpoint constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ test: $(STAMP) ## run the tests, on the real server (under 20 minutes on two cor
 
 test-all: $(STAMP) ## run every test, the slow ones too
 	$(BIN)/python -m pytest
+
+test-gpu: $(STAMP) work/vit-b-32 ## on a GPU machine: run the GPU tests and the benchmark with ONNX Runtime's CUDA build
+	$(PIP_INSTALL) onnxruntime-gpu
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/served_vs_inprocess.py --repository work/vit-b-32
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
