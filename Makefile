@@ -31,6 +31,7 @@ test-all: $(STAMP) ## run every test, the slow ones too
 	$(BIN)/python -m pytest
 
 test-gpu: $(STAMP) work/vit-b-32 ## on a GPU machine: run the GPU tests and the benchmark with ONNX Runtime's CUDA build
+	$(BIN)/python -m pip uninstall --yes onnxruntime
 	$(PIP_INSTALL) onnxruntime-gpu
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/served_vs_inprocess.py --repository work/vit-b-32
