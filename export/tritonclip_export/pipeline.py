@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -60,20 +60,24 @@ def export(request: ExportRequest) -> dict[str, Any]:
         ExportError: one of its kinds; then the output directory is as it was before.
     """
     repository.check_output(request.out, force=request.force)
+    # Where OUT is a link, the link stays and what it points to is replaced.
+    out = request.out.resolve()
     with step("read the checkpoint"):
         checkpoint = _load(request)
         adapters = [(read_adapter(path), weight) for path, weight in request.adapters]
     with step(f"merge {len(adapters)} adapters" if adapters else "take the weights as they are"):
-        merged = merge_adapters(checkpoint.state_dict, adapters)
+        # What is served is float32, so rounding the merged weights to the checkpoint's float16 would only lose.
+        in_float32 = {name: tensor.float() for name, tensor in checkpoint.state_dict.items()}
+        merged = merge_adapters(in_float32, adapters)
         spec = _stamp(build_spec(checkpoint, merged.state_dict), merged)
     probes = make_probes(
         checkpoint.preprocess_cfg, spec.text, pictures=request.probe_pictures, texts=request.probe_texts
     )
-    with repository.staged(request.out) as staging:
+    with repository.staged(out) as staging:
         report = _convert(checkpoint, adapters, merged, spec, probes, staging)
         _complete(checkpoint, spec, request.limits, staging)
-        manifest.write_manifest(staging, _manifest(checkpoint, request, merged, spec, report))
-    return manifest.read_manifest(request.out)
+        manifest.write_manifest(staging, _manifest(checkpoint, adapters, merged, spec, report))
+    return manifest.read_manifest(out)
 
 
 def _load(request: ExportRequest) -> Checkpoint:
@@ -88,7 +92,9 @@ def _load(request: ExportRequest) -> Checkpoint:
 
 
 def _stamp(spec: ServingSpec, merged: MergeResult) -> ServingSpec:
-    content = f"{weights_hash(merged.state_dict)}\n{spec.to_json()}"
+    # What people call the model changes no embedding.
+    nameless = replace(spec, name="", architecture="")
+    content = f"{weights_hash(merged.state_dict)}\n{nameless.to_json()}"
     return spec.with_fingerprint(hashlib.sha256(content.encode()).hexdigest())
 
 
@@ -144,7 +150,7 @@ def _tokenizer(spec: ServingSpec) -> Any:
 
 def _manifest(
     checkpoint: Checkpoint,
-    request: ExportRequest,
+    adapters: Sequence[tuple[Adapter, float]],
     merged: MergeResult,
     spec: ServingSpec,
     report: parity.ParityReport,
@@ -154,8 +160,12 @@ def _manifest(
         "spec": asdict(spec),
         "source": {**checkpoint.source, "weights_sha256": weights_hash(checkpoint.state_dict)},
         "adapters": [
-            {"path": str(path), "weight": weight, "files": manifest.file_hashes(path)}
-            for path, weight in request.adapters
+            {
+                "path": str(adapter.path),
+                "weight": weight,
+                "files": {file.name: manifest.file_hash(file) for file in adapter.files},
+            }
+            for adapter, weight in adapters
         ],
         "merge": {**merged.report.to_dict(), "notes": list(merged.report.warnings)},
         "parity": report.to_dict(),

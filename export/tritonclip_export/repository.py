@@ -62,7 +62,9 @@ def staged(out: Path) -> Iterator[Path]:
     staging = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(templates(), staging, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx"))
+        shutil.copytree(
+            templates(), staging, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
+        )
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise RepositoryError(f"{out.parent} cannot be written to ({error}); give another directory") from error
@@ -88,7 +90,12 @@ def _replace(staging: Path, out: Path) -> None:
     old = out.parent / f".{out.name}.old-{os.getpid()}"
     if out.exists():
         out.rename(old)
-    staging.rename(out)
+    try:
+        staging.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -94,8 +94,8 @@ class ScoringSpec:
 class ServingSpec:
     """Everything downstream of the merged weights; see the module.
 
-    `fingerprint` is the SHA-256 of merged weights, spec and precision: two embeddings are comparable
-    if and only if their fingerprints are equal.
+    `fingerprint` is the SHA-256 of merged weights, spec (but for its names) and precision: embeddings of
+    equal fingerprints are comparable.
     """
 
     name: str
