@@ -81,12 +81,14 @@ def load_checkpoint(
             )
         checkpoint = sources.from_hub(source) if source.startswith(HUB_SCHEME) else sources.from_path(folder)
     else:
+        model_cfg = sources.named_architecture(source)
         if sum(given) != 1:
             raise CheckpointError(
                 f"the architecture {source!r} needs weights, {sum(given)} sources of them were given; give "
                 "exactly one of --weights FILE, --pretrained TAG and --random-weights SEED"
             )
-        checkpoint = sources.from_architecture(source, weights, pretrained, like, random_weights)
+        checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights)
+    check_supported(checkpoint.model_cfg)
     return checkpoint if name is None else _renamed(checkpoint, name)
 
 
@@ -94,7 +96,7 @@ def new_model(model_cfg: Mapping[str, Any]) -> open_clip.CLIP:
     """A float32 open_clip model in eval mode with untrained weights."""
     check_supported(model_cfg)
     known = {key: value for key, value in model_cfg.items() if key != "custom_text"}
-    with quiet_open_clip():
+    with quiet_open_clip(), _only_known_keys():
         return open_clip.CLIP(**known).float().eval()
 
 
@@ -102,9 +104,16 @@ def check_supported(model_cfg: Mapping[str, Any]) -> None:
     """Refuse what the served graphs would silently get wrong.
 
     Raises:
-        CheckpointError: names the part of the config and what is supported.
+        CheckpointError: names the part of the config that is missing or not supported.
     """
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
+    if missing:
+        raise CheckpointError(
+            f"the model config has no {' and no '.join(missing)}; a CLIP's has embed_dim, vision_cfg and text_cfg"
+        )
     vision, text = dict(model_cfg["vision_cfg"]), dict(model_cfg["text_cfg"])
+    with _only_known_keys():
+        open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)
     problems = {
         "a Hugging Face text tower": "hf_model_name" in text,
         "a tokenizer from a hub": "hf_tokenizer_name" in text,
@@ -171,6 +180,17 @@ def quiet_open_clip() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+@contextmanager
+def _only_known_keys() -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:
+        raise CheckpointError(
+            f"the model config is none of open_clip {open_clip.__version__} ({error}); correct model_cfg, or "
+            "install the open_clip that wrote it"
+        ) from error
 
 
 def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:

@@ -18,7 +18,7 @@ _declared: list[torch.library.Library] = []
 def _ensure_torchvision() -> None:
     """Import torchvision, with the operators that its import needs declared if they are missing."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

@@ -21,7 +21,15 @@ OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HF_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+HF_SHARDS = ("model-*.safetensors", "pytorch_model-*.bin")
+HF_PREPROCESSOR = "preprocessor_config.json"
+HF_PROCESSOR = "processor_config.json"
 
 # Pillow's numbers, which Hugging Face's preprocessor_config.json stores.
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -49,7 +57,7 @@ def from_hub(source: str) -> Checkpoint:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository = source.removeprefix(HUB_SCHEME)
-    wanted = ["*.json", *OPEN_CLIP_WEIGHTS, *HF_WEIGHTS]
+    wanted = ["*.json", *OPEN_CLIP_WEIGHTS, *HF_WEIGHTS, *HF_SHARDS]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -62,19 +70,25 @@ def from_hub(source: str) -> Checkpoint:
     return Checkpoint(**{**checkpoint.__dict__, "name": short, "source": {"hub": repository}})
 
 
+def named_architecture(name: str) -> dict[str, Any]:
+    """The model config of one of open_clip's architectures."""
+    model_cfg: dict[str, Any] | None = open_clip.get_model_config(name)
+    if model_cfg is None:
+        close = get_close_matches(name, open_clip.list_models(), n=4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise CheckpointError(f"{name!r} is neither a directory nor an open_clip architecture{hint}")
+    return model_cfg
+
+
 def from_architecture(
     architecture: str,
+    model_cfg: dict[str, Any],
     weights: Path | None,
     pretrained: str | None,
     like: str | None,
     random_weights: int | None,
 ) -> Checkpoint:
     """Build one of open_clip's named architectures with weights from a file, a tag or a seed."""
-    model_cfg = open_clip.get_model_config(architecture)
-    if model_cfg is None:
-        close = get_close_matches(architecture, open_clip.list_models(), n=4)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise CheckpointError(f"{architecture!r} is neither a directory nor an open_clip architecture{hint}")
     if random_weights is not None:
         return _with_random_weights(architecture, model_cfg, random_weights)
     tag = pretrained or like
@@ -114,7 +128,7 @@ def _from_hf_directory(path: Path) -> Checkpoint:
             f"{path / HF_CONFIG} is a model of type {kind!r}; this version exports 'clip' (CLIPModel)"
         )
     model_cfg = open_clip_model_cfg(CLIPConfig.from_pretrained(path))
-    preprocess_cfg = _hf_preprocess(path / "preprocessor_config.json", model_cfg["vision_cfg"]["image_size"])
+    preprocess_cfg = _hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"]["image_size"])
     tensors = names.from_hf(read_weights(_first_present(path, HF_WEIGHTS)))
     name = path.resolve().name
     return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, {"directory": str(path)})
@@ -122,7 +136,8 @@ def _from_hf_directory(path: Path) -> Checkpoint:
 
 def _hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
     """Translate a CLIPImageProcessor; refuse what open_clip's transforms cannot express."""
-    config = _read_json(path)
+    config = _hf_processor(path)
+    _refuse_missing_steps(config, path)
     size, crop = config.get("size", {}), config.get("crop_size", {})
     size = {"shortest_edge": size} if isinstance(size, int) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
@@ -145,12 +160,35 @@ def _hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
     return _complete_preprocess(
         {
             "size": image_size,
-            "mean": config["image_mean"],
-            "std": config["image_std"],
+            "mean": config.get("image_mean", open_clip.OPENAI_DATASET_MEAN),
+            "std": config.get("image_std", open_clip.OPENAI_DATASET_STD),
             "interpolation": _RESAMPLE[resample],
             "resize_mode": resize_mode,
         }
     )
+
+
+def _hf_processor(path: Path) -> dict[str, Any]:
+    """The settings of the image processor: a file of its own, or part of the CLIPProcessor's."""
+    if path.is_file():
+        return _read_json(path)
+    whole = path.parent / HF_PROCESSOR
+    config = _read_json(whole).get("image_processor") if whole.is_file() else None
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"{path.parent} does not say how its pictures are prepared: it has no {path.name}; save the model's "
+            "CLIPProcessor into it"
+        )
+    return config
+
+
+def _refuse_missing_steps(config: dict[str, Any], path: Path) -> None:
+    off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not config.get(step, True)]
+    if off:
+        raise CheckpointError(
+            f"{path} switches {', '.join(off)} off; this version serves pictures that are resized, scaled to 0 "
+            "to 1 and normalized"
+        )
 
 
 def _with_random_weights(architecture: str, model_cfg: dict[str, Any], seed: int) -> Checkpoint:

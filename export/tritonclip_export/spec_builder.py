@@ -17,7 +17,7 @@ def build_spec(checkpoint: Checkpoint, state_dict: Mapping[str, torch.Tensor]) -
     """The spec of `checkpoint` with the merged weights `state_dict`; not stamped with a fingerprint.
 
     Raises:
-        CheckpointError: its preprocessing, vocabulary and towers contradict each other.
+        CheckpointError: its preprocessing, vocabulary and towers contradict each other, or the scale is missing.
     """
     return ServingSpec(
         name=checkpoint.name,
@@ -75,6 +75,10 @@ def _text_spec(model_cfg: Mapping[str, Any]) -> TextSpec:
 
 
 def _scoring_spec(state_dict: Mapping[str, torch.Tensor]) -> ScoringSpec:
+    if "logit_scale" not in state_dict:
+        raise CheckpointError(
+            "the weights have no logit_scale, so no score can be computed; export a whole CLIP, both towers and scale"
+        )
     bias = state_dict.get("logit_bias")
     return ScoringSpec(
         kind="softmax" if bias is None else "sigmoid",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,13 +14,15 @@ from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+# Lists which of several files holds which weight.
+INDEX_SUFFIX = ".index.json"
 
 # Scalars that OpenAI's files carry beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from safetensors, or from a pickle that holds nothing but tensors.
+    """Read a state dict from safetensors, from a pickle that holds nothing but tensors, or from an index of such files.
 
     Training wrappers are taken off: a `state_dict` entry, and the `module.` prefix of data parallel.
 
@@ -27,10 +31,21 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; give a file ending in {', '.join(SUFFIXES)}")
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path)
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path} is no file of weights; allowed: {', '.join(SUFFIXES)}")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     return _unwrap(tensors, path)
+
+
+def _read_shards(index: Path) -> dict[str, torch.Tensor]:
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is no index of weights ({error!r}); copy or download it again") from error
+    shards = [read_weights(index.parent / Path(file).name) for file in files]
+    return {name: tensor for shard in shards for name, tensor in shard.items()}
 
 
 def _read_safetensors(path: Path) -> object:
@@ -41,22 +56,33 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_pickle(path: Path) -> object:
+    if _is_script(path):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, as OpenAI published CLIP; read it with torch.jit.load where you trust "
+            "it, and save its state dict as safetensors"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path} holds more than tensors and would run code when read ({reason}); save its state dict "
-            "as safetensors in an environment where you trust it"
+            f"{path} is no file of weights, or holds more than tensors and would run code when read; if you trust "
+            "it, save its state dict as safetensors"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); copy or download it again") from error
 
 
+def _is_script(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def _unwrap(tensors: object, path: Path) -> dict[str, torch.Tensor]:
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
         tensors = tensors["state_dict"]
-    if not isinstance(tensors, dict) or not tensors:
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(key, str) for key in tensors):
         raise CheckpointError(f"{path} holds {type(tensors).__name__}, not a state dict of named tensors")
     named = {key.removeprefix("module."): value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
     strange = [key for key, value in named.items() if not isinstance(value, torch.Tensor)]

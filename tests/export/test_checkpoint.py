@@ -1,6 +1,8 @@
 """Reading checkpoints: every source, and everything that must be refused before anything is written."""
 
 import json
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -48,13 +50,82 @@ def test_a_hugging_face_directory_gives_the_same_embeddings(tmp_path: Path) -> N
     assert checkpoint.preprocess_cfg["interpolation"] == "bicubic"
 
 
-def test_a_hugging_face_preprocessor_that_pads_is_refused(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIPModel in several files of weights, without its processor."""
     from tritonclip_export.hf_clip import build_hf_clip
 
-    build_hf_clip(MODEL_CFG, tiny_state_dict()).save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"longest_edge": 32}}))
-    with pytest.raises(CheckpointError, match="longest_edge"):
-        load_checkpoint(str(tmp_path))
+    folder = tmp_path_factory.mktemp("hf")
+    build_hf_clip(MODEL_CFG, tiny_state_dict()).half().save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+def _with_processor(hugging_face: Path, folder: Path, file: str, settings: dict[str, object]) -> str:
+    shutil.copytree(hugging_face, folder, dirs_exist_ok=True)
+    (folder / file).write_text(json.dumps(settings))
+    return str(folder)
+
+
+CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": {"longest_edge": 32}}, "longest_edge"),
+        ({**CROP, "do_normalize": False}, "switches do_normalize off"),
+        ({**CROP, "do_resize": False, "do_rescale": False}, "switches do_resize, do_rescale off"),
+    ],
+)
+def test_a_hugging_face_preprocessor_that_cannot_be_served_is_refused(
+    hugging_face: Path, tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    source = _with_processor(hugging_face, tmp_path, "preprocessor_config.json", settings)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(source)
+
+
+def test_a_hugging_face_directory_without_processor_says_what_is_missing(hugging_face: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no preprocessor_config\.json; save the model's CLIPProcessor"):
+        load_checkpoint(str(hugging_face))
+
+
+def test_the_processor_may_stand_in_one_file_and_the_weights_in_many(hugging_face: Path, tmp_path: Path) -> None:
+    source = _with_processor(hugging_face, tmp_path, "processor_config.json", {"image_processor": CROP})
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    checkpoint = load_checkpoint(source)
+    assert checkpoint.preprocess_cfg["mean"] == open_clip.OPENAI_DATASET_MEAN
+    expected = {name: tensor.half() for name, tensor in tiny_state_dict().items()}
+    assert set(checkpoint.state_dict) == set(expected)
+    assert all(torch.equal(checkpoint.state_dict[name], expected[name]) for name in expected)
+
+
+def test_a_missing_shard_is_named(hugging_face: Path, tmp_path: Path) -> None:
+    source = _with_processor(hugging_face, tmp_path, "preprocessor_config.json", dict(CROP))
+    lost = min(tmp_path.glob("model-*.safetensors"))
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=lost.name):
+        load_checkpoint(source)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_cfg": None}, "has no vision_cfg"),
+        ({"text_cfg": {"heads_up": 1}}, "unexpected keyword argument 'heads_up'"),
+        ({"from_the_future": 1}, "unexpected keyword argument 'from_the_future'"),
+    ],
+)
+def test_a_model_config_of_another_open_clip_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    model_cfg = {key: value for key, value in {**config["model_cfg"], **change}.items() if value is not None}
+    path.write_text(json.dumps({**config, "model_cfg": model_cfg}))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(str(folder)).build()
 
 
 def test_weights_without_their_preprocessing_are_not_guessed(tmp_path: Path) -> None:
@@ -79,6 +150,7 @@ def test_like_brings_activation_and_preprocessing(tmp_path: Path) -> None:
     [
         ("ViT-B-32", {}, "0 sources"),
         ("ViT-B-32", {"pretrained": "openai", "random_weights": 1}, "2 sources"),
+        ("./no-such-folder", {}, "neither a directory nor an open_clip architecture"),
         ("ViT-B-33", {"random_weights": 1}, "neither a directory nor an open_clip architecture"),
         ("ViT-B32", {"random_weights": 1}, "did you mean ViT-B-32"),
         ("ViT-B-32", {"weights": Path("missing.safetensors"), "like": "nothing"}, "no tag 'nothing'"),
@@ -167,3 +239,21 @@ def test_training_wrappers_are_taken_off(tmp_path: Path) -> None:
     path = tmp_path / "epoch_3.pt"
     torch.save({"epoch": 3, "state_dict": {"module.a": torch.ones(2)}}, path)
     assert list(read_weights(path)) == ["a"]
+
+
+def test_a_torchscript_program_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ViT-B-32.pt"
+    with warnings.catch_warnings():
+        # torch deprecates making what people still have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path))
+    with pytest.raises(CheckpointError, match="TorchScript program.*state dict as safetensors"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [{1: torch.zeros(2)}, torch.zeros(2), {}])
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="not a state dict of named tensors"):
+        read_weights(path)

@@ -76,3 +76,8 @@ def test_preprocessing_of_another_size_than_the_tower_is_refused() -> None:
     checkpoint = Checkpoint("x", "x", MODEL_CFG, {**PREPROCESS_CFG, "size": 64}, {})
     with pytest.raises(CheckpointError, match="64 x 64.*32 x 32"):
         build_spec(checkpoint, tiny_state_dict())
+
+
+def test_weights_without_a_scale_are_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="no logit_scale"):
+        build_spec(checkpoint, {})
