@@ -216,6 +216,25 @@ def metrics(server: TritonServer, name: str, model: str) -> float:
     return sum(float(value) for value in values)
 
 
+@pytest.mark.parametrize(("length", "first"), [(16, 60_000), (200, 0)])
+def test_ids_that_the_tower_does_not_know_fail_alone(triton, length: int, first: int) -> None:
+    """Good ids are in flight beside them, so that those of one length meet in one batch."""
+    good = [np.full((1, 16), 100 + index, np.int32) for index in range(48)]
+    # All different: Triton 2.51 caches a failure too, and answers its repetition with no outputs at all.
+    bad = [np.full((1, length), first + index, np.int32) for index in range(48)]
+
+    def ask(input_ids: np.ndarray) -> np.ndarray | str:
+        try:
+            return infer(triton, "text_encoder", input_ids=input_ids)["text_embedding"]
+        except InferenceServerException as error:
+            return f"{error.status()} {error.message()}"
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, [ids for pair in zip(good, bad, strict=True) for ids in pair]))
+    assert all(isinstance(answer, np.ndarray) for answer in answers[::2])
+    assert all("INVALID_ARGUMENT input_ids" in str(answer) for answer in answers[1::2])
+
+
 def test_requests_of_several_callers_run_as_one_batch(triton, server: TritonServer) -> None:
     def counts() -> np.ndarray:
         return np.array([metrics(server, f"nv_inference_{kind}", "image_encoder") for kind in ("count", "exec_count")])

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
+
+# What a graph raises for an input of the right type: an id beyond the vocabulary, a text beyond the context.
+REFUSALS = (InvalidArgument, Fail)
 
 
 class Encoder:

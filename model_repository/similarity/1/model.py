@@ -1,6 +1,7 @@
 """Scores N image embeddings against M text embeddings as the checkpoint was trained to be scored."""
 
 import json
+from typing import Any
 
 import clip_scores
 import triton_python_backend_utils as pb_utils
@@ -9,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     """`image_embedding` [N, D] and `text_embedding` [M, D] to logits and probabilities [N, M]."""
 
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
         self.scoring = clip_scores.Scoring(
             kind=parameters["scoring"]["string_value"],
@@ -17,10 +18,10 @@ class TritonPythonModel:
             logit_bias=float(parameters["logit_bias"]["string_value"]),
         )
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: Any) -> Any:
         image = pb_utils.get_input_tensor_by_name(request, "image_embedding").as_numpy()
         text = pb_utils.get_input_tensor_by_name(request, "text_embedding").as_numpy()
         try:
