@@ -21,6 +21,9 @@ EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features"
 HEADER = "# Written by `tritonclip export`; the commented original is in tritonclip's model_repository/.\n"
 
 
+_LEAST = {"image_batch": 1, "text_batch": 1, "preprocess_instances": 1, "intra_op_threads": 0}
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much the server takes at once.
@@ -37,7 +40,7 @@ class Limits:
     intra_op_threads: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("image_batch", 1), ("text_batch", 1), ("preprocess_instances", 1)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise RepositoryError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 

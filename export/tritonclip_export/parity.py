@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from tritonclip_export.errors import ParityError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.probes import Probes
+from tritonclip_export.probes import CHUNK, Probes
 from tritonclip_export.towers import ImageTower, TextTower
 
 # The least cosine that any single probe may have against float32 PyTorch.
@@ -99,7 +99,10 @@ def compare_stages(
     """
     image_reference, text_reference = reference
     with torch.no_grad():
-        merged = (towers[0](probes.pixels).numpy(), towers[1](probes.input_ids).numpy())
+        merged = tuple(
+            torch.cat([tower(chunk) for chunk in inputs.split(CHUNK)]).numpy()
+            for tower, inputs in zip(towers, (probes.pixels, probes.input_ids), strict=True)
+        )
     image_onnx, text_onnx = (OnnxTower(path) for path in onnx_files)
     served = (image_onnx(probes.pixels.numpy()), text_onnx(probes.input_ids.numpy()))
     report.comparisons = [
@@ -129,9 +132,8 @@ class OnnxTower:
         self._session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, batch: Array, size: int | None = None) -> Array:
+    def __call__(self, batch: Array, size: int = CHUNK) -> Array:
         """Embed `batch`, `size` rows at a time; float32 [N, D]."""
-        size = size or len(batch)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         return np.concatenate([self._session.run(None, {self._input: part})[0] for part in parts])
 

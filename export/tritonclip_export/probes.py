@@ -17,6 +17,8 @@ from tritonclip_export.spec import TextSpec
 SEED = 20260
 # Landscape, portrait, square, smaller than the tower, and a strip: squash and crop differ on all but one.
 SIZES = ((640, 480), (480, 640), (512, 512), (96, 64), (900, 200), (333, 500), (1024, 768), (200, 200))
+# Probes that a tower embeds at a time: the user's own may be thousands.
+CHUNK = 32
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 TEXTS = (

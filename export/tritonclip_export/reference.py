@@ -13,6 +13,7 @@ from tritonclip_export.hf_clip import build_hf_clip
 from tritonclip_export.lora.read import Adapter
 from tritonclip_export.lora.unmerged import ReferenceUnavailable, attach_unmerged
 from tritonclip_export.lora.weights import base_weights
+from tritonclip_export.probes import CHUNK
 
 __all__ = ["Reference", "ReferenceUnavailable", "unmerged_reference"]
 
@@ -110,4 +111,5 @@ def _embed(features: Features, inputs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad(), warnings.catch_warnings():
         # PEFT warns when the attention's own merge adds a second adapter, as it was asked to.
         warnings.simplefilter("ignore")
-        return torch.nn.functional.normalize(features(inputs).float(), dim=-1)
+        embedded = torch.cat([features(chunk).float() for chunk in inputs.split(CHUNK)])
+        return torch.nn.functional.normalize(embedded, dim=-1)

@@ -20,6 +20,7 @@ from lora_models import (
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
+from tritonclip_export.probes import CHUNK
 from tritonclip_export.reference import Reference, ReferenceUnavailable, unmerged_reference
 
 STATE_DICT = random_state_dict()
@@ -139,3 +140,16 @@ def test_a_tensor_that_peft_does_not_find_is_not_passed_over(tmp_path: Path) -> 
     save_file(kept, weights)
     with pytest.raises(ReferenceUnavailable, match="misses tensors"):
         reference((read_adapter(adapter.path), 1.0))
+
+
+def test_many_probes_are_embedded_a_few_at_a_time_and_in_order() -> None:
+    seen: list[int] = []
+
+    def features(inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(len(inputs))
+        return inputs.float()
+
+    inputs = torch.rand(2 * CHUNK + 3, 5)
+    embedded = Reference("the inputs themselves", features, features).encode_image(inputs)
+    assert seen == [CHUNK, CHUNK, 3]
+    assert torch.equal(embedded, torch.nn.functional.normalize(inputs, dim=-1))

@@ -127,3 +127,8 @@ def test_a_broken_config_is_one_clear_error(tmp_path: Path, content: str | None)
 def test_a_limit_of_zero_is_refused(name: str) -> None:
     with pytest.raises(RepositoryError, match=f"{name} is 0"):
         Limits(**{name: 0})
+
+
+def test_a_negative_number_of_threads_is_refused() -> None:
+    with pytest.raises(RepositoryError, match="intra_op_threads is -1; it must be at least 0"):
+        Limits(intra_op_threads=-1)
