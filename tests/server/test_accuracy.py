@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from demo_accuracy import SETS, compare
 
+from demo_accuracy import SETS, compare
 from tritonclip_serve import TritonServer
 
 # Least share of right answers per set, a little below what figures.json promises of a larger sample.
