@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +104,15 @@ def test_weights_beside_the_graph_are_published_and_hashed(
     data = out / "text_encoder" / "1" / "model.onnx.data"
     assert data.stat().st_size > tiny_state_dict()["token_embedding.weight"].numel() * np.float32().itemsize
     verify(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_half_written(source: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tritonclip_client.main", "export", str(source), str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not (begun := list(tmp_path.glob(".out.partial-*"))) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert begun
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]

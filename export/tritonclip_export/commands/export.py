@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         probe_texts=args.probe_texts,
         force=args.force,
     )
-    _print_summary(args.out, export(request))
+    with _ended_by_sigterm_as_by_ctrl_c():
+        written = export(request)
+    _print_summary(args.out, written)
     return 0
 
 
@@ -88,6 +93,16 @@ def parse_adapter(text: str) -> tuple[Path, float]:
         return Path(path), float(weight)
     except ValueError:
         return Path(text), 1.0
+
+
+@contextmanager
+def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
+    """So that what is half written is removed; for the main thread, like every signal handler."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
