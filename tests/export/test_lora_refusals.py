@@ -199,6 +199,19 @@ def test_tower_that_cannot_be_told(tmp_path: Path) -> None:
     assert changed == {f"visual.transformer.resblocks.{layer}.attn.in_proj_weight" for layer in (0, 1)}
 
 
+def test_open_clip_blocks_that_both_towers_have(tmp_path: Path) -> None:
+    square = {**MODEL_CFG, "text_cfg": {**MODEL_CFG["text_cfg"], "width": 64}}
+    path = train_adapter(tmp_path / "a", "open_clip", STATE_DICT, part="visual", target_modules=["c_fc"]).path
+    both = new_model(square).state_dict()
+    set_config(path, auto_mapping=None)
+    with pytest.raises(AdapterError, match="blocks that both towers have.*auto_mapping"):
+        merge_adapters(both, [(read_adapter(path), 1.0)])
+    set_config(path, auto_mapping={"base_model_class": "VisionTransformer"})
+    merged = merge_adapters(both, [(read_adapter(path), 1.0)]).state_dict
+    changed = {name for name in both if not torch.equal(merged[name], both[name])}
+    assert changed == {f"visual.transformer.resblocks.{layer}.mlp.c_fc.weight" for layer in (0, 1)}
+
+
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])
 def test_weight_that_is_not_finite(weight: float, adapter: Path) -> None:
     with pytest.raises(AdapterError, match="give a finite number"):

@@ -29,8 +29,7 @@ def find_prefix(adapter: Adapter, parts: Parts, base: BaseWeights) -> str:
     """
     trained_class = adapter.settings.base_model_class
     if adapter.namespace == "open_clip":
-        alone = trained_class == "VisionTransformer" or any(map(BARE_VISUAL.match, adapter.tensors))
-        return VISUAL if alone else ""
+        return _open_clip_prefix(adapter, parts, base)
     if not any(map(BARE_HF.match, adapter.tensors)):
         return ""
     if trained_class in _TOWER_CLASSES:
@@ -44,6 +43,20 @@ def find_prefix(adapter: Adapter, parts: Parts, base: BaseWeights) -> str:
         )
     # Where neither fits, either name leads to the error that says what does not.
     return fitting[0] if fitting else TEXT
+
+
+def _open_clip_prefix(adapter: Adapter, parts: Parts, base: BaseWeights) -> str:
+    """open_clip's image tower by itself names its blocks as the whole CLIP names those of its text tower."""
+    trained_class = adapter.settings.base_model_class
+    if trained_class == "VisionTransformer" or any(map(BARE_VISUAL.match, adapter.tensors)):
+        return VISUAL
+    only_blocks = all(name.startswith("transformer.") for name in adapter.tensors)
+    if trained_class is None and only_blocks and all(_fits(adapter, parts, p, base) for p in ("", VISUAL)):
+        raise AdapterError(
+            f"{adapter.path} names blocks that both towers have, and does not record what it was trained on; add "
+            '"auto_mapping": {"base_model_class": "CLIP"} (or "VisionTransformer") to its adapter_config.json.'
+        )
+    return ""
 
 
 def _fits(adapter: Adapter, parts: Parts, prefix: str, base: BaseWeights) -> bool:
