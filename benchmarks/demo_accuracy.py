@@ -24,8 +24,8 @@ from PIL import Image
 from tritonclip_bench.demo import CHECKOUT, export_repository
 from tritonclip_bench.files import write_json
 from tritonclip_bench.machine import cpu_model, describe_machine, describe_versions
-from tritonclip_bench.report import format_table
 from tritonclip_client import ClipClient
+from tritonclip_client.table import format_table
 from tritonclip_serve import TritonServer
 
 sys.path.append(str(CHECKOUT / "export"))

@@ -35,8 +35,8 @@ from tritonclip_bench.files import write_json
 from tritonclip_bench.inprocess import InProcess
 from tritonclip_bench.machine import cpu_model, describe_machine, describe_versions
 from tritonclip_bench.pictures import Pictures, load_pictures
-from tritonclip_bench.report import format_table
 from tritonclip_bench.workload import Workload
+from tritonclip_client.table import format_table
 from tritonclip_serve.errors import ServeError
 from tritonclip_serve.server import TritonServer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_bench.errors import DemoError
-from tritonclip_bench.report import format_table
+from tritonclip_client.table import format_table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = CHECKOUT / "export" / "demo"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -12,6 +11,7 @@ from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
 from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_client.table import format_table
 
 SCHEMA = 1
 # One Python process cannot use much more than one core; above this share it may hold the server back.
@@ -122,13 +122,4 @@ def _cpu_line(results: dict[str, Any]) -> str:
     return (
         f"load generator: {results['client_cpu_cores']:.2f} of one core; "
         f"its whole machine {results['machine_cpu_share']:.0%} busy"
-    )
-
-
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; the first to the left, numbers to the right."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (columns, *rows)
     )

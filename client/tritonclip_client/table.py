@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
 _GAP = "  "
+# Written out already: 12, 12.3, 1.5e-07, 95.0 %.
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?( ?%)?")
+_NOTHING = ("", "-")
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Align cells in columns: numbers to the right, everything else to the left; floats get 4 decimals.
+    """Align cells in columns: those of numbers to the right, all others to the left; floats get 4 decimals.
 
-    A cell that should look otherwise is given as a str. Characters that would move the cursor are
-    written as escapes. No newline at the end.
+    A number that should look otherwise is given as a str; "-" and "" stand for a missing one. Characters
+    that would move the cursor are written as escapes. No newline at the end.
     """
     cells = [[_escape(name) for name in header], *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(isinstance(value, (int, float)) for value in column) for column in zip(*rows, strict=True)]
-    numeric = numeric or [False] * len(widths)
+    numeric = [_is_numeric(column[1:]) for column in zip(*cells, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(_line(row, widths, numeric) for row in (cells[0], rule, *cells[1:]))
 
@@ -32,6 +35,11 @@ def _line(row: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) ->
 
 def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else _escape(str(value))
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    numbers = [cell for cell in column if cell not in _NOTHING]
+    return bool(numbers) and all(map(_NUMBER.fullmatch, numbers))
 
 
 def _escape(text: str) -> str:

@@ -16,6 +16,21 @@ def test_columns_are_aligned():
     ]
 
 
+def test_numbers_that_are_written_out_stand_to_the_right_and_gaps_do_not_disturb():
+    rows = [("embed_image", "9.5", "-", "100%", "3 of 80"), ("total", "1000.0", "1e-07", "5.0%", "12 of 80")]
+
+    assert format_table(["", "items/s", "p50", "share", "differ"], rows).splitlines() == [
+        "             items/s    p50  share  differ",
+        "-----------  -------  -----  -----  --------",
+        "embed_image      9.5      -   100%  3 of 80",
+        "total         1000.0  1e-07   5.0%  12 of 80",
+    ]
+
+
+def test_a_column_without_any_number_stands_to_the_left():
+    assert format_table(["x", "wide name"], [("a", "-"), ("b", "")]).splitlines()[2:] == ["a  -", "b"]
+
+
 def test_wide_and_combining_characters_take_their_columns():
     table = format_table(["t", "x"], [("日本", "a"), ("e\u0301", "b")])
 
