@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import grpc
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from kserve_server import SCALE, Server, fail_first, serving, softmax, vectors
-from tritonclip_client.main import main
+from tritonclip_client.main import GROUP, main
 
 PICTURES = [b"picture %d" % number for number in range(6)]
 
@@ -176,3 +177,11 @@ def test_the_exit_status_tells_what_failed(status, exit_status, pictures, capsys
         assert run(server, "classify", pictures[0], "--labels", "cat", "--timeout", 1) == exit_status
 
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("point", entry_points(group=GROUP), ids=lambda point: point.name)
+def test_every_command_introduces_itself_in_one_style(point):
+    line = point.load().HELP
+
+    assert line[0].islower()
+    assert not line.endswith(".")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritonclip_bench.options import add_workload_arguments, count, positive_seconds, settle_seed
 
-HELP = "Load-test a running server: throughput, exact latency percentiles, dollars per million items."
+HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from tritonclip_serve.repository import Identity, check_repository, read_identit
 if TYPE_CHECKING:
     from tritonclip_serve.server import TritonServer
 
-HELP = "Serve a model repository on a real tritonserver until interrupted."
+HELP = "serve a model repository on a real tritonserver until interrupted"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
