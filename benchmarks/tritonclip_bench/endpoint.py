@@ -6,16 +6,15 @@ Under gevent, `grpc.experimental.gevent.init_gevent()` comes before the first ch
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tritonclip_bench.errors import BenchError, ServerUnavailableError
+from tritonclip_client.options import proxy_arguments
 from tritonclip_client.spec import ServingSpec
 
-DEFAULT_ADDRESS = "127.0.0.1:8001"
 PROBE_TIMEOUT_S = 5.0
 ENTRY_POINTS = ("embed_image", "embed_text", "clip")
 CHANNEL_OPTIONS = (
@@ -43,7 +42,7 @@ class ServerInfo:
 
 def connect(address: str) -> tuple[grpc.Channel, service_pb2_grpc.GRPCInferenceServiceStub]:
     """A channel to close later, and the stub on it. Nothing is sent yet."""
-    channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    channel = grpc.insecure_channel(address, options=[*CHANNEL_OPTIONS, *proxy_arguments(address)])
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
@@ -72,15 +71,6 @@ def describe(address: str, timeout_s: float = PROBE_TIMEOUT_S) -> ServerInfo:
     spec = ServingSpec.from_json(parameters["serving_spec"].string_value)
     limits = {name: config.max_batch_size for name, config in configs.items()}
     return ServerInfo(metadata.version, spec, limits)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether the load comes from the machine that serves, and so takes some of its cores."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _unavailable(address: str, error: grpc.RpcError) -> ServerUnavailableError:

@@ -21,13 +21,14 @@ from locust import events as locust_events
 from locust.env import Environment
 from locust.runners import LocalRunner
 
-from tritonclip_bench.endpoint import DEFAULT_ADDRESS, connect
+from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.measurement import Measurement
 from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.workload import Workload, prepare
+from tritonclip_client.options import DEFAULT_ADDRESS
 
 # Before the first channel: a call then waits in gevent's loop and leaves the other users running.
 grpc_gevent.init_gevent()

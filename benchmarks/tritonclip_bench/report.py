@@ -6,11 +6,12 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from tritonclip_bench.endpoint import ServerInfo, is_loopback
+from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
 from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_client.options import is_loopback
 from tritonclip_client.table import format_table
 
 SCHEMA = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ _CHANNEL_ARGUMENTS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+# gRPC would send even what stays on this machine to the proxy that `http_proxy` names.
+_NO_PROXY = (("grpc.enable_http_proxy", 0),)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,21 @@ class Options:
     def connection(self) -> dict[str, Any]:
         """Keyword arguments of tritonclient's `InferenceServerClient`, sync and asyncio alike."""
         tls = self.tls.arguments() if self.tls else {}
-        return {"url": self.address, "channel_args": list(_CHANNEL_ARGUMENTS), **tls}
+        return {"url": self.address, "channel_args": [*_CHANNEL_ARGUMENTS, *proxy_arguments(self.address)], **tls}
+
+
+def proxy_arguments(address: str) -> tuple[tuple[str, int], ...]:
+    """The channel arguments with which a server on this machine is reached directly; none for any other."""
+    return _NO_PROXY if is_loopback(address) else ()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address`, HOST:PORT, is this machine itself."""
+    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_timeout(timeout_s: float) -> float:

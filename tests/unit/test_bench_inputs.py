@@ -10,8 +10,9 @@ from PIL import Image
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
+from kserve_server import serving
 from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, read_texts, text_stream
-from tritonclip_bench.endpoint import is_loopback
+from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures, read_pictures
 from tritonclip_bench.scenarios import SCENARIOS
@@ -171,9 +172,9 @@ def test_an_answer_without_the_output_or_with_wrong_probabilities_is_a_failure(w
         workload.check(workload.call("clip"), answer(probabilities=np.full((2, 3), 1.5), **features))
 
 
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [("127.0.0.1:8001", True), ("localhost:8001", True), ("[::1]:8001", True), ("10.0.0.7:8001", False)],
-)
-def test_whether_client_and_server_share_a_machine(address, expected):
-    assert is_loopback(address) is expected
+def test_no_proxy_stands_between_the_load_and_its_own_machine(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving() as server:
+        channel, stub = connect(server.address)
+        with channel:
+            assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=20).live

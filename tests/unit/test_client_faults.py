@@ -251,3 +251,12 @@ def test_an_internal_error_says_where_to_look(ask):
         ask(server.address, lambda client: client.embed_images(IMAGES[:1]))
 
     assert caught.value.status == "INTERNAL"
+
+
+@both_clients
+def test_no_proxy_stands_between_a_client_and_its_own_machine(ask, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with serving() as server:
+        result = ask(server.address, lambda client: client.embed_images(IMAGES[:1]), retries=0)
+
+    np.testing.assert_array_equal(result, vectors(IMAGES[:1]))

@@ -15,7 +15,7 @@ from PIL import Image
 from tritonclip_client.errors import InvalidImageError, InvalidInputError, InvalidTextError
 from tritonclip_client.images import check_images, encode_images
 from tritonclip_client.items import Item, chunked
-from tritonclip_client.options import Options, Tls
+from tritonclip_client.options import Options, Tls, is_loopback
 from tritonclip_client.templates import TEMPLATES, fill, resolve_templates
 from tritonclip_client.texts import check_labels, encode_texts
 
@@ -251,3 +251,15 @@ def test_options_that_cannot_work_are_refused(options, problem):
 def test_tls_files_must_exist(tmp_path):
     with pytest.raises(InvalidInputError, match="tls root_certificates: there is no file"):
         Options(tls=Tls(root_certificates=tmp_path / "none.pem")).connection()
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8001", "127.8.0.1:1", "localhost:8001", "[::1]:8001", "dns:///localhost:1"]
+)
+def test_an_address_of_this_machine(address):
+    assert is_loopback(address)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7:8001", "gpu-box.example:8001", "dns:///triton:8001"])
+def test_an_address_of_another_machine(address):
+    assert not is_loopback(address)

@@ -8,13 +8,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tritonclip_bench.options import add_workload_arguments, count, positive_seconds, settle_seed
+from tritonclip_client.options import DEFAULT_ADDRESS
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--address", default="127.0.0.1:8001", help="the server's gRPC address, HOST:PORT")
+    parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
     parser.add_argument("--users", type=count("users"), default=8, help="requests in flight at once (8)")
     parser.add_argument("--duration", type=positive_seconds, default=30, metavar="TIME", help="measured time (30s)")
     add_workload_arguments(parser)
