@@ -49,6 +49,11 @@ def fill(template: str, label: str) -> str:
 def _checked(template: object) -> str:
     if isinstance(template, str) and PLACEHOLDER in template:
         return template
+    if template in TEMPLATES:
+        raise InvalidInputError(
+            f"the name {template!r} given as one of several templates; a name stands alone, several are texts with "
+            f"{PLACEHOLDER} where the label goes"
+        )
     raise InvalidInputError(f"unknown template {template!r}; give {_allowed()}")
 
 

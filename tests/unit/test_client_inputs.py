@@ -195,9 +195,17 @@ def test_own_templates():
     assert resolve_templates(["a {}", "the {}"]) == ("a {}", "the {}")
 
 
-@pytest.mark.parametrize("templates", ["fotos", "", ["a {}", "a thing"], [], [7], ["photo"]])
+@pytest.mark.parametrize("templates", ["fotos", "", ["a {}", "a thing"], [], [7]])
 def test_unknown_templates_are_refused_and_the_names_listed(templates):
     with pytest.raises(InvalidInputError, match="plain, photo, simple"):
+        resolve_templates(templates)
+
+
+@pytest.mark.parametrize("templates", [["photo"], ["a {}", "photo"]])
+def test_a_name_among_several_templates_is_refused_as_that(templates):
+    with pytest.raises(
+        InvalidInputError, match="the name 'photo' given as one of several templates; a name stands alone"
+    ):
         resolve_templates(templates)
 
 
