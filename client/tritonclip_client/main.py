@@ -9,6 +9,7 @@ the user: it is printed as one line, without a traceback.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -27,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {point.name: point for point in entry_points(group=GROUP)}
     args = _parser(commands, words).parse_args(words)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        return 0
+        return _discard_output()
     except ModuleNotFoundError as error:
         return _missing_module(error, commands[args.command])
     except Exception as error:
@@ -60,6 +63,12 @@ def _add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     subparser = subparsers.add_parser(point.name, help=module.HELP, description=module.HELP)
     module.add_arguments(subparser)
     subparser.set_defaults(run=module.run)
+
+
+def _discard_output() -> int:
+    # Whoever read it has seen enough, as `head` does; Python's own flush at the end must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _missing_module(error: ModuleNotFoundError, point: EntryPoint) -> int:

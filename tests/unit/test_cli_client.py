@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -159,13 +162,25 @@ def test_bad_input_is_one_line_and_exit_status_2(words, problem, pictures, outpu
     assert list(output.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--timeout", "0"], ["--timeout", "nan"], ["--top-k", "0"], ["--top-k", "x"]])
-def test_numbers_that_cannot_work_are_refused(words, capsys):
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+@pytest.mark.parametrize("command", [["classify", "a.jpg", "--labels", "cat"], ["serve", "repository"]])
+def test_a_time_that_cannot_work_is_refused(command, value, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["classify", "a.jpg", "--labels", "cat", *words])
+        main([*command, f"--timeout={value}"])
 
     assert caught.value.code == 2
-    assert words[0] in capsys.readouterr().err
+    assert "--timeout" in (message := capsys.readouterr().err)
+    assert f"'{value}'" in message
+    assert "give seconds, more than 0" in message
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x"])
+def test_a_number_of_labels_that_cannot_work_is_refused(value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["classify", "a.jpg", "--labels", "cat", f"--top-k={value}"])
+
+    assert caught.value.code == 2
+    assert f"argument --top-k: '{value}' given; give a whole number from 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -185,3 +200,18 @@ def test_every_command_introduces_itself_in_one_style(point):
 
     assert line[0].islower()
     assert not line.endswith(".")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(pictures):
+    read, write = os.pipe()
+    os.close(read)
+    with serving() as server, os.fdopen(write) as closed:
+        words = ["similarity", pictures[0], "--text", "cat", "--address", server.address]
+        line = [sys.executable, "-m", "tritonclip_client.main", *words]
+        # Buffered, as a user's Python is: the pipe is then found closed when the command is over.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(
+            line, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+
+    assert (done.returncode, done.stderr) == (0, "")

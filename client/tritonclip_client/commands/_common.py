@@ -65,14 +65,16 @@ def print_json(document: Any) -> None:
 
 def positive_int(text: str) -> int:
     """An argparse type: 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} given; give 1 or more")
-    return value
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} given; give a whole number from 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} given; give seconds, more than 0")
+        raise argparse.ArgumentTypeError(f"{text!r} given; give seconds, more than 0")
     return value
