@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_bench.errors import DemoError
+from tritonclip_bench.processes import running
 from tritonclip_client.table import format_table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,14 @@ def check_checkout() -> None:
             f"the demo's checkpoint is not at {DEMO}: it comes with the source, not with the installed package; "
             "clone the repository and run `make demo` there"
         )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the demo's results, or raise DemoError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"{folder} cannot be made a folder ({error.strerror}); give another one") from None
 
 
 def export_repository(repository: Path) -> None:
@@ -49,7 +58,7 @@ def classify(address: str) -> list[tuple[str, str, float]]:
     return [(path.name, result.label, result.probability) for path, result in zip(pictures(), results, strict=True)]
 
 
-def load_test(address: str, options: Sequence[str]) -> None:
+def load_test(address: str, options: Sequence[object]) -> None:
     """A short load of single pictures from the demo; prints the bench command's own table."""
     _tritonclip("bench", "--address", address, "--pictures", DEMO / "pictures", "--progress", *options)
 
@@ -88,7 +97,8 @@ def _tritonclip(*words: object) -> None:
 
 def _run(command: Sequence[object], stdout: int | None = None) -> str:
     words = [str(word) for word in command]
-    done = subprocess.run(words, stdout=stdout, text=True, check=False)
-    if done.returncode != 0:
-        raise DemoError(f"this step of the demo failed with status {done.returncode}: {' '.join(words)}")
-    return done.stdout or ""
+    with running(words, stdout) as process:
+        output, _ = process.communicate()
+    if process.returncode != 0:
+        raise DemoError(f"this step of the demo failed with status {process.returncode}: {' '.join(words)}")
+    return output or ""

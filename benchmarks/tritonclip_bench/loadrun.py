@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tritonclip_bench.errors import LoadError
+from tritonclip_bench.processes import running
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 # Locust warns above this many new users a second.
@@ -90,7 +88,7 @@ def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tritonclip-bench-") as folder:
         results = Path(folder) / "results.json"
         command = [*_locust(), *plan.arguments(), "--results", str(results)]
-        with _running([*command, "--progress"] if progress else command) as process:
+        with running([*command, "--progress"] if progress else command, subprocess.DEVNULL) as process:
             status = _wait(process, plan.longest_s)
         if status != 0 or not results.exists():
             raise LoadError(
@@ -107,33 +105,10 @@ def _locust() -> list[str]:
     return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *quiet]
 
 
-@contextmanager
-def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, ended at the latest when the block is left."""
-    # SIGTERM ends this process as Ctrl-C does, so that the load does not go on without it.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:
-            process.terminate()
-            _kill_unless_gone(process)
-
-
-def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int:
+def _wait(process: subprocess.Popen[str], timeout_s: float) -> int:
     try:
         return process.wait(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise LoadError(
             f"the load generator did not end within {timeout_s:.0f} s; try fewer users or a shorter --duration"
         ) from None
-
-
-def _kill_unless_gone(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
-    try:
-        process.wait(timeout=patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

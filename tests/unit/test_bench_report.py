@@ -159,3 +159,36 @@ def test_bad_input_is_one_clear_line_before_any_server_is_asked(capsys, argument
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--users", "0"], "'0' users; give a whole number from 1"),
+        (["--duration", "soon"], "'soon' is not a duration"),
+        (["--price-per-hour", "cheap"], "invalid float value"),
+    ],
+)
+def test_the_demo_refuses_bad_options_before_its_first_step(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", str(tmp_path / "demo"), *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "arguments", "status", "message"),
+    [
+        ("new", ["--instance", "g7.huge"], 2, "known: g4dn.xlarge"),
+        ("new", ["--price-per-hour", "0"], 2, "a number above 0"),
+        ("file", [], 1, "file cannot be made a folder (File exists); give another one"),
+    ],
+)
+def test_the_demo_refuses_bad_input_before_its_first_step(tmp_path, capsys, folder, arguments, status, message):
+    (tmp_path / "file").touch()
+    assert main(["demo", str(tmp_path / folder), *arguments]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

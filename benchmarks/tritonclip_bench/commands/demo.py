@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from tritonclip_bench.options import count, positive_seconds
+
 HELP = "export the bundled checkpoint with its LoRA, serve it, classify pictures, run a load test"
 
 # An example: what the machine costs is for the user to say.
@@ -17,10 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="DIR", type=Path, nargs="?", default=Path("work/demo"), help="default: %(default)s"
     )
-    parser.add_argument("--duration", default="10s", metavar="TIME", help="measured time of the load test (10s)")
-    parser.add_argument("--users", default="8", help="requests in flight at once (8)")
+    parser.add_argument(
+        "--duration", type=positive_seconds, default=10, metavar="TIME", help="measured time of the load test (10s)"
+    )
+    parser.add_argument("--users", type=count("users"), default=8, help="requests in flight at once (8)")
     price = parser.add_mutually_exclusive_group()
-    price.add_argument("--price-per-hour", metavar="X", help="US dollars an hour for this machine")
+    price.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars an hour for this machine")
     price.add_argument(
         "--instance",
         default=EXAMPLE_INSTANCE,
@@ -32,10 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run every step and say what it is."""
     from tritonclip_bench import demo
-    from tritonclip_serve import TritonServer
+    from tritonclip_bench.prices import find_price
+    from tritonclip_serve.interrupts import raise_on_signals
 
     demo.check_checkout()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    # What the last step would refuse is refused before the first.
+    find_price(args.instance, args.price_per_hour, today="")
+    demo.make_folder(args.folder)
+    with raise_on_signals():
+        _run_steps(args)
+    print("stopped. The repository stays: tritonclip serve", args.folder / "repository")
+    return 0
+
+
+def _run_steps(args: argparse.Namespace) -> None:
+    from tritonclip_bench import demo
+    from tritonclip_serve import TritonServer
+
     repository = args.folder / "repository"
     _title("1. export: merge the LoRA, convert both towers, compare with PyTorch")
     demo.export_repository(repository)
@@ -45,19 +62,23 @@ def run(args: argparse.Namespace) -> int:
     server = TritonServer(
         repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.folder / "tritonserver.log"
     )
-    with server:
+    try:
+        server.start()
+        server.wait_ready(on_progress=lambda news: print(f"  {news}", file=sys.stderr, flush=True))
         print(f"{server.description} answers on {server.grpc_address}; its log: {server.log_path}")
         _title("4. classify the pictures through the gRPC client")
         print(demo.render(demo.classify(server.grpc_address), before))
-        _title(f"5. load test: {args.users} users, {args.duration}")
+        _title(f"5. load test: {args.users} users, {args.duration} s")
         demo.load_test(server.grpc_address, _bench_options(args))
+        if args.price_per_hour is None:
+            print(f"note: this machine is priced as if it were one {args.instance}; give yours with --price-per-hour")
         _title("6. stop the server")
-    print("stopped. The repository stays: tritonclip serve", repository)
-    return 0
+    finally:
+        server.stop()
 
 
-def _bench_options(args: argparse.Namespace) -> list[str]:
-    price = ["--price-per-hour", args.price_per_hour] if args.price_per_hour else ["--instance", args.instance]
+def _bench_options(args: argparse.Namespace) -> list[object]:
+    price = ["--instance", args.instance] if args.price_per_hour is None else ["--price-per-hour", args.price_per_hour]
     return ["--scenario", "image", "--duration", args.duration, "--users", args.users, "--warmup", "2s", *price]
 
 
