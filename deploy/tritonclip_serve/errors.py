@@ -5,6 +5,7 @@ ServeError                exit code 3: the server did not start, or did not stay
 ├── ServerNotFoundError   exit code 2: no tritonserver is installed
 ├── EnvironmentFaultError exit code 2: the server's Python cannot run the models
 ├── AddressError          exit code 2: a port or a host cannot be listened on
+├── LogFileError          exit code 2: the server's log cannot be written where it was asked for
 ├── ModelLoadError        a model did not load; `failures` says which, and why
 ├── NotReadyError         the server is up, but no embedding came back
 └── ServerDiedError       the server ended by itself

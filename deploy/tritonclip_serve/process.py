@@ -24,7 +24,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path
     """Start a program in a session of its own, with both outputs in a file; it ends when this process ends.
 
     Raises:
-        ServeError: the log cannot be written.
+        LogFileError: the log cannot be written.
     """
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
     with _open_log(log_path) as log:

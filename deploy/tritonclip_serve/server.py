@@ -117,7 +117,8 @@ class TritonServer:
         """Start the processes; returns at once.
 
         Raises:
-            RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError: nothing was started.
+            RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, LogFileError: nothing was
+                started.
         """
         if self._process is not None:
             raise ServeError(f"this server is running already (process {self.pid}); stop it first")
