@@ -34,6 +34,7 @@ class Measurement:
         self._options = options
         self._sent = sent
         self._recorder = Recorder()
+        self._pending: list[Any] = []
 
     def hook_in(self) -> None:
         """Listen to the run."""
@@ -43,7 +44,8 @@ class Measurement:
 
     def _warm_up(self, **_: Any) -> None:
         self._say(f"{self._runner.user_count} users run; {self._options.warmup} s of warm-up")
-        gevent.spawn_later(self._options.warmup, self._begin)
+        self._forget_pending()
+        self._pending.append(gevent.spawn_later(self._options.warmup, self._begin))
 
     def _begin(self) -> None:
         # Locust's own table starts anew too, so that it and the results tell of the same requests.
@@ -52,7 +54,7 @@ class Measurement:
         if self._options.measure is not None:
             gevent.spawn_later(self._options.measure, self._runner.quit)
         if self._options.progress:
-            gevent.spawn(self._show_progress)
+            self._pending.append(gevent.spawn(self._show_progress))
 
     def _add(
         self,
@@ -65,12 +67,19 @@ class Measurement:
         self._recorder.add(name, response_time, context["items"], exception)
 
     def _end(self, **_: Any) -> None:
+        # In locust's web interface another run may follow this one, or its users be changed.
+        self._forget_pending()
         self._recorder.end()
         results = self._recorder.results()
         if results is None:
             print("warning: the run ended before the warm-up did; nothing was measured", file=sys.stderr)
         elif self._options.results is not None:
             write_json(self._options.results, {**results, "pictures": self._sent})
+
+    def _forget_pending(self) -> None:
+        for greenlet in self._pending:
+            greenlet.kill(block=False)
+        self._pending.clear()
 
     def _show_progress(self) -> None:
         gevent.sleep(PROGRESS_EVERY_S)

@@ -52,8 +52,9 @@ class Recorder:
         return self._begun_s is not None and self._window_s is None
 
     def begin(self) -> None:
-        """Open the window."""
+        """Open the window; what an earlier one holds is forgotten."""
         self._samples.clear()
+        self._window_s = None
         self._begun_s = time.perf_counter()
         self._cpu_at_begin = _cpu_seconds(self._process)
 

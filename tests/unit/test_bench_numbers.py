@@ -136,6 +136,16 @@ def test_only_the_window_is_recorded():
     assert results["total"]["items_per_s"] == pytest.approx(20 / results["window_s"])
 
 
+def test_a_second_window_is_a_measurement_of_its_own():
+    recorder = Recorder()
+    for latency_ms in (10.0, 30.0):
+        recorder.begin()
+        recorder.add("embed_image", latency_ms, 8, None)
+        recorder.end()
+        assert recorder.results()["total"]["latency_ms"]["max"] == latency_ms
+        assert recorder.results()["total"]["requests"] == 1
+
+
 def test_failures_count_in_no_rate_and_no_percentile():
     recorder = Recorder()
     recorder.begin()
