@@ -10,7 +10,6 @@ transform; the served side gets PNG files over gRPC.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from PIL import Image
 
 from tritonclip_bench.demo import CHECKOUT, export_repository
 from tritonclip_bench.files import write_json
-from tritonclip_bench.machine import cpu_model, describe_machine, describe_versions
+from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
 from tritonclip_client import ClipClient
 from tritonclip_client.table import format_table
 from tritonclip_serve import TritonServer
@@ -71,8 +70,7 @@ def main() -> int:
     """Measure, print, write; 1 when any answer differs."""
     parser = argparse.ArgumentParser(description="Accuracy of the served demo against its PyTorch model.")
     parser.add_argument("--count", type=int, default=COUNT, help="pictures per set (%(default)s)")
-    slug = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
-    output = Path(__file__).parent / "results" / f"demo_accuracy-{slug}.json"
+    output = Path(__file__).parent / "results" / f"demo_accuracy-{cpu_slug()}.json"
     parser.add_argument("--json", type=Path, default=output, help="default: %(default)s")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tritonclip-accuracy-") as folder:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
 import sys
 import threading
@@ -31,9 +30,9 @@ import psutil
 
 from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.files import write_json
+from tritonclip_bench.files import check_writable, write_json
 from tritonclip_bench.inprocess import InProcess
-from tritonclip_bench.machine import cpu_model, describe_machine, describe_versions
+from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
 from tritonclip_bench.pictures import Pictures, load_pictures
 from tritonclip_bench.workload import Workload
 from tritonclip_client.table import format_table
@@ -198,8 +197,7 @@ def _render(rates: dict[str, list[float]], comparison: list[dict[str, Any]]) -> 
 
 
 def _default_output() -> Path:
-    slug = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
-    return RESULTS / f"served_vs_inprocess-{slug}-{len(os.sched_getaffinity(0))}-cores.json"
+    return RESULTS / f"served_vs_inprocess-{cpu_slug()}-{len(os.sched_getaffinity(0))}-cores.json"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -224,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    check_writable(args.json)
     pictures = load_pictures(args.pictures)
     busy_before = psutil.cpu_percent(interval=2.0) / 100
     if busy_before > QUIET_SHARE:

@@ -1,29 +1,25 @@
-"""Writing a result so that a reader sees all of it or nothing."""
+"""Writing a result, and refusing beforehand what cannot be written."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from tritonclip_bench.errors import BenchError
+from tritonclip_client.files import replacing
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path` as indented JSON, through a temporary sibling and a rename.
+    """Write `value` to `path` as indented JSON.
 
     Raises:
-        BenchError: the folder is missing or cannot be written.
+        BenchError: the folder is missing or cannot be written, or `path` is a folder.
     """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as temporary:
-            temporary.write(text)
-        Path(temporary.name).chmod(0o644)
-        Path(temporary.name).replace(path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise BenchError(f"{path} cannot be written ({error.strerror}); give a file in a folder that exists") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def cpu_model() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
+
+
+def cpu_slug() -> str:
+    """The processor's name as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
 
 
 def describe_versions() -> dict[str, str]:

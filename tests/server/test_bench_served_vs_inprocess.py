@@ -36,3 +36,11 @@ def test_a_folder_that_is_no_repository_is_one_clear_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "tritonclip export" in done.stderr
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    command = [sys.executable, SCRIPT, "--repository", tmp_path, "--json", tmp_path / "missing" / "result.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "result.json cannot be written; give a file in a folder that exists" in done.stderr

@@ -118,6 +118,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_what_takes_no_file_is_named_and_nothing_is_left_beside_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "missing" / "result.json"):
+        with pytest.raises(BenchError, match=r"cannot be written \(.*\); give a file in a folder that exists"):
+            write_json(path, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_path_that_cannot_be_written_is_refused_beforehand(tmp_path):
     check_writable(tmp_path / "new.json")
     for path in (tmp_path, tmp_path / "missing" / "result.json"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritonclip_client.commands._common import add_server_arguments, open_client, print_json, with_lines
 from tritonclip_client.errors import InvalidInputError
+from tritonclip_client.files import replacing
 from tritonclip_client.table import format_table
 
 if TYPE_CHECKING:
@@ -77,22 +77,8 @@ def _checked_output(path: Path) -> Path:
 def _write(path: Path, embeddings: npt.NDArray[np.float32]) -> None:
     import numpy as np
 
-    # Beside the target, so that the rename stays within one file system and a reader never sees half a file.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             np.save(file, embeddings)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
     except OSError as error:
         raise InvalidInputError(f"--output {path} cannot be written ({error.strerror}); give another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    # There is no way to read it but to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
