@@ -88,15 +88,14 @@ def test_serve_starts_and_stops(folder: Path, demo_repository: Path) -> None:
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--log-file", str(folder / "server.log")]
     line = [sys.executable, "-m", "tritonclip_client.main", *shlex.split(SERVE)[1:], *ports]
     with subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = []
-        for text in process.stdout:
-            lines.append(text)
-            if "ready" in text:
-                process.send_signal(signal.SIGINT)
-                break
-        assert process.wait(timeout=60) == 0, "".join(lines)
-    assert "ready" in lines[-1]
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0, first
+        finally:
+            process.kill()
+    assert "ready" in first
 
 
 @pytest.mark.parametrize("command", QUESTIONS)

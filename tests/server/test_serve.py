@@ -81,6 +81,12 @@ def shared_memory_prefix(pid):
     return prefix
 
 
+def listening_addresses(pid):
+    connections = psutil.Process(pid).net_connections("inet")
+    listening = (connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN)
+    return {address.removeprefix("::ffff:") for address in listening}
+
+
 def segments(prefix):
     return [path.name for path in SHARED_MEMORY.glob(f"{prefix}*")]
 
@@ -117,6 +123,7 @@ def test_the_library_starts_a_server_that_answers_and_ends_all_of_it(repository)
         assert len({server.grpc_address, server.http_address, server.metrics_address}) == 3
         assert len(live_members(pid)) == 3
         assert segments(prefix)
+        assert listening_addresses(pid) == {"127.0.0.1"}
         backends = next(word for word in psutil.Process(pid).cmdline() if word.startswith("--backend-directory="))
     assert server.pid is None
     assert live_members(pid) == []
