@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import wire
-from .errors import InvalidInputError, ServerUnavailableError
+from .errors import InvalidInputError, ProtocolError, ServerUnavailableError
 from .images import ImageInput, check_images, encode_images
 from .items import Item, chunked
 from .options import Options, check_timeout
@@ -99,9 +99,18 @@ class ClipFlows:
             if not (yield from requests.rpc("is_model_ready", {"model_name": model})):
                 raise ServerUnavailableError(f"the model {model!r} at {address} is not ready; wait, or see its log")
         if deep:
-            arguments = wire.infer_arguments("clip", probe_tensors(), wire.FEATURES)
+            yield from self._check_embedding(requests)
+
+    def _check_embedding(self, requests: Requests) -> Flow[None]:
+        arguments = wire.infer_arguments("clip", probe_tensors(), wire.FEATURES)
+        try:
             answer = yield from requests.rpc("infer", arguments)
-            check_probe({name: wire.output(answer, name) for name in wire.FEATURES})
+        except InvalidInputError as error:
+            # Whoever asks whether the server is ready has given no input that could be wrong.
+            raise ProtocolError(
+                f"the server refuses a known picture and text ({error}); run `tritonclip check` on its repository"
+            ) from error
+        check_probe({name: wire.output(answer, name) for name in wire.FEATURES})
 
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], timeout_s: float | None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import grpc
 import numpy as np
 import pytest
 
 from asking import both_clients
-from kserve_server import SCALE, SPEC, WIDTH, Server, serving, softmax, vectors
+from kserve_server import SCALE, SPEC, WIDTH, Server, fail_first, serving, softmax, vectors
 from tritonclip_client import ClipClient, InvalidInputError, ProtocolError, ServerUnavailableError
 from tritonclip_client import requests as client_requests
 
@@ -195,6 +196,7 @@ def test_shallow_readiness_embeds_nothing(ask):
         (Server(live=False), ServerUnavailableError, "not live"),
         (Server(not_ready=frozenset({"clip"})), ServerUnavailableError, "'clip' .* not ready"),
         (Server(answer_width=0), ProtocolError, "no unit vector"),
+        (Server(on_infer=fail_first(9, grpc.StatusCode.INVALID_ARGUMENT)), ProtocolError, "refuses a known picture"),
     ],
 )
 def test_what_is_not_ready_is_named(ask, server, error, reason, monkeypatch):
