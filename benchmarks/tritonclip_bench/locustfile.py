@@ -28,6 +28,7 @@ from tritonclip_bench.measurement import Measurement
 from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.workload import Workload, prepare
+from tritonclip_client.errors import ClipError
 from tritonclip_client.options import DEFAULT_ADDRESS
 
 # Before the first channel: a call then waits in gevent's loop and leaves the other users running.
@@ -156,7 +157,7 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
             Measurement(environment, runner, options, sent).hook_in()
         elif options.results is not None:
             raise BenchError("--results needs all users in one process; leave out --processes and --worker")
-    except BenchError as error:
+    except (BenchError, ClipError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

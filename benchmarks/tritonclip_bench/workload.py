@@ -113,7 +113,7 @@ def prepare(options: Namespace, address: str) -> Workload:
         BenchError: an option that cannot be honored, or a batch that the server would refuse.
     """
     server = describe(address)
-    check_batch_size(options, server)
+    check_limits(options, server)
     texts = read_texts(options.texts) if options.texts else None
     return Workload(
         load_pictures(options.pictures),
@@ -136,21 +136,26 @@ def check_files(options: Namespace) -> None:
         read_texts(options.texts)
 
 
-def check_batch_size(options: Namespace, server: ServerInfo) -> None:
-    """Refuse a batch that `server` would refuse in `options.scenario`.
+def check_limits(options: Namespace, server: ServerInfo) -> None:
+    """Refuse a batch, or a number of labels, that `server` would refuse in `options.scenario`.
 
     Raises:
         BenchError: with the limit.
     """
-    # `clip` has no batch axis of its own; its pictures go through the image tower's limit.
-    models = {"embed_image" if name == "clip" else name for name in SCENARIOS[options.scenario].weights}
-    for name in sorted(models):
-        limit = server.max_batch_size[name]
-        if options.batch_size > limit:
-            raise BenchError(
-                f"--batch-size {options.batch_size}; {name} on this server takes 1 to {limit} in a request; "
-                "give a smaller batch"
-            )
+    calls = SCENARIOS[options.scenario].weights
+    # `clip` has no batch axis of its own: its pictures and its labels go through the limits of the towers.
+    for name in sorted({"embed_image" if call == "clip" else call for call in calls}):
+        _check_limit("--batch-size", options.batch_size, name, server)
+    if "clip" in calls:
+        _check_limit("--labels", options.labels, "embed_text", server)
+
+
+def _check_limit(option: str, given: int, model: str, server: ServerInfo) -> None:
+    limit = server.max_batch_size[model]
+    if given > limit:
+        raise BenchError(
+            f"{option} {given}; {model} on this server takes 1 to {limit} in a request; give a smaller number"
+        )
 
 
 def _request(model: str, **tensors: Sequence[bytes]) -> service_pb2.ModelInferRequest:

@@ -108,6 +108,9 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         return [call.model for call in self.calls]
 
     # Names of the protocol.
+    def ServerMetadata(self, request, context):  # noqa: N802
+        return service_pb2.ServerMetadataResponse(name="triton", version="0")
+
     def ServerLive(self, request, context):  # noqa: N802
         return service_pb2.ServerLiveResponse(live=self.live)
 
@@ -118,7 +121,7 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.config_requests.append(request.name)
         response = service_pb2.ModelConfigResponse()
         limits = {"embed_image": self.image_limit, "embed_text": self.text_limit}
-        response.config.max_batch_size = limits[request.name]
+        response.config.max_batch_size = limits.get(request.name, 0)
         if self.spec is not None:
             response.config.parameters["serving_spec"].string_value = json.dumps(self.spec)
         return response

@@ -3,6 +3,8 @@
 import io
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from PIL import Image
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
-from kserve_server import serving
+from kserve_server import Server, serving
 from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, read_texts, text_stream
 from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.loadrun import LOCUSTFILE
 from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures, read_pictures
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.workload import Workload
@@ -178,3 +181,13 @@ def test_no_proxy_stands_between_the_load_and_its_own_machine(monkeypatch):
         channel, stub = connect(server.address)
         with channel:
             assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=20).live
+
+
+def test_plain_locust_does_not_run_against_a_server_whose_spec_cannot_be_read():
+    with serving(Server(spec={"name": "demo"})) as server:
+        command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", "-t", "1s", "--host", server.address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "error: the server's serving_spec cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert server.calls == []

@@ -1,5 +1,6 @@
 """The report of a load test, the files it is written to, and the errors before there is one."""
 
+import argparse
 import json
 import platform
 
@@ -12,6 +13,7 @@ from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.prices import price_table
 from tritonclip_bench.recorder import Recorder
 from tritonclip_bench.report import make_report, render
+from tritonclip_bench.workload import check_limits
 from tritonclip_client.main import main
 from tritonclip_client.spec import ImageSpec, Scoring, ServingSpec, TextSpec
 
@@ -200,3 +202,14 @@ def test_the_demo_refuses_bad_input_before_its_first_step(tmp_path, capsys, fold
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("scenario", ["clip", "mixed"])
+def test_more_labels_than_the_server_takes_are_refused_where_labels_are_sent(scenario):
+    options = argparse.Namespace(scenario=scenario, batch_size=8, labels=64)
+    check_limits(options, SERVER)
+    options.labels = 65
+    with pytest.raises(BenchError, match="--labels 65; embed_text on this server takes 1 to 64 in a request"):
+        check_limits(options, SERVER)
+    options.scenario = "image"
+    check_limits(options, SERVER)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_bench.loadrun import LoadPlan, run_load
     from tritonclip_bench.prices import find_price
     from tritonclip_bench.report import make_report, render
-    from tritonclip_bench.workload import check_batch_size, check_files
+    from tritonclip_bench.workload import check_files, check_limits
 
     today = datetime.now(timezone.utc).date().isoformat()
     price = find_price(args.instance, args.price_per_hour, today)
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json)
     check_files(args)
     server = describe(args.address)
-    check_batch_size(args, server)
+    check_limits(args, server)
     plan = LoadPlan(
         address=args.address,
         scenario=args.scenario,
