@@ -164,6 +164,19 @@ def test_a_server_that_is_down(ask, server):
     assert ask(address, lambda client: client.ready(timeout_s=5)) is False
 
 
+def test_the_command_says_that_a_server_is_down(capsys):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        status = main(["similarity", __file__, "--text", "cat", "--address", address])
+
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (3, "")
+    assert captured.err.startswith(f"error: no server is available at {address} ")
+    assert "tritonclip serve DIR" in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_the_command_names_the_bad_file(server, tmp_path, capsys):
     (tmp_path / "good.jpg").write_bytes(GOOD[0])
     (tmp_path / "bad.jpg").write_bytes(BAD["text file"])

@@ -181,6 +181,17 @@ def test_invalid_utf8_is_named(triton) -> None:
         assert "text[1]: " in caught.value.message()
 
 
+@pytest.mark.parametrize(
+    ("model", "images", "texts"), [("embed_image", 0, None), ("embed_text", None, 0), ("clip", 0, 1), ("clip", 1, 0)]
+)
+def test_an_empty_list_is_refused(triton, model: str, images: int | None, texts: int | None) -> None:
+    counts = {"image": (images, png(1)), "text": (texts, b"a red circle")}
+    arrays = {name: column([item] * count) for name, (count, item) in counts.items() if count is not None}
+    with pytest.raises(InferenceServerException, match="expected 1 string elements .*, got 0") as caught:
+        infer(triton, model, **arrays)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 @pytest.mark.parametrize(("model", "tensor", "count"), [("embed_image", "image", 33), ("embed_text", "text", 65)])
 def test_more_than_the_limit_is_refused_with_the_limit(triton, model: str, tensor: str, count: int) -> None:
     item = png(1) if tensor == "image" else b"a"
