@@ -21,7 +21,7 @@ EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features"
 HEADER = "# Written by `tritonclip export`; the commented original is in tritonclip's model_repository/.\n"
 
 
-_LEAST = {"image_batch": 1, "text_batch": 1, "preprocess_instances": 1, "intra_op_threads": 0}
+_LEAST = {"image_batch": 1, "text_batch": 1, "preprocess_instances": 1, "threads": 0}
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Limits:
     Attributes:
         image_batch, text_batch: items per request and per dynamic batch.
         preprocess_instances: processes that decode pictures, each on one core.
-        intra_op_threads: threads of each tower; 0 takes every core the server may use.
+        threads: cores that a tower uses; 0 takes every core the server may use.
     """
 
     image_batch: int = 32
     text_batch: int = 64
     preprocess_instances: int = 2
-    intra_op_threads: int = 0
+    threads: int = 0
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -79,7 +79,7 @@ def apply_spec(repository: Path, spec: ServingSpec, limits: Limits) -> None:
 
 def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str]]:
     image, text, scoring = spec.image, spec.text, spec.scoring
-    tower = {"intra_op_threads": str(limits.intra_op_threads)}
+    tower = {"threads": str(limits.threads)}
     ensemble = {"serving_spec": spec.to_json(), "fingerprint": spec.fingerprint}
     return {
         "preprocess": {

@@ -30,7 +30,7 @@ def repository(tmp_path: Path) -> Path:
     for name in MODELS:
         (tmp_path / name).mkdir()
         shutil.copy(TEMPLATES / name / "config.pbtxt", tmp_path / name)
-    apply_spec(tmp_path, SPEC, Limits(image_batch=12, text_batch=24, preprocess_instances=5, intra_op_threads=3))
+    apply_spec(tmp_path, SPEC, Limits(image_batch=12, text_batch=24, preprocess_instances=5, threads=3))
     return tmp_path
 
 
@@ -100,7 +100,7 @@ def test_limits_are_applied_and_no_more(repository: Path) -> None:
     texts = dict.fromkeys(("tokenizer", "text_encoder", "embed_text"), 24)
     assert batches == {**images, **texts, "similarity": 0, "text_gate": 0, "clip": 0}
     assert read_config(repository / "preprocess" / "config.pbtxt").instance_group[0].count == 5
-    assert parameters(repository, "image_encoder")["intra_op_threads"] == "3"
+    assert parameters(repository, "image_encoder")["threads"] == "3"
     for name in MODELS:
         original, edited = (read_config(root / name / "config.pbtxt") for root in (TEMPLATES, repository))
         assert edited.dynamic_batching == original.dynamic_batching
@@ -130,5 +130,5 @@ def test_a_limit_of_zero_is_refused(name: str) -> None:
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:
-    with pytest.raises(RepositoryError, match="intra_op_threads is -1; it must be at least 0"):
-        Limits(intra_op_threads=-1)
+    with pytest.raises(RepositoryError, match="threads is -1; it must be at least 0"):
+        Limits(threads=-1)

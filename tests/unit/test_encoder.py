@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
-from clip_onnx import Encoder
+from clip_onnx import Encoder, _cut
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,18 @@ def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 5, 11])
-def test_slices_cover_every_row_once_and_in_order(doubling: Path, rows: int) -> None:
+@pytest.mark.parametrize("threads", [0, 1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 11, 32])
+def test_slices_cover_every_row_once_and_in_order(doubling: Path, rows: int, threads: int) -> None:
     batch = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
-    assert np.array_equal(Encoder(doubling, slice_batch=4).encode(batch), 2 * batch)
+    assert np.array_equal(Encoder(doubling, threads=threads, slice_batch=4).encode(batch), 2 * batch)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "sizes"), [(0, 2, []), (6, 2, [3, 3]), (20, 2, [5, 5, 5, 5]), (7, 1, [4, 3]), (3, 1, [3])]
+)
+def test_slices_are_even_and_small(rows: int, lanes: int, sizes: list[int]) -> None:
+    assert [len(part) for part in _cut(np.zeros((rows, 2)), lanes, 5)] == sizes
 
 
 def test_requests_get_their_own_rows_whatever_their_shapes(doubling: Path) -> None:

@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that decode pictures; one per core of the serving machine (default: %(default)s)",
     )
     limits.add_argument(
-        "--intra-op-threads",
+        "--threads",
         metavar="N",
         type=int,
         default=0,
-        help="threads of a tower (default: 0, all cores)",
+        help="cores that a tower uses (default: 0, all of the serving machine)",
     )
     probes = parser.add_argument_group("parity gate")
     probes.add_argument("--probe-pictures", metavar="DIR", type=Path, help="your pictures, beside the built-in ones")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_export.configs import Limits
     from tritonclip_export.pipeline import ExportRequest, export
 
-    limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.intra_op_threads)
+    limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.threads)
     request = ExportRequest(
         source=args.source,
         out=args.out,

@@ -22,7 +22,7 @@ class TritonPythonModel:
         self.output_name = config["output"][0]["name"]
         self.encoder = clip_onnx.Encoder(
             folder / parameters["model_file"],
-            intra_op_threads=int(parameters["intra_op_threads"]),
+            threads=int(parameters["threads"]),
             slice_batch=int(parameters["slice_batch"]),
         )
 
