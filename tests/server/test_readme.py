@@ -29,7 +29,7 @@ EXAMPLES = [text for language, text in BLOCKS if language == "python"]
 NOT_RUN = {
     "make demo": "test_demo.py runs the command behind it, `tritonclip demo`",
     "make test": "it is what runs this",
-    "pip install 'tritonclip[export,serve]'": "it would fetch the published package, not this source",
+    "pip install '.[export,serve]'": "`make install` did the same, with more extras",
     "tritonclip export hf-hub:ORG/REPO repository": "needs a model hub",
     "tritonclip export ViT-B-32 repository --pretrained laion2b_s34b_b79k": "needs a model hub",
 }
