@@ -113,7 +113,7 @@ def test_a_signal_leaves_nothing_half_written(source: Path, tmp_path: Path, numb
         while not (begun := list(tmp_path.glob(".out.partial-*"))) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
-        # Python ends itself by SIGINT where the interrupt passed through an exec(), as torch's; a shell shows 130 for both.
+        # An interrupt that passed through an exec() (torch has some) ends Python by SIGINT; a shell shows 130 for both.
         assert process.wait(60) in (130, -signal.SIGINT)
     assert begun
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
