@@ -1,5 +1,6 @@
 """The ONNX runner inside the encoder models."""
 
+import queue
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
-from clip_onnx import Encoder, _cut
+from clip_onnx import REFUSALS, Encoder
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +23,25 @@ def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def encode(encoder: Encoder, batch: np.ndarray) -> np.ndarray | Exception:
+    answers: queue.Queue[np.ndarray | Exception] = queue.Queue()
+    encoder.submit(batch, answers.put)
+    return answers.get(timeout=10)
+
+
 @pytest.mark.parametrize("threads", [0, 1, 2, 3])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 11, 32])
-def test_slices_cover_every_row_once_and_in_order(doubling: Path, rows: int, threads: int) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 11, 32])
+def test_every_row_is_embedded_once_and_in_order(doubling: Path, rows: int, threads: int) -> None:
     batch = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
-    assert np.array_equal(Encoder(doubling, threads=threads, slice_batch=4).encode(batch), 2 * batch)
+    encoder = Encoder(doubling, threads=threads)
+    assert np.array_equal(encode(encoder, batch), 2 * batch)
+    encoder.close()
 
 
-@pytest.mark.parametrize(
-    ("rows", "lanes", "sizes"), [(0, 2, []), (6, 2, [3, 3]), (20, 2, [5, 5, 5, 5]), (7, 1, [4, 3]), (3, 1, [3])]
-)
-def test_slices_are_even_and_small(rows: int, lanes: int, sizes: list[int]) -> None:
-    assert [len(part) for part in _cut(np.zeros((rows, 2)), lanes, 5)] == sizes
-
-
-def test_requests_get_their_own_rows_whatever_their_shapes(doubling: Path) -> None:
-    shapes = [(1, 2), (3, 2), (2, 5), (1, 5), (4, 2)]
-    generator = np.random.default_rng(0)
-    arrays = [generator.normal(size=shape).astype(np.float32) for shape in shapes]
-    embeddings = Encoder(doubling, slice_batch=3).encode_all(arrays)
-    assert len(embeddings) == len(arrays)
-    assert all(np.array_equal(e, 2 * a) for e, a in zip(embeddings, arrays, strict=True))
+def test_what_the_graph_refuses_comes_back_as_the_answer(doubling: Path) -> None:
+    encoder = Encoder(doubling)
+    assert isinstance(encode(encoder, np.zeros((2, 2), np.int32)), REFUSALS)
+    encoder.close()
 
 
 def test_a_missing_graph_says_how_to_make_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The image encoder and the text encoder share this file; what differs stands in t
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Concatenates the requests of a dynamic batch, runs the graph, hands every request its rows."""
+    """Hands every request to the encoder, which answers each as soon as its own rows are done."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
@@ -26,23 +27,32 @@ class TritonPythonModel:
             slice_batch=int(parameters["slice_batch"]),
         )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        arrays = [pb_utils.get_input_tensor_by_name(r, self.input_name).as_numpy() for r in requests]
-        try:
-            return [self._response(embedding) for embedding in self.encoder.encode_all(arrays)]
-        except Exception:
-            # One caller's values may have failed all: each request by itself, so that only that one fails.
-            return [self._answer(array) for array in arrays]
+    def execute(self, requests: list[Any]) -> None:
+        """Return at once, so that later requests can join; while the encoder is full, Triton's queue holds them."""
+        for request in requests:
+            array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
+            self.encoder.submit(array, self._answer(request, array))
 
-    def _answer(self, array: Any) -> Any:
-        try:
-            return self._response(self.encoder.encode(array))
-        except clip_onnx.REFUSALS as error:
-            message = f"{self.input_name} {list(array.shape)}: values or a length that the graph does not take; {error}"
-            failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-        except Exception as error:
-            failure = pb_utils.TritonError(f"the graph failed: {error!r}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse(error=failure)
+    def finalize(self) -> None:
+        self.encoder.close()
+
+    def _answer(self, request: Any, array: Any) -> Callable[[Any], None]:
+        sender = request.get_response_sender()
+
+        def answer(result: Any) -> None:
+            failed = isinstance(result, Exception)
+            response = self._failure(result, array) if failed else self._response(result)
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        return answer
 
     def _response(self, embedding: Any) -> Any:
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output_name, embedding)])
+
+    def _failure(self, error: Exception, array: Any) -> Any:
+        if isinstance(error, clip_onnx.REFUSALS):
+            message = f"{self.input_name} {list(array.shape)}: values or a length that the graph does not take; {error}"
+            failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+        else:
+            failure = pb_utils.TritonError(f"the graph failed: {error!r}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(error=failure)

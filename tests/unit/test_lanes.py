@@ -1,0 +1,187 @@
+"""Continuous batching in the encoder models: who runs, with whom, and when."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
+from clip_lanes import Job, Lanes
+
+TIMEOUT_S = 10.0
+
+
+class Graph:
+    """Adds one; records the rows of every run, and holds runs until it is told to let them go."""
+
+    def __init__(self) -> None:
+        self.narrow_runs: list[int] = []
+        self.wide_runs: list[int] = []
+        self.gate = threading.Event()
+        self.started = threading.Semaphore(0)
+        self.gate.set()
+
+    def narrow(self, batch: np.ndarray) -> np.ndarray:
+        self.narrow_runs.append(len(batch))
+        return self._run(batch)
+
+    def wide(self, batch: np.ndarray) -> np.ndarray:
+        self.wide_runs.append(len(batch))
+        return self._run(batch)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        self.started.release()
+        assert self.gate.wait(TIMEOUT_S)
+        if (batch < 0).any():
+            raise ValueError("negative")
+        return batch + 1
+
+    def wait_for_runs(self, count: int) -> None:
+        for _ in range(count):
+            assert self.started.acquire(timeout=TIMEOUT_S)
+
+
+class Answers:
+    """What came back, by request."""
+
+    def __init__(self) -> None:
+        self.results: dict[int, np.ndarray | Exception] = {}
+        self._done = threading.Condition()
+
+    def submit(self, lanes: Lanes, key: int, rows: np.ndarray) -> None:
+        lanes.submit(Job(rows, lambda result: self._note(key, result)))
+
+    def _note(self, key: int, result: np.ndarray | Exception) -> None:
+        with self._done:
+            assert key not in self.results, "answered twice"
+            self.results[key] = result
+            self._done.notify_all()
+
+    def wait(self, count: int) -> dict[int, np.ndarray | Exception]:
+        with self._done:
+            assert self._done.wait_for(lambda: len(self.results) >= count, TIMEOUT_S), self.results
+        return self.results
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    graph = Graph()
+    yield graph
+    graph.gate.set()
+
+
+def rows(count: int, width: int = 2, start: float = 0.0) -> np.ndarray:
+    return np.arange(start, start + count * width, dtype=np.float32).reshape(count, width)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 4])
+def test_every_request_gets_its_own_rows_in_order(graph: Graph, lanes: int, most: int) -> None:
+    engine, answers = Lanes(graph.narrow, graph.wide, lanes, most), Answers()
+    sent = {key: rows(1 + key % 9, 2 + key % 2, start=100.0 * key) for key in range(60)}
+    for key, batch in sent.items():
+        answers.submit(engine, key, batch)
+    results = answers.wait(len(sent))
+    assert all(np.array_equal(results[key], batch + 1) for key, batch in sent.items())
+    engine.close()
+    assert max(graph.narrow_runs + graph.wide_runs) <= max(most, lanes - 1)
+
+
+def test_a_lone_row_runs_on_all_cores(graph: Graph) -> None:
+    engine, answers = Lanes(graph.narrow, graph.wide, 2, 4), Answers()
+    answers.submit(engine, 0, rows(1))
+    answers.wait(1)
+    assert (graph.wide_runs, graph.narrow_runs) == ([1], [])
+
+
+def test_a_batch_that_finds_all_lanes_free_is_spread_over_them(graph: Graph) -> None:
+    graph.gate.clear()
+    engine, answers = Lanes(graph.narrow, graph.wide, 3, 4), Answers()
+    answers.submit(engine, 0, rows(7))
+    graph.wait_for_runs(3)
+    assert sorted(graph.narrow_runs) == [2, 2, 3]
+
+
+def test_one_bad_row_fails_its_own_request_only(graph: Graph) -> None:
+    graph.gate.clear()
+    engine, answers = Lanes(graph.narrow, graph.wide, 1, 8), Answers()
+    answers.submit(engine, 0, rows(1))
+    graph.wait_for_runs(1)
+    for key, batch in enumerate([rows(2), -rows(2, start=1), rows(3)], start=1):
+        answers.submit(engine, key, batch)
+    graph.gate.set()
+    results = answers.wait(4)
+    assert [key for key, result in results.items() if isinstance(result, ValueError)] == [2]
+    assert np.array_equal(results[3], rows(3) + 1)
+    # Together, and only then apart.
+    assert graph.narrow_runs == [1, 7, 2, 2, 3]
+
+
+def test_a_request_that_fails_in_two_slices_is_answered_once(graph: Graph) -> None:
+    engine, answers = Lanes(graph.narrow, graph.wide, 2, 2), Answers()
+    answers.submit(engine, 0, -rows(8, start=1))
+    answers.submit(engine, 1, rows(2))
+    results = answers.wait(2)
+    engine.close()
+    assert isinstance(results[0], ValueError)
+    assert np.array_equal(results[1], rows(2) + 1)
+
+
+def test_a_full_queue_holds_the_caller_until_there_is_room(graph: Graph) -> None:
+    graph.gate.clear()
+    engine, answers = Lanes(graph.narrow, graph.wide, 1, 2), Answers()
+    answers.submit(engine, 0, rows(2))
+    graph.wait_for_runs(1)
+    answers.submit(engine, 1, rows(2))
+    third = threading.Thread(target=answers.submit, args=(engine, 2, rows(1)))
+    third.start()
+    third.join(0.1)
+    assert third.is_alive()
+    graph.gate.set()
+    third.join(TIMEOUT_S)
+    assert not third.is_alive()
+    answers.wait(3)
+
+
+def test_a_free_lane_waits_for_the_senders_it_just_answered(graph: Graph) -> None:
+    """Eight senders, two lanes: slices settle at four rows, though rows come back one by one."""
+    answers, seconds = Answers(), threading.Event()
+
+    def slow(batch: np.ndarray) -> np.ndarray:
+        seconds.wait(0.02 * len(batch))
+        return graph.narrow(batch)
+
+    engine = Lanes(slow, slow, 2, 4)
+    answered = [threading.Semaphore(1) for _ in range(8)]
+
+    def sender(own: int) -> None:
+        for turn in range(15):
+            assert answered[own].acquire(timeout=TIMEOUT_S)
+            seconds.wait(0.004 * (own % 4))
+            answers.submit(engine, own * 100 + turn, rows(1))
+            while own * 100 + turn not in answers.results:
+                seconds.wait(0.0005)
+            answered[own].release()
+
+    threads = [threading.Thread(target=sender, args=(own,)) for own in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S * 3)
+    engine.close()
+    assert len(answers.results) == 120
+    # Without the wait most slices would have one or two rows.
+    assert len(graph.narrow_runs) < 45, graph.narrow_runs
+
+
+def test_closing_answers_what_waits(graph: Graph) -> None:
+    graph.gate.clear()
+    engine, answers = Lanes(graph.narrow, graph.wide, 2, 4), Answers()
+    for key in range(3):
+        answers.submit(engine, key, rows(2))
+    graph.gate.set()
+    engine.close()
+    assert len(answers.results) == 3
