@@ -10,26 +10,29 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.tokenization import Tokenization
 
 HUB_SCHEME = "hf-hub:"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A CLIP in open_clip's terms.
+    """A CLIP in the terms of the library that runs it: open_clip, or transformers where open_clip has no such model.
 
     Attributes:
         name: what the served model is called.
         architecture: the open_clip name, or the folder's, for people to read.
-        model_cfg: open_clip's model config (embed_dim, vision_cfg, text_cfg, quick_gelu …).
+        model_cfg: open_clip's model config (embed_dim, vision_cfg, text_cfg, quick_gelu …), or `hf_towers.model_cfg`.
         preprocess_cfg: open_clip's PreprocessCfg as a dict, complete.
-        state_dict: weights under open_clip's names, in the checkpoint's own dtype.
+        state_dict: weights under that library's names, in the checkpoint's own dtype.
+        tokenization: its tokenizer.
         source: what was read, for the manifest.
     """
 
@@ -38,10 +41,14 @@ class Checkpoint:
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     state_dict: dict[str, torch.Tensor]
+    tokenization: Tokenization
     source: dict[str, str] = field(default_factory=dict)
 
-    def build(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> open_clip.CLIP:
-        """A float32 open_clip model in eval mode with these weights, or with `state_dict`'s."""
+    def build(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> Any:
+        """A float32 model in eval mode with these weights, or with `state_dict`'s.
+
+        It has `encode_image` (float32 [N, 3, H, W], normalized) and `encode_text` (int64 [N, L]), both to [N, D].
+        """
         model = new_model(self.model_cfg)
         load_strictly(model, self.state_dict if state_dict is None else state_dict, self.architecture)
         return model
@@ -54,6 +61,7 @@ def load_checkpoint(
     pretrained: str | None = None,
     like: str | None = None,
     random_weights: int | None = None,
+    tokenizer: Path | None = None,
     name: str | None = None,
 ) -> Checkpoint:
     """Read a checkpoint.
@@ -65,6 +73,8 @@ def load_checkpoint(
         pretrained: an open_clip tag for the architecture, fetched from its hub.
         like: the tag of the architecture whose preprocessing and activation `weights` were trained with.
         random_weights: the seed of random weights, to measure speed with.
+        tokenizer: a directory with the tokenizer's files and, for a text tower of Hugging Face inside an open_clip
+            model, that tower's config.json; None: those of the checkpoint, else those of the hub.
 
     Raises:
         CheckpointError: what cannot be read, is ambiguous, or is no CLIP that this version exports.
@@ -79,7 +89,8 @@ def load_checkpoint(
                 f"{source} brings its own weights and preprocessing; leave out --weights, --pretrained, "
                 "--like and --random-weights, or give an architecture name instead"
             )
-        checkpoint = sources.from_hub(source) if source.startswith(HUB_SCHEME) else sources.from_path(folder)
+        read = sources.from_hub if source.startswith(HUB_SCHEME) else sources.from_path
+        checkpoint = read(source, tokenizer)
     else:
         model_cfg = sources.named_architecture(source)
         if sum(given) != 1:
@@ -87,21 +98,38 @@ def load_checkpoint(
                 f"the architecture {source!r} needs weights, {sum(given)} sources of them were given; give "
                 "exactly one of --weights FILE, --pretrained TAG and --random-weights SEED"
             )
-        checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights)
+        model_cfg = sources.with_text_model(model_cfg, tokenizer)
+        checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights, tokenizer)
     check_supported(checkpoint.model_cfg)
     return checkpoint if name is None else _renamed(checkpoint, name)
 
 
-def new_model(model_cfg: Mapping[str, Any]) -> open_clip.CLIP:
-    """A float32 open_clip model in eval mode with untrained weights."""
+def new_model(model_cfg: Mapping[str, Any]) -> Any:
+    """A float32 model in eval mode with untrained weights: open_clip's, or transformers' of an `hf_config`.
+
+    Raises:
+        CheckpointError: the config is none that can be built.
+    """
+    if "hf_config" in model_cfg:
+        from tritonclip_export.hf_towers import new_hf_model
+
+        return new_hf_model(model_cfg["hf_config"])
     check_supported(model_cfg)
-    known = {key: value for key, value in model_cfg.items() if key != "custom_text"}
-    with quiet_open_clip(), _only_known_keys():
-        return open_clip.CLIP(**known).float().eval()
+    config = deepcopy(dict(model_cfg))
+    # Whole checkpoints are loaded; weights of a tower alone would be fetched from a hub.
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    has_hf_text = "hf_model_name" in config["text_cfg"]
+    if has_hf_text:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    custom_text = config.pop("custom_text", False) or has_hf_text
+    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    with quiet_open_clip(), _only_known_keys(), _text_model_found(config):
+        return kind(**config).float().eval()
 
 
 def check_supported(model_cfg: Mapping[str, Any]) -> None:
-    """Refuse what the served graphs would silently get wrong.
+    """Refuse a model config that is none, or that this version cannot serve.
 
     Raises:
         CheckpointError: names the part of the config that is missing or not supported.
@@ -111,25 +139,9 @@ def check_supported(model_cfg: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"the model config has no {' and no '.join(missing)}; a CLIP's has embed_dim, vision_cfg and text_cfg"
         )
-    vision, text = dict(model_cfg["vision_cfg"]), dict(model_cfg["text_cfg"])
-    with _only_known_keys():
-        open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)
-    problems = {
-        "a Hugging Face text tower": "hf_model_name" in text,
-        "a tokenizer from a hub": "hf_tokenizer_name" in text,
-        "a timm image tower": "timm_model_name" in vision,
-        "a custom text tower": bool(model_cfg.get("custom_text")),
-        "a multimodal decoder (CoCa)": "multimodal_cfg" in model_cfg,
-        "a text tower without causal mask": bool(text.get("no_causal_mask")),
-        f"text pooling {text.get('pool_type')!r}": text.get("pool_type", "argmax") != "argmax",
-        "a class token in the text tower": bool(text.get("embed_cls")),
-    }
-    found = [what for what, present in problems.items() if present]
-    if found:
-        raise CheckpointError(
-            f"the checkpoint has {', '.join(found)}; this version exports CLIPs with open_clip's own "
-            "image tower (ViT or ResNet) and its causal text tower with end-of-text pooling"
-        )
+    if "hf_config" not in model_cfg:
+        with _only_known_keys():
+            open_clip.CLIPVisionCfg(**model_cfg["vision_cfg"]), open_clip.CLIPTextCfg(**model_cfg["text_cfg"])
 
 
 def load_strictly(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], architecture: str) -> None:
@@ -190,6 +202,20 @@ def _only_known_keys() -> Iterator[None]:
         raise CheckpointError(
             f"the model config is none of open_clip {open_clip.__version__} ({error}); correct model_cfg, or "
             "install the open_clip that wrote it"
+        ) from error
+
+
+@contextmanager
+def _text_model_found(config: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        name = config["text_cfg"].get("hf_model_name")
+        if name is None:
+            raise
+        raise CheckpointError(
+            f"the text tower is Hugging Face's {name!r}, whose config cannot be read ({str(error).splitlines()[0]}); "
+            "give a directory with its config.json and tokenizer: --tokenizer DIR"
         ) from error
 
 

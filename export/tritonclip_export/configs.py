@@ -96,6 +96,8 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
             "sot_id": str(text.sot_id),
             "eot_id": str(text.eot_id),
             "clean": text.clean,
+            "kind": text.kind,
+            "zero_ids": ",".join(str(value) for value in text.zero_ids),
         },
         "image_encoder": tower,
         "text_encoder": tower,

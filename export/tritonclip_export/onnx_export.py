@@ -13,7 +13,7 @@ from torch.export import Dim
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.spec import ServingSpec
-from tritonclip_export.towers import ImageTower, TextTower
+from tritonclip_export.towers import FullTextTower, ImageTower, TextTower
 
 # The newest whose every operator TensorRT 10 and 11 parse: 23 fuses attention into one operator that
 # TensorRT knows from 10.14 on only.
@@ -34,6 +34,7 @@ class Signature:
 
 IMAGE = Signature("pixels", "image_embedding", {0: "batch"})
 TEXT = Signature("input_ids", "text_embedding", {0: "batch", 1: "length"})
+FULL_TEXT = Signature("input_ids", "text_embedding", {0: "batch"})
 
 
 def export_image_tower(tower: ImageTower, spec: ServingSpec, path: Path) -> None:
@@ -42,8 +43,15 @@ def export_image_tower(tower: ImageTower, spec: ServingSpec, path: Path) -> None
     _export(tower, example, IMAGE, {0: Dim("batch", min=1)}, path)
 
 
-def export_text_tower(tower: TextTower, spec: ServingSpec, path: Path) -> None:
-    """Write the text tower: `input_ids` int32 [batch, length] to `text_embedding` [batch, D]."""
+def export_text_tower(tower: TextTower | FullTextTower, spec: ServingSpec, path: Path) -> None:
+    """Write the text tower: `input_ids` int32 [batch, length] to `text_embedding` [batch, D].
+
+    The length is dynamic where the tower takes any, else it is the context.
+    """
+    if not tower.any_length:
+        full = torch.full((2, spec.text.context_length), spec.text.eot_id, dtype=torch.int32)
+        _export(tower, full, FULL_TEXT, {0: Dim("batch", min=1)}, path)
+        return
     example = torch.zeros(2, spec.text.context_length - 1, dtype=torch.int32)
     shapes = {0: Dim("batch", min=1), 1: Dim("length", min=2, max=spec.text.context_length)}
     _export(tower, example, TEXT, shapes, path)

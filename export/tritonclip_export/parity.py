@@ -5,7 +5,6 @@ The reference is float32 PyTorch with the adapter applied unmerged, by the libra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import onnxruntime as ort
 from tritonclip_export.errors import ParityError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.probes import CHUNK, Probes
-from tritonclip_export.towers import ImageTower, TextTower
+from tritonclip_export.spec import TextSpec
+from tritonclip_export.towers import FullTextTower, ImageTower, TextTower
 
 # The least cosine that any single probe may have against float32 PyTorch.
 MINIMUM_COSINE = {"float32": 0.99999}
@@ -86,16 +86,16 @@ class ParityReport:
 def compare_stages(
     reference: tuple[Array, Array],
     probes: Probes,
-    towers: tuple[ImageTower, TextTower],
+    towers: tuple[ImageTower, TextTower | FullTextTower],
     onnx_files: tuple[Path, Path],
-    buckets: Sequence[int],
+    text: TextSpec,
     report: ParityReport,
 ) -> ParityReport:
     """Fill `report`: merged PyTorch towers, then their ONNX files at several batch sizes and lengths.
 
     Args:
         reference: image and text embeddings of all probes, float32 [N, D] and [M, D].
-        buckets: text lengths the server uses; each is tried with the texts that fit.
+        text: its buckets are the lengths the server uses; each is tried with the texts that fit.
     """
     image_reference, text_reference = reference
     with torch.no_grad():
@@ -114,8 +114,8 @@ def compare_stages(
     for size in BATCH_SIZES:
         batched = image_onnx(probes.pixels.numpy(), size)
         report.comparisons.append(Comparison.of(f"onnx, batch {size}", "image", image_reference, batched))
-    for length in buckets:
-        ids, rows = _that_fit(probes.input_ids.numpy(), length)
+    for length in text.buckets:
+        ids, rows = _that_fit(probes.input_ids.numpy(), length, text)
         report.comparisons.append(
             Comparison.of(f"onnx, length {length}", "text", text_reference[rows], text_onnx(ids, 3))
         )
@@ -138,7 +138,10 @@ class OnnxTower:
         return np.concatenate([self._session.run(None, {self._input: part})[0] for part in parts])
 
 
-def _that_fit(input_ids: Array, length: int) -> tuple[Array, Array]:
-    """The rows whose end of text (the largest id) lies within `length`, cut to it, and their indices."""
-    rows = np.flatnonzero(input_ids.argmax(axis=1) < length)
+def _that_fit(input_ids: Array, length: int, text: TextSpec) -> tuple[Array, Array]:
+    """The rows whose end of text lies within `length`, cut to it, and their indices."""
+    if length == text.context_length:
+        return input_ids, np.arange(len(input_ids))
+    ends = input_ids if text.pooling == "argmax" else input_ids == text.eot_id
+    rows = np.flatnonzero(ends.argmax(axis=1) < length)
     return input_ids[rows, :length], rows

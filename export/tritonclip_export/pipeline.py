@@ -13,14 +13,13 @@ from typing import Any
 from tritonclip_export import manifest, onnx_export, parity, repository
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash
 from tritonclip_export.configs import Limits, apply_spec
-from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import Adapter, MergeResult, merge_adapters, read_adapter
 from tritonclip_export.probes import Probes, make_probes
 from tritonclip_export.progress import step
 from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.spec_builder import build_spec
-from tritonclip_export.tokenizer_file import write_tokenizer
 from tritonclip_export.towers import served_towers
 
 TOOLS = (
@@ -46,6 +45,7 @@ class ExportRequest:
     pretrained: str | None = None
     like: str | None = None
     random_weights: int | None = None
+    tokenizer: Path | None = None
     name: str | None = None
     limits: Limits = field(default_factory=Limits)
     probe_pictures: Path | None = None
@@ -71,7 +71,7 @@ def export(request: ExportRequest) -> dict[str, Any]:
         merged = merge_adapters(in_float32, adapters)
         spec = _stamp(build_spec(checkpoint, merged.state_dict), merged)
     probes = make_probes(
-        checkpoint.preprocess_cfg, spec.text, pictures=request.probe_pictures, texts=request.probe_texts
+        checkpoint.preprocess_cfg, checkpoint.tokenization, pictures=request.probe_pictures, texts=request.probe_texts
     )
     with repository.staged(out) as staging:
         report = _convert(checkpoint, adapters, merged, spec, probes, staging)
@@ -87,6 +87,7 @@ def _load(request: ExportRequest) -> Checkpoint:
         pretrained=request.pretrained,
         like=request.like,
         random_weights=request.random_weights,
+        tokenizer=request.tokenizer,
         name=request.name,
     )
 
@@ -108,7 +109,7 @@ def _convert(
 ) -> parity.ParityReport:
     """Write both ONNX files into `staging` and pass them through the gate."""
     model = checkpoint.build(merged.state_dict)
-    towers = served_towers(model, spec.image.mean, spec.image.std)
+    towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
     files = tuple(staging / name / "1" / "model.onnx" for name in ("image_encoder", "text_encoder"))
     with step("convert the image tower to ONNX"):
         onnx_export.export_image_tower(towers[0], spec, files[0])
@@ -117,7 +118,7 @@ def _convert(
     with step("compare with PyTorch"):
         report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision])
         embeddings, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
-        parity.compare_stages(embeddings, probes, towers, (files[0], files[1]), spec.text.buckets, report)
+        parity.compare_stages(embeddings, probes, towers, (files[0], files[1]), spec.text, report)
     report.require()
     return report
 
@@ -139,13 +140,9 @@ def _reference_embeddings(
 
 
 def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging: Path) -> None:
-    write_tokenizer(staging / "tokenizer" / "1" / "tokenizer.json", _tokenizer(spec))
+    checkpoint.tokenization.write(staging / "tokenizer" / "1" / "tokenizer.json")
     apply_spec(staging, spec, limits)
-    repository.write_warmups(staging, checkpoint.preprocess_cfg, spec.text)
-
-
-def _tokenizer(spec: ServingSpec) -> Any:
-    return open_clip.SimpleTokenizer(context_length=spec.text.context_length, clean=spec.text.clean)
+    repository.write_warmups(staging, checkpoint.preprocess_cfg, checkpoint.tokenization, spec.text.buckets[0])
 
 
 def _manifest(

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tritonclip_export.errors import ExportError
-from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.spec import TextSpec
+from tritonclip_export.frameworks import torch
+from tritonclip_export.tokenization import Tokenization
 
 SEED = 20260
 # Landscape, portrait, square, smaller than the tower, and a strip: squash and crop differ on all but one.
@@ -56,7 +56,7 @@ class Probes:
 
 def make_probes(
     preprocess_cfg: dict[str, Any],
-    text: TextSpec,
+    tokenization: Tokenization,
     *,
     pictures: Path | None = None,
     texts: Path | None = None,
@@ -69,8 +69,7 @@ def make_probes(
     images = synthetic_pictures() + (_read_pictures(pictures) if pictures else [])
     captions = [*TEXTS, *(_read_lines(texts) if texts else [])]
     pixel_values = transform_pictures(images, preprocess_cfg)
-    tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length, clean=text.clean)
-    return Probes(to_uint8(pixel_values, preprocess_cfg), pixel_values, tokenizer(captions).int())
+    return Probes(to_uint8(pixel_values, preprocess_cfg), pixel_values, tokenization(captions))
 
 
 def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.frameworks import open_clip
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
-from tritonclip_export.spec import TextSpec
+from tritonclip_export.tokenization import Tokenization
 
 WARMUP_TEXT = "a photo of a cat"
 _BYTES_LENGTH_PREFIX = 4
@@ -75,15 +73,17 @@ def staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], text: TextSpec) -> None:
-    """Give the towers the same picture and text, as pixels and ids, that warm up the models before them."""
+def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenization: Tokenization, length: int) -> None:
+    """Give the towers the same picture and text, as pixels and ids, that warm up the models before them.
+
+    `length` is that of the ids, and holds the warm-up text.
+    """
     encoded = (repository / "preprocess" / "warmup" / "picture").read_bytes()[_BYTES_LENGTH_PREFIX:]
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = to_uint8(transform_pictures([image], dict(preprocess_cfg)), dict(preprocess_cfg))
-    tokenizer = open_clip.SimpleTokenizer(context_length=text.buckets[0], clean=text.clean)
     _write_bytes(repository / "image_encoder" / "warmup" / "pixels", pixels.numpy().tobytes())
-    ids = tokenizer([WARMUP_TEXT]).numpy().astype(np.int32)
-    _write_bytes(repository / "text_encoder" / "warmup" / "input_ids", ids.tobytes())
+    ids = tokenization([WARMUP_TEXT])[:, :length].contiguous()
+    _write_bytes(repository / "text_encoder" / "warmup" / "input_ids", ids.numpy().tobytes())
 
 
 def _replace(staging: Path, out: Path) -> None:

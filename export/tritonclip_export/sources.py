@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tritonclip_export import names
-from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, new_model, quiet_open_clip
+from tritonclip_export.adopt import adopt
+from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, check_supported, new_model, quiet_open_clip
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.processors import HF_PREPROCESSOR, complete_preprocess, hf_preprocess, read_json
+from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, open_clip_tokenization
 from tritonclip_export.weights import read_weights
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
+HF_TOKENIZER = "tokenizer_config.json"
 OPEN_CLIP_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -28,36 +32,33 @@ HF_WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 HF_SHARDS = ("model-*.safetensors", "pytorch_model-*.bin")
-HF_PREPROCESSOR = "preprocessor_config.json"
-HF_PROCESSOR = "processor_config.json"
-
-# Pillow's numbers, which Hugging Face's preprocessor_config.json stores.
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+TOKENIZER_FILES = ("*.txt", "*.model")
 
 
-def from_path(path: Path) -> Checkpoint:
+def from_path(source: str, tokenizer: Path | None) -> Checkpoint:
     """Read a directory; its config file tells whose it is."""
+    path = Path(source)
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is a file; for weights alone say whose they are: "
             f"tritonclip export ARCHITECTURE OUT --weights {path} --like TAG"
         )
     if (path / OPEN_CLIP_CONFIG).is_file():
-        return _from_open_clip_directory(path)
+        return _from_open_clip_directory(path, tokenizer or path)
     if (path / HF_CONFIG).is_file():
-        return _from_hf_directory(path)
+        return _from_hf_directory(path, tokenizer or path)
     raise CheckpointError(
         f"{path} is no checkpoint: it has neither {OPEN_CLIP_CONFIG} (open_clip) nor {HF_CONFIG} (Hugging Face)"
     )
 
 
-def from_hub(source: str) -> Checkpoint:
+def from_hub(source: str, tokenizer: Path | None) -> Checkpoint:
     """Fetch an open_clip repository ("hf-hub:ORG/REPO") and read it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository = source.removeprefix(HUB_SCHEME)
-    wanted = ["*.json", *OPEN_CLIP_WEIGHTS, *HF_WEIGHTS, *HF_SHARDS]
+    wanted = ["*.json", *TOKENIZER_FILES, *OPEN_CLIP_WEIGHTS, *HF_WEIGHTS, *HF_SHARDS]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -65,9 +66,8 @@ def from_hub(source: str) -> Checkpoint:
             f"{source} cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]}); check the name "
             "and the network, or give a directory that holds it"
         ) from error
-    checkpoint = from_path(folder)
-    short = repository.split("/")[-1]
-    return Checkpoint(**{**checkpoint.__dict__, "name": short, "source": {"hub": repository}})
+    checkpoint = from_path(str(folder), tokenizer)
+    return replace(checkpoint, name=repository.split("/")[-1], source={"hub": repository})
 
 
 def named_architecture(name: str) -> dict[str, Any]:
@@ -80,6 +80,14 @@ def named_architecture(name: str) -> dict[str, Any]:
     return model_cfg
 
 
+def with_text_model(model_cfg: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """The config with its Hugging Face text tower, if it has one, described by `folder`'s config.json."""
+    text = model_cfg.get("text_cfg", {})
+    if "hf_model_name" not in text or folder is None or not (folder / HF_CONFIG).is_file():
+        return model_cfg
+    return {**model_cfg, "text_cfg": {**text, "hf_model_name": str(folder)}}
+
+
 def from_architecture(
     architecture: str,
     model_cfg: dict[str, Any],
@@ -87,10 +95,12 @@ def from_architecture(
     pretrained: str | None,
     like: str | None,
     random_weights: int | None,
+    tokenizer: Path | None,
 ) -> Checkpoint:
     """Build one of open_clip's named architectures with weights from a file, a tag or a seed."""
+    files = None if tokenizer is None else str(tokenizer)
     if random_weights is not None:
-        return _with_random_weights(architecture, model_cfg, random_weights)
+        return _with_random_weights(architecture, model_cfg, like, random_weights, files)
     tag = pretrained or like
     if tag is None:
         raise CheckpointError(
@@ -99,106 +109,77 @@ def from_architecture(
         )
     model_cfg, preprocess_cfg = _trained_like(architecture, model_cfg, tag)
     if weights is not None:
-        tensors, source = read_weights(weights), {"weights": str(weights), "like": tag}
+        tensors, source = adopt(read_weights(weights), model_cfg), {"weights": str(weights), "like": tag}
     else:
         tensors, source = _fetch(architecture, tag), {"pretrained": tag}
-    return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, source)
+    tokenization = open_clip_tokenization(model_cfg, files)
+    return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, tokenization, source)
 
 
-def _from_open_clip_directory(path: Path) -> Checkpoint:
-    config = _read_json(path / OPEN_CLIP_CONFIG)
+def _from_open_clip_directory(path: Path, files: Path) -> Checkpoint:
+    config = read_json(path / OPEN_CLIP_CONFIG)
     missing = [key for key in ("model_cfg", "preprocess_cfg") if key not in config]
     if missing:
         raise CheckpointError(f"{path / OPEN_CLIP_CONFIG} has no {' and no '.join(missing)}")
-    image_size = config["model_cfg"].get("vision_cfg", {}).get("image_size", 224)
-    preprocess_cfg = _complete_preprocess({"size": image_size, **config["preprocess_cfg"]})
-    tensors = read_weights(_first_present(path, OPEN_CLIP_WEIGHTS))
+    model_cfg = with_text_model(config["model_cfg"], files)
+    image_size = model_cfg.get("vision_cfg", {}).get("image_size", 224)
+    preprocess_cfg = complete_preprocess({"size": image_size, **config["preprocess_cfg"]})
+    tensors = adopt(read_weights(_first_present(path, OPEN_CLIP_WEIGHTS)), model_cfg)
+    check_supported(model_cfg)
+    tokenization = open_clip_tokenization(model_cfg, str(files))
     name = path.resolve().name
-    return Checkpoint(name, name, config["model_cfg"], preprocess_cfg, tensors, {"directory": str(path)})
+    return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
 
 
-def _from_hf_directory(path: Path) -> Checkpoint:
+def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
+    model_cfg = _hf_model_cfg(path)
+    tensors = read_weights(_first_present(path, HF_WEIGHTS))
+    # CLIPModel has a place in open_clip, the others run as they are.
+    tensors = adopt(tensors, model_cfg) if "hf_config" in model_cfg else names.from_hf(tensors)
+    preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"]["image_size"])
+    tokenization = _hf_tokenization(model_cfg, files)
+    name = path.resolve().name
+    return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
+
+
+def _hf_model_cfg(path: Path) -> dict[str, Any]:
     from transformers import CLIPConfig
 
+    from tritonclip_export import hf_towers
     from tritonclip_export.hf_clip import open_clip_model_cfg
 
-    kind = _read_json(path / HF_CONFIG).get("model_type")
-    if kind != "clip":
-        raise CheckpointError(
-            f"{path / HF_CONFIG} is a model of type {kind!r}; this version exports 'clip' (CLIPModel)"
-        )
-    model_cfg = open_clip_model_cfg(CLIPConfig.from_pretrained(path))
-    preprocess_cfg = _hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"]["image_size"])
-    tensors = names.from_hf(read_weights(_first_present(path, HF_WEIGHTS)))
-    name = path.resolve().name
-    return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, {"directory": str(path)})
+    config = read_json(path / HF_CONFIG)
+    if config.get("model_type") == "clip":
+        return open_clip_model_cfg(CLIPConfig.from_pretrained(path))
+    return hf_towers.model_cfg(config)
 
 
-def _hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
-    """Translate a CLIPImageProcessor; refuse what open_clip's transforms cannot express."""
-    config = _hf_processor(path)
-    _refuse_missing_steps(config, path)
-    size, crop = config.get("size", {}), config.get("crop_size", {})
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    box = {"height": image_size, "width": image_size}
-    if size.get("shortest_edge") == image_size and config.get("do_center_crop", True) and crop == box:
-        resize_mode = "shortest"
-    elif size == box and not config.get("do_center_crop", True):
-        resize_mode = "squash"
-    else:
-        raise CheckpointError(
-            f"{path} resizes to {size} and crops to {crop or None}; this version serves shortest side then "
-            f"center crop, or both sides, at the tower's {image_size} pixels"
-        )
-    resample = config.get("resample", 3)
-    if resample not in _RESAMPLE or abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
-        raise CheckpointError(
-            f"{path} has resample {resample} and rescale_factor {config.get('rescale_factor')}; "
-            "allowed: resample 2 (bilinear) or 3 (bicubic), rescale_factor 1/255"
-        )
-    return _complete_preprocess(
-        {
-            "size": image_size,
-            "mean": config.get("image_mean", open_clip.OPENAI_DATASET_MEAN),
-            "std": config.get("image_std", open_clip.OPENAI_DATASET_STD),
-            "interpolation": _RESAMPLE[resample],
-            "resize_mode": resize_mode,
-        }
-    )
+def _hf_tokenization(model_cfg: Mapping[str, Any], files: Path) -> Tokenization:
+    """CLIP's own vocabulary where the tower has its size, else the tokenizer in the directory."""
+    text = model_cfg["text_cfg"]
+    kind = read_json(files / HF_TOKENIZER).get("tokenizer_class", "") if (files / HF_TOKENIZER).is_file() else ""
+    if "hf_config" not in model_cfg and (kind.startswith("CLIPTokenizer") or not kind):
+        return ClipBpe(text["context_length"])
+    # Not part of its tokenizer.json: transformers does it in Python.
+    clean = "punctuation" if kind.startswith("SiglipTokenizer") else "none"
+    return HfTokenizer(str(files), text["context_length"], clean)
 
 
-def _hf_processor(path: Path) -> dict[str, Any]:
-    """The settings of the image processor: a file of its own, or part of the CLIPProcessor's."""
-    if path.is_file():
-        return _read_json(path)
-    whole = path.parent / HF_PROCESSOR
-    config = _read_json(whole).get("image_processor") if whole.is_file() else None
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"{path.parent} does not say how its pictures are prepared: it has no {path.name}; save the model's "
-            "CLIPProcessor into it"
-        )
-    return config
-
-
-def _refuse_missing_steps(config: dict[str, Any], path: Path) -> None:
-    off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not config.get(step, True)]
-    if off:
-        raise CheckpointError(
-            f"{path} switches {', '.join(off)} off; this version serves pictures that are resized, scaled to 0 "
-            "to 1 and normalized"
-        )
-
-
-def _with_random_weights(architecture: str, model_cfg: dict[str, Any], seed: int) -> Checkpoint:
+def _with_random_weights(
+    architecture: str, model_cfg: dict[str, Any], like: str | None, seed: int, files: str | None
+) -> Checkpoint:
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     tensors = new_model(model_cfg).state_dict()
     torch.set_rng_state(generator_state)
-    preprocess_cfg = _complete_preprocess({"size": model_cfg["vision_cfg"]["image_size"]})
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if like is None and not tags:
+        preprocess_cfg = complete_preprocess({"size": model_cfg["vision_cfg"]["image_size"]})
+    else:
+        preprocess_cfg = _trained_like(architecture, model_cfg, like or tags[0])[1]
     source = {"random_weights": str(seed)}
-    return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, source)
+    tokenization = open_clip_tokenization(model_cfg, files)
+    return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, tokenization, source)
 
 
 def _trained_like(architecture: str, model_cfg: dict[str, Any], tag: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -207,7 +188,7 @@ def _trained_like(architecture: str, model_cfg: dict[str, Any], tag: str) -> tup
         raise CheckpointError(f"{architecture} has no tag {tag!r}; its tags: {_tags(architecture)}")
     overlay = {"size": model_cfg["vision_cfg"]["image_size"], **config}
     quick_gelu = bool(config.get("quick_gelu") or model_cfg.get("quick_gelu"))
-    return {**model_cfg, "quick_gelu": quick_gelu}, _complete_preprocess(overlay)
+    return {**model_cfg, "quick_gelu": quick_gelu}, complete_preprocess(overlay)
 
 
 def _fetch(architecture: str, tag: str) -> dict[str, torch.Tensor]:
@@ -222,12 +203,6 @@ def _fetch(architecture: str, tag: str) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-def _complete_preprocess(overlay: dict[str, Any]) -> dict[str, Any]:
-    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-
-    return asdict(PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay)))
-
-
 def _tags(architecture: str) -> str:
     return ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
 
@@ -237,13 +212,3 @@ def _first_present(folder: Path, files: tuple[str, ...]) -> Path:
     if not present:
         raise CheckpointError(f"{folder} holds no weights; expected one of {', '.join(files)}")
     return present[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, not an object")
-    return values

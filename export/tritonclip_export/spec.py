@@ -15,8 +15,9 @@ from tritonclip_export.errors import SpecError
 
 RESIZE_MODES = ("shortest", "longest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
-CLEANINGS = ("lower", "whitespace", "canonicalize")
-POOLINGS = ("argmax", "eos")
+TOKENIZERS = ("clip", "hf")
+CLEANINGS = ("lower", "whitespace", "canonicalize", "none", "punctuation")
+POOLINGS = ("argmax", "eos", "first", "last", "class", "mean")
 SCORINGS = ("softmax", "sigmoid")
 
 # Lengths below the context that short texts are cut to; few, so that requests still batch together.
@@ -57,8 +58,12 @@ class TextSpec:
         context_length: tokens the tower was trained on; longer texts are cut, the last id is `eot_id`.
         buckets: lengths the tokenizer pads to, ascending; the last is `context_length`. Only a causal
             tower that pools at the end of text gives the same embedding at every length.
-        clean: open_clip's name for the text normalisation.
-        pooling: "argmax" takes the position of the largest id, "eos" the first `eot_id`.
+        clean: what is done to a text before: open_clip's "lower", "whitespace" or "canonicalize"; "none"; or
+            "punctuation", which transformers' SigLIP tokenizer takes out.
+        pooling: the position that becomes the embedding: "argmax" of the ids, the first `eot_id` ("eos"), the
+            "first" or the "last" one, a "class" token that the tower adds, or the "mean" over what is no padding.
+        kind: "clip" for CLIP's own byte-pair encoding, "hf" for a file of the `tokenizers` library.
+        zero_ids: ids that become 0 after tokenizing.
     """
 
     context_length: int
@@ -69,8 +74,11 @@ class TextSpec:
     eot_id: int
     clean: str
     pooling: str
+    kind: str = "clip"
+    zero_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _require("kind", self.kind, TOKENIZERS)
         _require("clean", self.clean, CLEANINGS)
         _require("pooling", self.pooling, POOLINGS)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec, text_buckets
+from tritonclip_export.frameworks import torch
+from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
+from tritonclip_export.towers import text_pooling
 
-PAD_ID = 0
+# What the libraries call the table whose rows are the tokens.
+TOKEN_TABLE = re.compile(r"(^|\.)(token_embedding|word_embeddings|embed_tokens|shared)\.weight$")
 
 
 def build_spec(checkpoint: Checkpoint, state_dict: Mapping[str, torch.Tensor]) -> ServingSpec:
@@ -24,7 +27,7 @@ def build_spec(checkpoint: Checkpoint, state_dict: Mapping[str, torch.Tensor]) -
         architecture=checkpoint.architecture,
         embedding_dim=int(checkpoint.model_cfg["embed_dim"]),
         image=_image_spec(checkpoint),
-        text=_text_spec(checkpoint.model_cfg),
+        text=_text_spec(checkpoint, state_dict),
         scoring=_scoring_spec(state_dict),
     )
 
@@ -49,29 +52,12 @@ def _image_spec(checkpoint: Checkpoint) -> ImageSpec:
     )
 
 
-def _text_spec(model_cfg: Mapping[str, Any]) -> TextSpec:
-    config = open_clip.CLIPTextCfg(**model_cfg["text_cfg"])
-    kwargs = config.tokenizer_kwargs or {}
-    unknown = sorted(set(kwargs) - {"clean"})
-    if unknown:
-        raise CheckpointError(f"the tokenizer has options {', '.join(unknown)}; this version serves: clean")
-    tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length, **kwargs)
-    if config.vocab_size != tokenizer.vocab_size:
-        raise CheckpointError(
-            f"the text tower knows {config.vocab_size} tokens, CLIP's byte-pair vocabulary has "
-            f"{tokenizer.vocab_size}; this version serves checkpoints that use that vocabulary"
-        )
-    return TextSpec(
-        context_length=config.context_length,
-        vocab_size=config.vocab_size,
-        # check_supported let only causal towers with end-of-text pooling through.
-        buckets=text_buckets(config.context_length, any_length=True),
-        pad_id=PAD_ID,
-        sot_id=tokenizer.sot_token_id,
-        eot_id=tokenizer.eot_token_id,
-        clean=kwargs.get("clean", "lower"),
-        pooling=config.pool_type,
-    )
+def _text_spec(checkpoint: Checkpoint, state_dict: Mapping[str, torch.Tensor]) -> TextSpec:
+    tables = [tensor for name, tensor in state_dict.items() if TOKEN_TABLE.search(name)]
+    if not tables:
+        raise CheckpointError("the weights have no table of token embeddings; export a whole CLIP, both towers")
+    pooling, any_length = text_pooling(checkpoint.model_cfg)
+    return checkpoint.tokenization.spec(len(tables[0]), pooling, any_length=any_length)
 
 
 def _scoring_spec(state_dict: Mapping[str, torch.Tensor]) -> ScoringSpec:
@@ -82,8 +68,8 @@ def _scoring_spec(state_dict: Mapping[str, torch.Tensor]) -> ScoringSpec:
     bias = state_dict.get("logit_bias")
     return ScoringSpec(
         kind="softmax" if bias is None else "sigmoid",
-        logit_scale=float(state_dict["logit_scale"].double().exp()),
-        logit_bias=0.0 if bias is None else float(bias),
+        logit_scale=float(state_dict["logit_scale"].double().exp().reshape(())),
+        logit_bias=0.0 if bias is None else float(bias.reshape(())),
     )
 
 

@@ -7,23 +7,29 @@ which leaves the end-of-text embedding unchanged, because no token sees a later 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as functional
 from torch import nn
 
 from tritonclip_export.frameworks import open_clip, torch
 
+_HF_POOLING = {"siglip": "last", "chinese_clip": "first"}
+# open_clip's poolers of Hugging Face text towers.
+_HF_POOLERS = {"mean_pooler": "mean", "cls_pooler": "first", "cls_last_hidden_state_pooler": "first"}
+
 
 class ImageTower(nn.Module):
     """`pixels` uint8 [N, H, W, 3] to `image_embedding` float32 [N, D], L2-normalised."""
 
+    model: Any
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, visual: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.visual = visual
+        self.model = model
         deviation = torch.tensor(std, dtype=torch.float64)
         self.register_buffer("scale", (1 / (255 * deviation)).float().reshape(1, 3, 1, 1))
         shift = -torch.tensor(mean, dtype=torch.float64) / deviation
@@ -32,16 +38,36 @@ class ImageTower(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed `pixels`."""
         values = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        return functional.normalize(self.visual(values).float(), dim=-1)
+        return functional.normalize(self.model.encode_image(values).float(), dim=-1)
+
+
+class FullTextTower(nn.Module):
+    """`input_ids` int32 [N, context] to `text_embedding` float32 [N, D], L2-normalised.
+
+    For every tower whose embedding depends on the padding: no causal mask, a class token, pooling at the last position.
+    """
+
+    any_length = False
+    model: Any
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embed `input_ids`."""
+        return functional.normalize(self.model.encode_text(input_ids.long()).float(), dim=-1)
 
 
 class TextTower(nn.Module):
     """`input_ids` int32 [N, L], L up to the context, to `text_embedding` float32 [N, D], L2-normalised."""
 
+    any_length = True
     attn_mask: torch.Tensor
 
-    def __init__(self, model: open_clip.CLIP) -> None:
+    def __init__(self, model: Any, eos_id: int | None) -> None:
         super().__init__()
+        self.eos_id = eos_id
         self.token_embedding = model.token_embedding
         self.positional_embedding = model.positional_embedding
         self.transformer = model.transformer
@@ -50,12 +76,13 @@ class TextTower(nn.Module):
         self.register_buffer("attn_mask", model.attn_mask)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embed `input_ids`; pools at the largest id of each row, the end of text."""
+        """Embed `input_ids`; pools at the end of text: the first `eos_id`, or the largest id of each row."""
         length = input_ids.shape[1]
         hidden = self.token_embedding(input_ids) + self.positional_embedding[:length]
         hidden = self.transformer(hidden, attn_mask=self.attn_mask[:length, :length])
         rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-        pooled = self.ln_final(hidden)[rows, input_ids.argmax(dim=-1)]
+        ends = input_ids if self.eos_id is None else (input_ids == self.eos_id).int()
+        pooled = self.ln_final(hidden)[rows, ends.argmax(dim=-1)]
         return functional.normalize(self._project(pooled).float(), dim=-1)
 
     def _project(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -96,13 +123,35 @@ class SelfAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width)), None
 
 
-def served_towers(model: open_clip.CLIP, mean: Sequence[float], std: Sequence[float]) -> tuple[ImageTower, TextTower]:
+def served_towers(
+    model: Any, model_cfg: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]
+) -> tuple[ImageTower, TextTower | FullTextTower]:
     """Wrap `model` into its two served graphs; its attention modules are replaced in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.MultiheadAttention) and _is_self_attention(child, parent):
                 setattr(parent, name, SelfAttention(child))
-    return ImageTower(model.visual, mean, std).eval(), TextTower(model).eval()
+    pooling, any_length = text_pooling(model_cfg)
+    if not any_length:
+        return ImageTower(model, mean, std).eval(), FullTextTower(model).eval()
+    native = getattr(model, "text", model)
+    text = TextTower(native, native.eos_id if pooling == "eos" else None)
+    return ImageTower(model, mean, std).eval(), text.eval()
+
+
+def text_pooling(model_cfg: Mapping[str, Any]) -> tuple[str, bool]:
+    """Which position becomes the embedding, and whether that embedding is the same at every padded length.
+
+    It is where no token sees a later one and the end of the text is the one that is pooled.
+    """
+    if "hf_config" in model_cfg:
+        return _HF_POOLING[model_cfg["hf_config"]["model_type"]], False
+    text = open_clip.CLIPTextCfg(**model_cfg["text_cfg"])
+    if text.hf_model_name:
+        return _HF_POOLERS.get(text.hf_pooler_type, "mean"), False
+    if text.embed_cls:
+        return "class", False
+    return text.pool_type, text.pool_type in ("argmax", "eos") and not text.no_causal_mask
 
 
 def _is_self_attention(attention: nn.MultiheadAttention, parent: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.commands.export import parse_adapter
-from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import read_adapter
 from tritonclip_export.probes import transform_pictures
 from tritonclip_export.reference import unmerged_reference
@@ -37,9 +37,8 @@ class ZeroShot:
         self._reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, read)
         self._preprocess_cfg = checkpoint.preprocess_cfg
         self._logit_scale = spec.scoring.logit_scale
-        tokenizer = open_clip.SimpleTokenizer(context_length=spec.text.context_length, clean=spec.text.clean)
         with torch.no_grad():
-            self._labels = self._reference.encode_text(tokenizer(list(labels)).int())
+            self._labels = self._reference.encode_text(checkpoint.tokenization(list(labels)))
 
     def probabilities(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Softmax over the labels: float32 [N, number of labels]."""

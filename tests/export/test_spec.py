@@ -12,6 +12,7 @@ from tritonclip_export.errors import CheckpointError, SpecError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.spec import ScoringSpec, ServingSpec, text_buckets
 from tritonclip_export.spec_builder import build_spec
+from tritonclip_export.tokenization import ClipBpe
 
 
 @pytest.fixture
@@ -66,18 +67,17 @@ def test_buckets(context: int, any_length: bool, buckets: tuple[int, ...]) -> No
 
 
 def test_another_vocabulary_is_refused() -> None:
-    cfg = {**MODEL_CFG, "text_cfg": {**MODEL_CFG["text_cfg"], "vocab_size": 1000}}
-    checkpoint = Checkpoint("x", "x", cfg, PREPROCESS_CFG, {})
+    checkpoint = Checkpoint("x", "x", MODEL_CFG, PREPROCESS_CFG, {}, ClipBpe(77))
     with pytest.raises(CheckpointError, match="1000 tokens"):
-        build_spec(checkpoint, {"logit_scale": torch.tensor(1.0)})
+        build_spec(checkpoint, {"logit_scale": torch.tensor(1.0), "token_embedding.weight": torch.zeros(1000, 8)})
 
 
 def test_preprocessing_of_another_size_than_the_tower_is_refused() -> None:
-    checkpoint = Checkpoint("x", "x", MODEL_CFG, {**PREPROCESS_CFG, "size": 64}, {})
+    checkpoint = Checkpoint("x", "x", MODEL_CFG, {**PREPROCESS_CFG, "size": 64}, {}, ClipBpe(77))
     with pytest.raises(CheckpointError, match="64 x 64.*32 x 32"):
         build_spec(checkpoint, tiny_state_dict())
 
 
 def test_weights_without_a_scale_are_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="no logit_scale"):
-        build_spec(checkpoint, {})
+        build_spec(checkpoint, {name: value for name, value in tiny_state_dict().items() if name != "logit_scale"})

@@ -12,6 +12,7 @@ from tritonclip_export.onnx_export import export_image_tower, export_text_tower
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.probes import make_probes
 from tritonclip_export.spec_builder import build_spec
+from tritonclip_export.tokenization import ClipBpe
 from tritonclip_export.towers import SelfAttention, served_towers
 
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
@@ -41,12 +42,12 @@ def spec(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_served_graphs_equal_open_clip(variant: str, spec, tmp_path: Path) -> None:
-    probes = make_probes(PREPROCESS_CFG, spec.text)
+    probes = make_probes(PREPROCESS_CFG, ClipBpe(spec.text.context_length))
     model = build(variant)
     with torch.no_grad():
         images = model.encode_image(probes.pixel_values, normalize=True).numpy()
         texts = model.encode_text(probes.input_ids.long(), normalize=True).numpy()
-    image_tower, text_tower = served_towers(model, spec.image.mean, spec.image.std)
+    image_tower, text_tower = served_towers(model, {**MODEL_CFG, **VARIANTS[variant]}, spec.image.mean, spec.image.std)
     export_image_tower(image_tower, spec, tmp_path / "image.onnx")
     export_text_tower(text_tower, spec, tmp_path / "text.onnx")
     image_onnx, text_onnx = OnnxTower(tmp_path / "image.onnx"), OnnxTower(tmp_path / "text.onnx")
@@ -63,14 +64,14 @@ def test_served_graphs_equal_open_clip(variant: str, spec, tmp_path: Path) -> No
 
 def test_every_attention_of_a_vit_is_replaced(spec) -> None:
     model = build("gelu")
-    served_towers(model, spec.image.mean, spec.image.std)
+    served_towers(model, MODEL_CFG, spec.image.mean, spec.image.std)
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(SelfAttention) == 4
     assert torch.nn.MultiheadAttention not in kinds
 
 
 def test_embeddings_have_unit_length_and_depend_on_the_input(spec) -> None:
-    image_tower, _ = served_towers(build("gelu"), spec.image.mean, spec.image.std)
+    image_tower, _ = served_towers(build("gelu"), MODEL_CFG, spec.image.mean, spec.image.std)
     pixels = torch.stack([torch.zeros(32, 32, 3), torch.full((32, 32, 3), 255.0)]).byte()
     with torch.no_grad():
         embeddings = image_tower(pixels)

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--pretrained", metavar="TAG", help="one of open_clip's tags, fetched from its hub")
     weights.add_argument("--random-weights", metavar="SEED", type=int, help="untrained, to measure speed with")
     weights.add_argument("--like", metavar="TAG", help="the tag whose preprocessing and activation FILE has")
+    weights.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        type=Path,
+        help="the tokenizer's files, and config.json of a Hugging Face text tower (default: the checkpoint's own)",
+    )
     limits = parser.add_argument_group("serving")
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
     limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
@@ -72,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         pretrained=args.pretrained,
         like=args.like,
         random_weights=args.random_weights,
+        tokenizer=args.tokenizer,
         name=args.name,
         limits=limits,
         probe_pictures=args.probe_pictures,

@@ -1,0 +1,128 @@
+"""Hugging Face's two-tower models that open_clip does not have, as they are: names, activations and pooling.
+
+Each class adds to its Hugging Face base `encode_image` (float32 [N, 3, H, W], normalized, to [N, D]) and
+`encode_text` (int64 [N, L] to [N, D]); neither normalizes what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipModel,
+)
+
+from tritonclip_export.errors import CheckpointError
+from tritonclip_export.frameworks import torch
+
+
+class Siglip(SiglipModel):
+    """SigLIP, and SigLIP 2 at a fixed resolution, which Hugging Face keeps in the same class."""
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        pooled: torch.Tensor = self.vision_model(pixel_values=pixel_values).pooler_output
+        return pooled
+
+    def encode_text(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """See the module; no token is masked, padding was part of the training."""
+        pooled: torch.Tensor = self.text_model(input_ids=input_ids).pooler_output
+        return pooled
+
+
+class ChineseClip(ChineseCLIPModel):
+    """Chinese-CLIP: a ViT, and a BERT whose padding is masked and whose first token is the text."""
+
+    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        pooled = self.vision_model(pixel_values=pixel_values).pooler_output
+        features: torch.Tensor = self.visual_projection(pooled)
+        return features
+
+    def encode_text(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        text: Any = self.config.text_config
+        mask = (input_ids != torch.tensor(text.pad_token_id)).long()
+        hidden = self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        features: torch.Tensor = self.text_projection(hidden[:, 0])
+        return features
+
+
+@dataclass(frozen=True)
+class HfFamily:
+    """One `model_type` of a config.json.
+
+    Attributes:
+        embed_dim: reads the width of both embeddings off the config.
+        context_length: tokens that texts are padded to; None: the text config's max_position_embeddings.
+    """
+
+    config: type[PretrainedConfig]
+    model: type[PreTrainedModel]
+    embed_dim: Callable[[Any], int]
+    context_length: int | None = None
+
+
+FAMILIES = {
+    "siglip": HfFamily(
+        SiglipConfig, Siglip, lambda config: config.text_config.projection_size or config.text_config.hidden_size
+    ),
+    # BERT has 512 positions; Chinese-CLIP was trained and is evaluated on 52.
+    "chinese_clip": HfFamily(ChineseCLIPConfig, ChineseClip, lambda config: config.projection_dim, 52),
+}
+REFUSED = {
+    "siglip2": "its NaFlex image tower takes pictures of any aspect ratio as a sequence of differing length, which a "
+    "fixed-size `pixels` tensor cannot carry; export a fixed-resolution SigLIP 2 (model_type 'siglip')",
+}
+
+
+def model_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json as the model config of a `Checkpoint`: open_clip's fields that are shared, and `hf_config`.
+
+    Raises:
+        CheckpointError: another model type, or towers of different widths.
+    """
+    family = _family(config)
+    parsed: Any = family.config.from_dict(dict(config))
+    vision, text = parsed.vision_config, parsed.text_config
+    if config.get("model_type") == "siglip" and vision.hidden_size != family.embed_dim(parsed):
+        raise CheckpointError(
+            f"the image tower gives {vision.hidden_size} values and the text tower {family.embed_dim(parsed)}; "
+            "the towers are of two models"
+        )
+    return {
+        "embed_dim": family.embed_dim(parsed),
+        "vision_cfg": {"image_size": vision.image_size, "patch_size": vision.patch_size},
+        "text_cfg": {
+            "context_length": family.context_length or text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+        },
+        "hf_config": dict(config),
+    }
+
+
+def new_hf_model(config: Mapping[str, Any]) -> Any:
+    """The model of a config.json with untrained weights, float32, in eval mode."""
+    family = _family(config)
+    with torch.no_grad():
+        model: Any = family.model(family.config.from_dict(dict(config)))
+    return model.float().eval()
+
+
+def _family(config: Mapping[str, Any]) -> HfFamily:
+    kind = config.get("model_type")
+    if kind in REFUSED:
+        raise CheckpointError(f"the checkpoint is a model of type {kind!r}; {REFUSED[kind]}")
+    if kind not in FAMILIES:
+        raise CheckpointError(
+            f"the checkpoint is a model of type {kind!r}; allowed: clip, {', '.join(FAMILIES)}. Give one of these, or "
+            "an open_clip directory"
+        )
+    return FAMILIES[kind]
