@@ -1,136 +1,96 @@
-"""UTF-8 texts to token ids, as open_clip's SimpleTokenizer makes them, several times faster.
+"""UTF-8 texts to token ids, as the checkpoint's own tokenizer makes them.
 
-The vocabulary, the merges and the word pattern come from one file of the `tokenizers` library. Around it
-stand open_clip's own cleaning, with ftfy left out where it provably changes nothing, and a bounded memory
-of the ids of words.
+CLIP's byte-pair encoding gives the ids of open_clip's SimpleTokenizer, several times faster. Any other vocabulary
+is a file of the `tokenizers` library, which holds all that stands around the words too.
 """
 
 from __future__ import annotations
 
-import html
 import json
-import re
-import string
-import unicodedata
+import secrets
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
-import ftfy
 import numpy as np
 import numpy.typing as npt
 import regex
-from ftfy import chardata
-from ftfy.badness import is_bad
-from tokenizers import Tokenizer as Bpe
+from clip_text import CLEAN, FOLD, TextError, TextSettings, basic_clean, decode, settings_from
+from tokenizers import Tokenizer as Library
 from tokenizers import pre_tokenizers
+
+__all__ = ["ClipTokenizer", "HfTokenizer", "TextError", "TextSettings", "Tokens", "open_tokenizer", "settings_from"]
 
 REMEMBERED_WORDS = 1 << 16
 REMEMBERED_LENGTH = 64
 
-_QUOTES = dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
-_CURLY = re.compile("[" + "".join(map(chr, _QUOTES)) + "]")
-_TOUCHED_CODES = {
-    *map(ord, "&\n\r\u2028\u2029"),
-    *range(0x80, 0xA0),
-    *chardata.LIGATURES,
-    *chardata.WIDTH_MAP,
-    *chardata.CONTROL_CHARS,
-}
-_TOUCHED_BY_FTFY = re.compile("[" + "".join(re.escape(chr(code)) for code in sorted(_TOUCHED_CODES)) + "]")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-
-class TextError(ValueError):
-    """A text that cannot be tokenized: what was given; what is allowed; what to do."""
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """What the tokenizer must know of the checkpoint.
+class Tokens(NamedTuple):
+    """The ids of some texts.
 
     Attributes:
-        context_length: the longest row of ids, start and end included.
-        buckets: the row lengths that are made, ascending; the last is `context_length`.
-        clean: open_clip's name for the cleaning: lower, whitespace or canonicalize.
-        max_bytes: the longest text, in bytes of UTF-8.
+        ids: int32 [B, L], L the smallest bucket that holds the longest text.
+        truncated: bool [B, 1], whether the text was longer than the context.
     """
 
-    context_length: int
-    buckets: tuple[int, ...]
-    pad_id: int
-    sot_id: int
-    eot_id: int
-    clean: str
-    max_bytes: int
-
-    def __post_init__(self) -> None:
-        if self.clean not in FOLD:
-            raise ValueError(f"clean is {self.clean!r}; {', '.join(FOLD)} are allowed; set the parameter `clean`")
-        if list(self.buckets) != sorted(set(self.buckets)) or self.buckets[-1:] != (self.context_length,):
-            raise ValueError(
-                f"buckets are {self.buckets}; ascending lengths that end with the context length "
-                f"{self.context_length} are allowed; set the parameter `buckets`"
-            )
+    ids: npt.NDArray[np.int32]
+    truncated: npt.NDArray[np.bool_]
 
 
-def settings_from(parameters: Mapping[str, str]) -> TextSettings:
-    """Read the parameters of config.pbtxt, all of them strings."""
-    numbers = ("context_length", "pad_id", "sot_id", "eot_id", "max_bytes")
-    return TextSettings(
-        buckets=tuple(int(length) for length in parameters["buckets"].split(",")),
-        clean=parameters["clean"],
-        **{name: int(parameters[name]) for name in numbers},
-    )
+class Tokenizer(Protocol):
+    """Texts to rows of ids."""
+
+    def encode(self, texts: Sequence[bytes]) -> Tokens:
+        """The ids of UTF-8 texts, padded.
+
+        Raises:
+            TextError: a text is too long or no UTF-8; the message begins with its index, `text[3]: `.
+        """
+
+
+def open_tokenizer(file: Path, settings: TextSettings) -> Tokenizer:
+    """The tokenizer of the kind that the settings name."""
+    return HfTokenizer(file, settings) if settings.kind == "hf" else ClipTokenizer(file, settings)
 
 
 class ClipTokenizer:
-    """Texts to rows of ids: start, words, end, padding."""
+    """CLIP's byte-pair encoding: start, words, end, padding. The file holds vocabulary, merges and word pattern."""
 
     def __init__(self, file: Path, settings: TextSettings) -> None:
         self.settings = settings
         self._fold = FOLD[settings.clean]
-        self._bpe = Bpe.from_file(str(file))
+        self._bpe = Library.from_file(str(file))
         self._words = regex.compile(_word_pattern(file))
         # The words are found here, with the engine that open_clip uses; the library only merges bytes.
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._remembered: dict[str, list[int]] = {}
 
-    def encode(self, texts: Sequence[bytes]) -> npt.NDArray[np.int32]:
-        """Token ids, int32 [B, L], L the smallest bucket that holds the longest text.
-
-        Raises:
-            TextError: a text is too long or no UTF-8; the message begins with its index, `text[3]: `.
-        """
-        rows = [self._row(index, text) for index, text in enumerate(texts)]
-        longest = max(map(len, rows), default=0)
-        length = next(bucket for bucket in self.settings.buckets if bucket >= longest)
-        padding = [self.settings.pad_id] * length
-        flat: list[int] = []
-        for row in rows:
-            flat += row
-            flat += padding[len(row) :]
-        # Several times faster than numpy's own reading of a list.
-        return np.frombuffer(array("i", flat), np.int32).reshape(-1, length)
-
-    def _row(self, index: int, text: bytes) -> list[int]:
+    def encode(self, texts: Sequence[bytes]) -> Tokens:
+        """See `Tokenizer`."""
         settings = self.settings
-        ids = [settings.sot_id]
-        for chunk in self._fold(basic_clean(decode(index, text, settings.max_bytes))).split():
-            ids += self._remembered.get(chunk) or self._encode_chunk(chunk)
-            if len(ids) >= settings.context_length:
-                del ids[settings.context_length - 1 :]
+        rows, truncated = [], []
+        for index, text in enumerate(texts):
+            ids = self.words(decode(index, text, settings.max_bytes), settings.context_length - 1)
+            truncated.append(len(ids) > settings.context_length - 2)
+            rows.append([settings.sot_id, *ids[: settings.context_length - 2], settings.eot_id])
+        return _tokens(rows, truncated, settings)
+
+    def words(self, text: str, enough: int | None = None) -> list[int]:
+        """The ids of a whole text, without start and end; of its beginning, once there are `enough`."""
+        ids: list[int] = []
+        for chunk in self._fold(basic_clean(text)).split():
+            ids += self._remembered.get(chunk) or self._encode_chunk(chunk, enough)
+            if enough is not None and len(ids) >= enough:
                 break
-        ids.append(settings.eot_id)
         return ids
 
-    def _encode_chunk(self, chunk: str) -> list[int]:
+    def _encode_chunk(self, chunk: str, enough: int | None) -> list[int]:
         """Ids of a stretch of text without white space, remembered if it is short."""
         ids: list[int] = []
         for word in self._words.finditer(chunk):
             ids += self._bpe.encode(word.group()).ids
-            if len(ids) >= self.settings.context_length:
+            if enough is not None and len(ids) >= enough:
                 return ids
         if len(chunk) <= REMEMBERED_LENGTH:
             if len(self._remembered) >= REMEMBERED_WORDS:
@@ -139,51 +99,90 @@ class ClipTokenizer:
         return ids
 
 
-def decode(index: int, text: bytes, max_bytes: int) -> str:
-    """Bytes to text, within the limit.
+class HfTokenizer:
+    """A file of the `tokenizers` library that cuts and pads to the context, as Hugging Face's fast tokenizers do.
 
-    Raises:
-        TextError: too many bytes, or no UTF-8.
+    One difference from transformers: special tokens written in a text stay text.
     """
-    if len(text) > max_bytes:
-        raise TextError(
-            f"text[{index}]: {len(text)} bytes; at most {max_bytes} are allowed; "
-            "send a shorter text, the model reads only its beginning"
+
+    def __init__(self, file: Path, settings: TextSettings) -> None:
+        self.settings = settings
+        self._clean = CLEAN[settings.clean]
+        self._library = open_library(file)
+        self._pads_left = _check_file(file, self._library, settings)
+        self._library.no_padding()
+
+    def encode(self, texts: Sequence[bytes]) -> Tokens:
+        """See `Tokenizer`."""
+        settings = self.settings
+        decoded = [self._clean(decode(index, text, settings.max_bytes)) for index, text in enumerate(texts)]
+        encodings = self._library.encode_batch_fast(decoded)
+        rows = [encoding.ids for encoding in encodings]
+        truncated = [bool(encoding.overflowing) for encoding in encodings]
+        tokens = _tokens(rows, truncated, settings, pads_left=self._pads_left)
+        if settings.zero_ids:
+            tokens.ids[np.isin(tokens.ids, settings.zero_ids)] = 0
+        return tokens
+
+
+def open_library(file: Path) -> Library:
+    """A tokenizer of the `tokenizers` library that takes special tokens in a text for text."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if document["model"]["type"] == "Unigram":
+        _hide_special_pieces(document)
+        library = Library.from_str(json.dumps(document))
+    else:
+        library = Library.from_file(str(file))
+    library.encode_special_tokens = True
+    return library
+
+
+def _hide_special_pieces(document: dict[str, Any]) -> None:
+    """Unigram looks every piece up by its spelling; give special ones a spelling that nobody can write."""
+    added = document["added_tokens"]
+    hidden = {token["content"]: secrets.token_hex(16) for token in added if token["special"]}
+    for token in added:
+        token["content"] = hidden.get(token["content"], token["content"])
+    for piece in document["model"]["vocab"]:
+        piece[0] = hidden.get(piece[0], piece[0])
+
+
+def _tokens(
+    rows: Sequence[list[int]], truncated: Iterable[bool], settings: TextSettings, *, pads_left: bool = False
+) -> Tokens:
+    """Pad rows to the smallest bucket that holds the longest."""
+    longest = max(map(len, rows), default=0)
+    length = next(bucket for bucket in settings.buckets if bucket >= longest)
+    padding = [settings.pad_id] * length
+    flat: list[int] = []
+    for row in rows:
+        if pads_left:
+            flat += padding[len(row) :]
+        flat += row
+        if not pads_left:
+            flat += padding[len(row) :]
+    # Several times faster than numpy's own reading of a list.
+    ids = np.frombuffer(array("i", flat), np.int32).reshape(-1, length)
+    return Tokens(ids, np.array(truncated, np.bool_).reshape(-1, 1))
+
+
+def _check_file(file: Path, library: Library, settings: TextSettings) -> bool:
+    """Whether the file pads on the left; refuse one that does not cut and pad as the settings say."""
+    cut, pad = library.truncation or {}, library.padding or {}
+    found = (cut.get("max_length"), pad.get("length"), pad.get("pad_id"))
+    wanted = (settings.context_length, settings.context_length, settings.pad_id)
+    if found != wanted:
+        raise ValueError(
+            f"{file} cuts to {found[0]}, pads to {found[1]} with the id {found[2]}; {wanted[0]}, {wanted[1]} and "
+            f"{wanted[2]} are the checkpoint's; write the file with `tritonclip export`"
         )
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"text[{index}]: bytes that are not UTF-8 (0x{text[error.start]:02x} at offset {error.start}); "
-            "UTF-8 is allowed; encode the text as UTF-8"
-        ) from error
-
-
-def basic_clean(text: str) -> str:
-    """open_clip's `basic_clean` up to white space at the ends: ftfy, then HTML entities twice."""
-    if text.isascii() and text.isprintable() and "&" not in text:
-        return text
-    fixed = _fix_untouched(text)
-    if fixed is None:
-        fixed = ftfy.fix_text(text)
-    return html.unescape(html.unescape(fixed)) if "&" in fixed else fixed
-
-
-def _fix_untouched(text: str) -> str | None:
-    """What ftfy makes of a text in which it has nothing to do but quotes; None where it has more to do."""
-    if _TOUCHED_BY_FTFY.search(text) or is_bad(text):
-        return None
-    fixed = text.translate(_QUOTES) if _CURLY.search(text) else text
-    if not unicodedata.is_normalized("NFC", fixed) or (fixed != text and is_bad(fixed)):
-        return None
-    return fixed
-
-
-def _canonicalize(text: str) -> str:
-    return text.replace("_", " ").translate(_NO_PUNCTUATION).lower()
-
-
-FOLD: dict[str, Callable[[str], str]] = {"lower": str.lower, "whitespace": str, "canonicalize": _canonicalize}
+    pads_left = bool(pad["direction"] == "left")
+    if pads_left and len(settings.buckets) > 1:
+        raise ValueError(
+            f"{file} pads on the left, and buckets are {settings.buckets}; only the context length "
+            f"{settings.context_length} is allowed then; set the parameter `buckets`"
+        )
+    return pads_left
 
 
 def _word_pattern(file: Path) -> str:

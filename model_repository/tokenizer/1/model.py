@@ -14,18 +14,17 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        folder = Path(args["model_repository"]) / args["model_version"]
-        settings = clip_tokenize.settings_from(parameters)
-        self.tokenizer = clip_tokenize.ClipTokenizer(folder / parameters["tokenizer_file"], settings)
+        file = Path(args["model_repository"]) / args["model_version"] / parameters["tokenizer_file"]
+        self.tokenizer = clip_tokenize.open_tokenizer(file, clip_tokenize.settings_from(parameters))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
         try:
-            texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel()
-            ids = self.tokenizer.encode(texts)
-            return pb_utils.InferenceResponse([pb_utils.Tensor("input_ids", ids)])
+            tokens = self.tokenizer.encode(pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel())
+            ids, truncated = pb_utils.Tensor("input_ids", tokens.ids), pb_utils.Tensor("truncated", tokens.truncated)
+            return pb_utils.InferenceResponse([ids, truncated])
         except clip_tokenize.TextError as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:
