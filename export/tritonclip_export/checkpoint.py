@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,17 @@ def load_checkpoint(
         checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights, tokenizer)
     check_supported(checkpoint.model_cfg)
     return checkpoint if name is None else _renamed(checkpoint, name)
+
+
+def with_long_context(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its 77 text positions stretched to 248; see `adopt.stretch_context`."""
+    from tritonclip_export.adopt import stretch_context
+    from tritonclip_export.tokenization import open_clip_tokenization
+
+    weights, model_cfg = stretch_context(checkpoint.state_dict, checkpoint.model_cfg)
+    tokenization = open_clip_tokenization(model_cfg, None)
+    source = {**checkpoint.source, "stretched_context": str(model_cfg["text_cfg"]["context_length"])}
+    return replace(checkpoint, state_dict=weights, model_cfg=model_cfg, tokenization=tokenization, source=source)
 
 
 def new_model(model_cfg: Mapping[str, Any]) -> Any:
@@ -220,4 +231,4 @@ def _text_model_found(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    return Checkpoint(**{**checkpoint.__dict__, "name": name})
+    return replace(checkpoint, name=name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export import manifest, onnx_export, parity, repository
-from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash
+from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
 from tritonclip_export.configs import Limits, apply_spec
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import Adapter, MergeResult, merge_adapters, read_adapter
@@ -45,6 +45,7 @@ class ExportRequest:
     pretrained: str | None = None
     like: str | None = None
     random_weights: int | None = None
+    stretch_context: bool = False
     tokenizer: Path | None = None
     name: str | None = None
     limits: Limits = field(default_factory=Limits)
@@ -81,7 +82,7 @@ def export(request: ExportRequest) -> dict[str, Any]:
 
 
 def _load(request: ExportRequest) -> Checkpoint:
-    return load_checkpoint(
+    checkpoint = load_checkpoint(
         request.source,
         weights=request.weights,
         pretrained=request.pretrained,
@@ -90,6 +91,7 @@ def _load(request: ExportRequest) -> Checkpoint:
         tokenizer=request.tokenizer,
         name=request.name,
     )
+    return with_long_context(checkpoint) if request.stretch_context else checkpoint
 
 
 def _stamp(spec: ServingSpec, merged: MergeResult) -> ServingSpec:
@@ -116,7 +118,7 @@ def _convert(
     with step("convert the text tower to ONNX"):
         onnx_export.export_text_tower(towers[1], spec, files[1])
     with step("compare with PyTorch"):
-        report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision])
+        report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision])
         embeddings, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
         parity.compare_stages(embeddings, probes, towers, (files[0], files[1]), spec.text, report)
     report.require()

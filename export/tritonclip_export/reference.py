@@ -48,11 +48,11 @@ def unmerged_reference(
     state_dict: Mapping[str, torch.Tensor],
     adapters: Sequence[tuple[Adapter, float]],
 ) -> Reference:
-    """The model with PEFT's own forward for every adapter; plain open_clip without adapters.
+    """The model with PEFT's own forward for every adapter; without adapters the model in its own library.
 
     Args:
-        model_cfg: open_clip's model config.
-        state_dict: weights under open_clip's native names, any floating dtype.
+        model_cfg: the checkpoint's.
+        state_dict: its weights, any floating dtype.
         adapters: adapters and their factors, as for `merge_adapters`.
 
     Raises:
@@ -65,23 +65,25 @@ def unmerged_reference(
             "The adapters speak names of open_clip and of Hugging Face, and no one model runs both unmerged. "
             "The merge itself is possible."
         )
-    build = _hf_reference if namespaces == {"hf"} else _open_clip_reference
+    translated = namespaces == {"hf"} and "hf_config" not in model_cfg
+    build = _translated_reference if translated else _own_reference
     return build(model_cfg, state_dict, adapters)
 
 
-def _open_clip_reference(
+def _own_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
     adapters: Sequence[tuple[Adapter, float]],
 ) -> Reference:
     model = new_model(model_cfg)
     load_strictly(model, state_dict, "the model config")
+    library = "transformers" if "hf_config" in model_cfg else "open_clip"
     attach_unmerged(model, adapters, base_weights("open_clip", state_dict))
-    how = f"PEFT on open_clip, {len(adapters)} adapters unmerged" if adapters else "open_clip"
+    how = f"PEFT on {library}, {len(adapters)} adapters unmerged" if adapters else library
     return Reference(f"float32 PyTorch, {how}", model.encode_image, model.encode_text)
 
 
-def _hf_reference(
+def _translated_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
     adapters: Sequence[tuple[Adapter, float]],

@@ -119,6 +119,9 @@ class SelfAttention(nn.Module):
         batch, length, width = query.shape
         qkv = self.qkv(query).reshape(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if attn_mask is not None and attn_mask.ndim == 3:
+            # nn.MultiheadAttention takes one mask a text and head, [N * heads, L, L].
+            attn_mask = attn_mask.reshape(batch, self.heads, length, length)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width)), None
 
@@ -135,7 +138,7 @@ def served_towers(
     if not any_length:
         return ImageTower(model, mean, std).eval(), FullTextTower(model).eval()
     native = getattr(model, "text", model)
-    text = TextTower(native, native.eos_id if pooling == "eos" else None)
+    text = TextTower(native, open_clip.CLIPTextCfg(**model_cfg["text_cfg"]).eos_id if pooling == "eos" else None)
     return ImageTower(model, mean, std).eval(), text.eval()
 
 

@@ -32,7 +32,7 @@ def test_nan_does_not_pass() -> None:
     reference = unit(np.eye(2))
     given = reference.copy()
     given[0, 0] = np.nan
-    report = ParityReport("r", 0.99999, [Comparison.of("onnx", "text", reference, given)])
+    report = ParityReport("r", 0.99999, 1e-4, [Comparison.of("onnx", "text", reference, given)])
     with pytest.raises(ParityError, match="text tower at stage 'onnx'"):
         report.require()
 
@@ -41,7 +41,7 @@ def test_the_first_lossy_stage_is_named() -> None:
     good, bad = Comparison("merge", "image", 1.0, 1.0, 0.0), Comparison("onnx", "image", 0.9, 0.95, 0.3)
     worse = Comparison("onnx, batch 8", "image", 0.5, 0.6, 0.9)
     with pytest.raises(ParityError, match=r"image tower at stage 'onnx': cosine 0\.900000.*nothing was published"):
-        ParityReport("r", 0.99999, [good, bad, worse]).require()
+        ParityReport("r", 0.99999, 1e-4, [good, bad, worse]).require()
 
 
 def test_a_damaged_graph_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the tokenizer's files, and config.json of a Hugging Face text tower (default: the checkpoint's own)",
     )
+    weights.add_argument(
+        "--stretch-context",
+        action="store_true",
+        help="stretch 77 text positions to Long-CLIP's 248, to fine-tune or try long captions without training",
+    )
     limits = parser.add_argument_group("serving")
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
     limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
@@ -78,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         pretrained=args.pretrained,
         like=args.like,
         random_weights=args.random_weights,
+        stretch_context=args.stretch_context,
         tokenizer=args.tokenizer,
         name=args.name,
         limits=limits,

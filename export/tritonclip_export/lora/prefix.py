@@ -16,7 +16,13 @@ TEXT, VISION, VISUAL = "text_model.", "vision_model.", "visual."
 _TOWER_CLASSES = {
     "CLIPTextModel": TEXT,
     "CLIPTextTransformer": TEXT,
+    "SiglipTextModel": TEXT,
+    "SiglipTextTransformer": TEXT,
+    "ChineseCLIPTextModel": TEXT,
     "CLIPVisionModel": VISION,
+    "SiglipVisionModel": VISION,
+    "SiglipVisionTransformer": VISION,
+    "ChineseCLIPVisionModel": VISION,
     "CLIPVisionTransformer": VISION,
 }
 

@@ -66,6 +66,7 @@ class HfWeights:
         return torch.zeros_like(weight)
 
 
+_HF_TOWERS = ("text_model.", "vision_model.")
 _BY_NAMESPACE: dict[Namespace, type[OpenClipWeights] | type[HfWeights]] = {
     "open_clip": OpenClipWeights,
     "hf": HfWeights,
@@ -73,5 +74,7 @@ _BY_NAMESPACE: dict[Namespace, type[OpenClipWeights] | type[HfWeights]] = {
 
 
 def base_weights(namespace: Namespace, state_dict: Mapping[str, torch.Tensor]) -> BaseWeights:
-    """The open_clip `state_dict` by the names of `namespace`."""
+    """`state_dict` by the names of `namespace`; a model that transformers runs has Hugging Face's names already."""
+    if any(name.startswith(_HF_TOWERS) for name in state_dict):
+        return OpenClipWeights(state_dict)
     return _BY_NAMESPACE[namespace](state_dict)

@@ -1,0 +1,197 @@
+"""A checkpoint of every CLIP family, as its users have it, with random weights.
+
+Image towers of timm keep their true architecture, the others and the text towers are cut to two layers. Everything else,
+the names, the preprocessing, the activation, the context, the pooling, the scoring, is the family's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import local_tokenizers
+from safetensors.torch import save_file
+
+from tritonclip_export.checkpoint import new_model
+from tritonclip_export.frameworks import open_clip, torch
+
+SHRUNK_NATIVE = {"layers": 2, "width": 64, "head_width": 32}
+SHRUNK_TEXT = {"layers": 2, "width": 64, "heads": 2}
+EMBED_DIM = 48
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the family table.
+
+    Attributes:
+        config: the open_clip config, or the checkpoint's kind where open_clip has none.
+        write: fills a directory with the checkpoint.
+        serve: whether the real server answers for this family.
+        scale: "true" where the image tower has its real size.
+    """
+
+    name: str
+    config: str
+    write: Callable[[Path], None]
+    serve: bool = True
+    scale: str = "shrunk"
+
+    @property
+    def test_id(self) -> str:
+        """For pytest."""
+        return f"{self.name}: {self.config}"
+
+
+def perturbed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's random weights, with biases and scales that are neither 0 nor 1, so that a forgotten one shows."""
+    weights = {
+        name: tensor + 0.05 * torch.randn_like(tensor) if tensor.ndim == 1 and tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    return {
+        name: tensor.abs() if name.endswith("running_var") else tensor.contiguous().clone()
+        for name, tensor in weights.items()
+    }
+
+
+def open_clip_directory(
+    folder: Path, config: str, tag: str | None, tokenizer: str | None = None, *, hf_text: str | None = None, **text: Any
+) -> dict[str, torch.Tensor]:
+    """Write `config`, shrunk, with the preprocessing of `tag`; returns its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model_cfg = deepcopy(open_clip.get_model_config(config))
+    preprocess_cfg = open_clip.get_pretrained_cfg(config, tag) if tag else {}
+    if "timm_model_name" not in model_cfg["vision_cfg"] and not isinstance(model_cfg["vision_cfg"]["layers"], list):
+        model_cfg["vision_cfg"].update(SHRUNK_NATIVE)
+        model_cfg["embed_dim"] = EMBED_DIM
+    vocabulary = local_tokenizers.KINDS[tokenizer](folder) if tokenizer else None
+    if hf_text:
+        (folder / "config.json").write_text(json.dumps(hf_text_config(hf_text, vocabulary)))
+    else:
+        model_cfg["text_cfg"].update(SHRUNK_TEXT, **text)
+        model_cfg["text_cfg"].update({"vocab_size": vocabulary} if vocabulary else {})
+    model_cfg["quick_gelu"] = bool(model_cfg.get("quick_gelu") or preprocess_cfg.get("quick_gelu"))
+    kept = ("mean", "std", "interpolation", "resize_mode")
+    written = {"model_cfg": model_cfg, "preprocess_cfg": {k: preprocess_cfg[k] for k in kept if k in preprocess_cfg}}
+    (folder / "open_clip_config.json").write_text(json.dumps(written))
+    torch.manual_seed(0)
+    buildable = deepcopy(model_cfg)
+    if hf_text:
+        buildable["text_cfg"]["hf_model_name"] = str(folder)
+    weights = perturbed(new_model(buildable))
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return weights
+
+
+def hf_text_config(kind: str, vocabulary: int | None) -> dict[str, Any]:
+    """A two-layer text tower of Hugging Face."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    return {"model_type": kind, "vocab_size": vocabulary, "pad_token_id": 1, "max_position_embeddings": 130, **sizes}
+
+
+def long_clip(folder: Path) -> None:
+    """OpenAI's names, 248 positions in two tables, of which each is half used."""
+    weights = open_clip_directory(folder, "ViT-B-16-quickgelu", "openai", context_length=248)
+    weights["positional_embedding_res"] = torch.randn_like(weights["positional_embedding"]) * 0.05
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["context_length"] = 77
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "open_clip_model.safetensors")
+
+
+HF_SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def hf_clip(folder: Path) -> None:
+    """A `CLIPModel` directory."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {**HF_SIZES, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406, "pad_token_id": 0}
+    config = CLIPConfig(text_config=text, vision_config=HF_SIZES, projection_dim=EMBED_DIM)
+    crop = {"size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+    _save_hf(folder, CLIPModel(config), "CLIPImageProcessor", open_clip.OPENAI_DATASET_MEAN, crop)
+
+
+def hf_siglip(folder: Path) -> None:
+    """A `SiglipModel` directory."""
+    from transformers import SiglipConfig, SiglipModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = local_tokenizers.t5(folder)
+    local_tokenizers.set_class(folder, "PreTrainedTokenizerFast")
+    text = {**HF_SIZES, "vocab_size": vocabulary, "max_position_embeddings": 64, "projection_size": 64}
+    ids = {"pad_token_id": 1, "eos_token_id": 1, "bos_token_id": None}
+    config = SiglipConfig(text_config={**text, **ids}, vision_config={**HF_SIZES, "image_size": 224, "patch_size": 16})
+    squash = {"size": {"height": 224, "width": 224}}
+    _save_hf(folder, SiglipModel(config), "SiglipImageProcessor", (0.5, 0.5, 0.5), squash)
+
+
+def chinese_clip(folder: Path) -> None:
+    """A `ChineseCLIPModel` directory."""
+    from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = local_tokenizers.bert(folder)
+    text = {**HF_SIZES, "vocab_size": vocabulary, "pad_token_id": 0, "max_position_embeddings": 512}
+    vision = {**HF_SIZES, "image_size": 224, "patch_size": 16, "hidden_act": "quick_gelu"}
+    config = ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBED_DIM)
+    squash = {"size": {"height": 224, "width": 224}, "do_center_crop": False}
+    model = ChineseCLIPModel(config)
+    _save_hf(folder, model, "ChineseCLIPImageProcessor", open_clip.OPENAI_DATASET_MEAN, squash)
+
+
+def _save_hf(folder: Path, model: Any, processor: str, mean: tuple[float, ...], geometry: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    weights = perturbed(model)
+    model.save_pretrained(folder, state_dict=weights)
+    std = open_clip.OPENAI_DATASET_STD if mean == open_clip.OPENAI_DATASET_MEAN else mean
+    settings = {"image_processor_type": processor, "resample": 3, "image_mean": list(mean), "image_std": list(std)}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, **geometry}))
+
+
+def _of(config: str, tag: str | None, *args: Any, **options: Any) -> Callable[[Path], Any]:
+    return partial(
+        open_clip_directory, config=config, tag=tag, **dict(zip(("tokenizer",), args, strict=False)), **options
+    )
+
+
+FAMILIES = (
+    Family("OpenAI CLIP", "ViT-L-14-336-quickgelu", _of("ViT-L-14-336-quickgelu", "openai")),
+    Family("OpenAI CLIP", "RN50-quickgelu", _of("RN50-quickgelu", "openai"), scale="true"),
+    Family("LAION / DataComp", "ViT-L-14", _of("ViT-L-14", "laion2b_s32b_b82k")),
+    Family("LAION ConvNeXt", "convnext_base", _of("convnext_base", "laion400m_s13b_b51k"), scale="true"),
+    Family("CoCa", "coca_ViT-B-32", _of("coca_ViT-B-32", "laion2b_s13b_b90k")),
+    Family(
+        "LAION RoBERTa", "roberta-ViT-B-32", _of("roberta-ViT-B-32", "laion2b_s12b_b32k", "roberta", hf_text="roberta")
+    ),
+    Family(
+        "LAION XLM-R",
+        "xlm-roberta-base-ViT-B-32",
+        _of("xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k", "xlm", hf_text="xlm-roberta"),
+        serve=False,
+    ),
+    Family("SigLIP", "ViT-B-16-SigLIP", _of("ViT-B-16-SigLIP", "webli", "t5"), scale="true"),
+    Family("SigLIP 2", "ViT-B-32-SigLIP2-256", _of("ViT-B-32-SigLIP2-256", "webli", "xlm"), scale="true"),
+    Family("EVA-02", "EVA02-B-16", _of("EVA02-B-16", "merged2b_s8b_b131k"), scale="true"),
+    Family("DFN5B", "ViT-H-14-quickgelu", _of("ViT-H-14-quickgelu", "dfn5b")),
+    Family("MetaCLIP 1", "ViT-B-32-quickgelu", _of("ViT-B-32-quickgelu", "metaclip_400m")),
+    Family(
+        "MetaCLIP 2",
+        "ViT-H-14-worldwide-quickgelu",
+        _of("ViT-H-14-worldwide-quickgelu", "metaclip2_worldwide", "xlm"),
+    ),
+    Family("CLIPA", "ViT-L-14-CLIPA", _of("ViT-L-14-CLIPA", "datacomp1b", "bert")),
+    Family("MobileCLIP", "MobileCLIP2-S0", _of("MobileCLIP2-S0", "dfndr2b"), scale="true"),
+    Family("PE-Core", "PE-Core-T-16-384", _of("PE-Core-T-16-384", "meta"), scale="true"),
+    Family("ViTamin", "ViTamin-S", _of("ViTamin-S", "datacomp1b"), serve=False, scale="true"),
+    Family("Long-CLIP", "LongCLIP-B", long_clip),
+    Family("Chinese-CLIP", "ChineseCLIPModel", chinese_clip),
+    Family("Hugging Face CLIP", "CLIPModel", hf_clip, serve=False),
+    Family("Hugging Face SigLIP", "SiglipModel", hf_siglip),
+)

@@ -1,0 +1,77 @@
+"""Small tokenizers of the kinds that CLIP families use, made here, in the files that transformers reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sample_texts import ACTIONS, PLACES, SUBJECTS, WORLD
+
+CORPUS = [*SUBJECTS, *ACTIONS, *PLACES, *WORLD, "a photo of a cat", "杰尼龟 妙蛙种子 小火龙 皮卡丘", "two dogs play in the snow"]
+
+
+def bert(folder: Path, size: int = 600) -> int:
+    """WordPiece with [CLS] … [SEP], as Chinese-CLIP and CLIPA have; returns the vocabulary's size."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return _save(
+        tokenizer, folder, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
+
+
+def roberta(folder: Path, size: int = 600) -> int:
+    """Byte-level BPE with <s> … </s> and padding 1."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0))
+    return _save(tokenizer, folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+
+
+def xlm(folder: Path, size: int = 600) -> int:
+    """Unigram with <s> … </s> and padding 1, as XLM-R and XLM-V have."""
+    return _unigram(folder, size, ["<s>", "<pad>", "</s>", "<unk>"], "<s> $A </s>")
+
+
+def t5(folder: Path, size: int = 600) -> int:
+    """Unigram with a closing </s> that also pads, as SigLIP has."""
+    return _unigram(folder, size, ["<pad>", "</s>", "<unk>"], "$A </s>", pad="</s>")
+
+
+def _unigram(folder: Path, size: int, special: list[str], template: str, pad: str = "<pad>") -> int:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    ids = [(name, tokenizer.token_to_id(name)) for name in special if name in template]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return _save(tokenizer, folder, eos_token="</s>", pad_token=pad, unk_token="<unk>")
+
+
+def _save(tokenizer: Tokenizer, folder: Path, **special: str) -> int:
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return tokenizer.get_vocab_size()
+
+
+def set_class(folder: Path, name: str) -> None:
+    """Say in tokenizer_config.json whose tokenizer this is."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": name}))
+
+
+KINDS: dict[str, Callable[[Path], int]] = {"bert": bert, "roberta": roberta, "xlm": xlm, "t5": t5}
