@@ -156,7 +156,7 @@ def check_supported(model_cfg: Mapping[str, Any]) -> None:
 
 
 def load_strictly(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], architecture: str) -> None:
-    """Load every weight, none left over, in float32.
+    """Load every weight, none left over, in float32; a float32 tensor is shared with `state_dict`, not copied.
 
     Raises:
         CheckpointError: names the first missing, unknown or misshapen tensors and counts the rest.
@@ -180,7 +180,8 @@ def load_strictly(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]
         raise CheckpointError(
             f"{len(bad)} tensors hold NaN or infinity, first {bad[0]}; export a checkpoint that trained well"
         )
-    model.load_state_dict({key: value.float() for key, value in state_dict.items()})
+    # Shared, because a copy of the largest models does not fit beside what reads and writes them.
+    model.load_state_dict({key: value.float() for key, value in state_dict.items()}, assign=True)
 
 
 def weights_hash(state_dict: Mapping[str, torch.Tensor]) -> str:

@@ -24,6 +24,7 @@ MINIMUM_COSINE = {"float32": 0.99999}
 # The most that any single value of an embedding may differ.
 MAXIMUM_ABS = {"float32": 1e-4}
 BATCH_SIZES = (1, 3, 8)
+TOWERS = ("image", "text")
 
 Array = npt.NDArray[Any]
 
@@ -86,46 +87,58 @@ class ParityReport:
             )
 
 
-def compare_stages(
+def compare_merged(
     reference: tuple[Array, Array],
     probes: Probes,
     towers: tuple[ImageTower, TextTower | FullTextTower],
-    onnx_files: tuple[Path, Path],
-    text: TextSpec,
     report: ParityReport,
-) -> ParityReport:
-    """Fill `report`: merged PyTorch towers, then their ONNX files at several batch sizes and lengths.
+) -> None:
+    """Add to `report` the merged towers in PyTorch.
 
     Args:
         reference: image and text embeddings of all probes, float32 [N, D] and [M, D].
+    """
+    for tower, module, inputs, expected in zip(
+        TOWERS, towers, (probes.pixels, probes.input_ids), reference, strict=True
+    ):
+        with torch.no_grad():
+            merged = torch.cat([module(chunk) for chunk in inputs.split(CHUNK)]).numpy()
+        report.comparisons.append(Comparison.of("merge", tower, expected, merged))
+    report.pictures, report.texts = len(reference[0]), len(reference[1])
+
+
+def compare_onnx(
+    reference: tuple[Array, Array], probes: Probes, files: tuple[Path, Path], text: TextSpec, report: ParityReport
+) -> None:
+    """Add to `report` the ONNX files at several batch sizes and lengths, one tower in memory at a time.
+
+    Args:
+        reference: as for `compare_merged`.
         text: its buckets are the lengths the server uses; each is tried with the texts that fit.
     """
-    image_reference, text_reference = reference
-    with torch.no_grad():
-        merged = tuple(
-            torch.cat([tower(chunk) for chunk in inputs.split(CHUNK)]).numpy()
-            for tower, inputs in zip(towers, (probes.pixels, probes.input_ids), strict=True)
-        )
-    image_onnx, text_onnx = (OnnxTower(path) for path in onnx_files)
-    served = (image_onnx(probes.pixels.numpy()), text_onnx(probes.input_ids.numpy()))
-    report.comparisons = [
-        Comparison.of("merge", "image", image_reference, merged[0]),
-        Comparison.of("merge", "text", text_reference, merged[1]),
-        Comparison.of("onnx", "image", image_reference, served[0]),
-        Comparison.of("onnx", "text", text_reference, served[1]),
-    ]
-    for size in BATCH_SIZES:
-        batched = image_onnx(probes.pixels.numpy(), size)
-        report.comparisons.append(Comparison.of(f"onnx, batch {size}", "image", image_reference, batched))
-    for length in text.buckets:
-        ids, rows = _that_fit(probes.input_ids.numpy(), length, text)
-        report.comparisons.append(
-            Comparison.of(f"onnx, length {length}", "text", text_reference[rows], text_onnx(ids, 3))
-        )
-    answers = [(image @ text.T).argmax(axis=1) for image, text in (reference, served)]
+    images = _compare_images(reference[0], probes.pixels.numpy(), files[0], report)
+    texts = _compare_texts(reference[1], probes.input_ids.numpy(), files[1], text, report)
+    answers = [(image @ caption.T).argmax(axis=1) for image, caption in (reference, (images, texts))]
     report.top1_agreement = float((answers[0] == answers[1]).mean())
-    report.pictures, report.texts = len(image_reference), len(text_reference)
-    return report
+
+
+def _compare_images(expected: Array, pixels: Array, file: Path, report: ParityReport) -> Array:
+    tower = OnnxTower(file)
+    embeddings = tower(pixels)
+    report.comparisons.append(Comparison.of("onnx", "image", expected, embeddings))
+    for size in BATCH_SIZES:
+        report.comparisons.append(Comparison.of(f"onnx, batch {size}", "image", expected, tower(pixels, size)))
+    return embeddings
+
+
+def _compare_texts(expected: Array, input_ids: Array, file: Path, text: TextSpec, report: ParityReport) -> Array:
+    tower = OnnxTower(file)
+    embeddings = tower(input_ids)
+    report.comparisons.append(Comparison.of("onnx", "text", expected, embeddings))
+    for length in text.buckets:
+        ids, rows = _that_fit(input_ids, length, text)
+        report.comparisons.append(Comparison.of(f"onnx, length {length}", "text", expected[rows], tower(ids, 3)))
+    return embeddings
 
 
 class OnnxTower:

@@ -65,11 +65,13 @@ def export(request: ExportRequest) -> dict[str, Any]:
     out = request.out.resolve()
     with step("read the checkpoint"):
         checkpoint = _load(request)
-        adapters = [(read_adapter(path), weight) for path, weight in request.adapters]
-    with step(f"merge {len(adapters)} adapters" if adapters else "take the weights as they are"):
+        source_hash = weights_hash(checkpoint.state_dict)
         # What is served is float32, so rounding the merged weights to the checkpoint's float16 would only lose.
         in_float32 = {name: tensor.float() for name, tensor in checkpoint.state_dict.items()}
-        merged = merge_adapters(in_float32, adapters)
+        checkpoint = replace(checkpoint, state_dict=in_float32)
+        adapters = [(read_adapter(path), weight) for path, weight in request.adapters]
+    with step(f"merge {len(adapters)} adapters" if adapters else "take the weights as they are"):
+        merged = merge_adapters(checkpoint.state_dict, adapters)
         spec = _stamp(build_spec(checkpoint, merged.state_dict), merged)
     probes = make_probes(
         checkpoint.preprocess_cfg, checkpoint.tokenization, pictures=request.probe_pictures, texts=request.probe_texts
@@ -77,7 +79,7 @@ def export(request: ExportRequest) -> dict[str, Any]:
     with repository.staged(out) as staging:
         report = _convert(checkpoint, adapters, merged, spec, probes, staging)
         _complete(checkpoint, spec, request.limits, staging)
-        manifest.write_manifest(staging, _manifest(checkpoint, adapters, merged, spec, report))
+        manifest.write_manifest(staging, _manifest(checkpoint, source_hash, adapters, merged, spec, report))
     return manifest.read_manifest(out)
 
 
@@ -109,18 +111,23 @@ def _convert(
     probes: Probes,
     staging: Path,
 ) -> parity.ParityReport:
-    """Write both ONNX files into `staging` and pass them through the gate."""
-    model = checkpoint.build(merged.state_dict)
-    towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
-    files = tuple(staging / name / "1" / "model.onnx" for name in ("image_encoder", "text_encoder"))
+    """Write both ONNX files into `staging` and pass them through the gate.
+
+    One copy of the weights at a time beside the checkpoint's: the reference, then the towers, then ONNX Runtime's.
+    """
+    report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision])
+    with step("embed the probes in PyTorch"):
+        expected, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
+    towers = served_towers(checkpoint.build(merged.state_dict), checkpoint.model_cfg, spec.image.mean, spec.image.std)
+    files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
     with step("convert the image tower to ONNX"):
         onnx_export.export_image_tower(towers[0], spec, files[0])
     with step("convert the text tower to ONNX"):
         onnx_export.export_text_tower(towers[1], spec, files[1])
     with step("compare with PyTorch"):
-        report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision])
-        embeddings, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
-        parity.compare_stages(embeddings, probes, towers, (files[0], files[1]), spec.text, report)
+        parity.compare_merged(expected, probes, towers, report)
+        del towers
+        parity.compare_onnx(expected, probes, files, spec.text, report)
     report.require()
     return report
 
@@ -149,6 +156,7 @@ def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging
 
 def _manifest(
     checkpoint: Checkpoint,
+    source_hash: str,
     adapters: Sequence[tuple[Adapter, float]],
     merged: MergeResult,
     spec: ServingSpec,
@@ -157,7 +165,7 @@ def _manifest(
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "spec": asdict(spec),
-        "source": {**checkpoint.source, "weights_sha256": weights_hash(checkpoint.state_dict)},
+        "source": {**checkpoint.source, "weights_sha256": source_hash},
         "adapters": [
             {
                 "path": str(adapter.path),

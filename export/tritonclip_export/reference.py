@@ -76,7 +76,9 @@ def _own_reference(
     adapters: Sequence[tuple[Adapter, float]],
 ) -> Reference:
     model = new_model(model_cfg)
-    load_strictly(model, state_dict, "the model config")
+    # PEFT merges an attention's adapter into its weights and out again at every forward; that must not be seen outside.
+    own = {name: tensor.clone() for name, tensor in state_dict.items()} if adapters else state_dict
+    load_strictly(model, own, "the model config")
     library = "transformers" if "hf_config" in model_cfg else "open_clip"
     attach_unmerged(model, adapters, base_weights("open_clip", state_dict))
     how = f"PEFT on {library}, {len(adapters)} adapters unmerged" if adapters else library

@@ -59,18 +59,20 @@ def staged(out: Path) -> Iterator[Path]:
     out = out.absolute()
     staging = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(
-            templates(), staging, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
-        )
-    except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise RepositoryError(f"{out.parent} cannot be written to ({error}); give another directory") from error
-    try:
+        _copy_templates(staging)
         yield staging
         _replace(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _copy_templates(staging: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
+    try:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(templates(), staging, ignore=ignored)
+    except OSError as error:
+        raise RepositoryError(f"{staging.parent} cannot be written to ({error}); give another directory") from error
 
 
 def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenization: Tokenization, length: int) -> None:
