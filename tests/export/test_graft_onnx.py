@@ -1,0 +1,65 @@
+"""What is served: the grafted towers as ONNX, at several batch sizes and text lengths, against PyTorch."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import adapterhub_base as base
+from graft_models import GOLDEN, MEAN, STD, VISION_WIDTH, build, export_onnx, golden
+from tritonclip_export.frameworks import torch
+from tritonclip_export.grafts import read_graft
+
+PIXELS = np.random.RandomState(0).randint(0, 256, (6, base.VISION["image"], base.VISION["image"], 3)).astype(np.uint8)
+EMBED_DIM = base.EMBED_DIM
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normalized(features: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(features, dim=-1).numpy()
+
+
+def image_embeddings(model) -> np.ndarray:
+    """In PyTorch, preprocessed as torchvision does it."""
+    values = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (MEAN, STD))
+    with torch.no_grad():
+        return normalized(model.encode_image((values - mean) / std))
+
+
+def assert_equal(served: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(served - expected).max() <= 1e-4
+    assert (served * expected).sum(axis=-1).min() >= 0.99999
+
+
+def test_the_image_tower_with_all_that_it_can_carry(tmp_path: Path) -> None:
+    adapter, prompts = tmp_path / "clip_adapter.pth", tmp_path / "vpt.pth"
+    torch.save({"fc.0.weight": noise(5, EMBED_DIM), "fc.2.weight": noise(EMBED_DIM, 5)}, adapter)
+    deep = {"deep_prompt_embeddings": noise(1, 3, VISION_WIDTH, seed=1)}
+    torch.save({"prompt_embeddings": noise(1, 3, VISION_WIDTH), **deep}, prompts)
+    model = build()
+    embeddings = [image_embeddings(model)]
+    for path in (GOLDEN / "fusion_parallel", prompts, adapter):
+        read_graft(path).attach(model)
+        embeddings.append(image_embeddings(model))
+    tower = export_onnx(model, "image", tmp_path / "image.onnx")
+    for size in (1, 3):
+        assert_equal(tower(PIXELS, size), embeddings[-1])
+    # Each of the three changes the embeddings by far more than is tolerated.
+    assert all(np.abs(one - next_one).max() > 0.01 for one, next_one in pairwise(embeddings))
+
+
+@pytest.mark.parametrize("case", ["norms", "fusion_residual"])
+def test_the_text_tower_at_every_length(case: str, tmp_path: Path) -> None:
+    model = build()
+    read_graft(GOLDEN / case).attach(model)
+    tower = export_onnx(model, "text", tmp_path / "text.onnx")
+    ids, expected = base.input_ids().astype(np.int32), normalized(golden(case, "text"))
+    for size in (1, 3):
+        assert_equal(tower(ids, size), expected)
+    for row, length in enumerate(ids.argmax(axis=1) + 1):
+        assert_equal(tower(ids[row : row + 1, :length], 1), expected[row : row + 1])
