@@ -124,16 +124,17 @@ def plain_model(namespace: str, state_dict: dict[str, torch.Tensor]) -> Any:
         with quiet():
             return build_hf_clip(MODEL_CFG, state_dict)
     model = new_model(MODEL_CFG)
-    load_strictly(model, state_dict, "test")
+    # Training writes into the weights, which a model shares with what it was made of.
+    load_strictly(model, {name: tensor.clone() for name, tensor in state_dict.items()}, "test")
     return model
 
 
-def peft_wrap(model: Any, **config: Any) -> Any:
-    """PEFT's wrapper with a LoraConfig; r 4 and lora_alpha 8 unless given."""
+def peft_wrap(model: Any, peft_config: Any = None, **config: Any) -> Any:
+    """PEFT's wrapper with `peft_config`, else with a LoraConfig; r 4 and lora_alpha 8 unless given."""
     from peft import LoraConfig, get_peft_model
 
     with quiet():
-        return get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, **config}))
+        return get_peft_model(model, peft_config or LoraConfig(**{"r": 4, "lora_alpha": 8, **config}))
 
 
 class quiet(warnings.catch_warnings):  # noqa: N801

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.lora.adapter import Adapter
 from tritonclip_export.lora.keys import LowRank, Parts, sort_parts
 from tritonclip_export.lora.prefix import find_prefix
-from tritonclip_export.lora.read import Adapter
 from tritonclip_export.lora.report import Skipped
 from tritonclip_export.lora.shapes import misfit
 from tritonclip_export.lora.targets import (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from tritonclip_export.lora.compose import Composition
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,21 @@ class AdapterReport:
 
     Attributes:
         name, path: its directory.
+        method: "LORA", another of PEFT's methods, or "task vector".
+        format: of the file: "peft", one of another tool, or "checkpoint".
         weight: the factor that its difference was multiplied with.
         namespace: "open_clip" or "hf".
-        folded: how many modules had a low-rank delta folded in.
+        folded: how many modules had a delta folded in; for a task vector, how many tensors differ.
         replaced: tensors whose values (or, for token rows, some rows) were replaced, by the adapter's names.
         skipped: keys that PEFT's forward never executes.
-        relative_norm: ||weight * delta|| / ||W|| over the tensors it changed.
+        relative_norm: ||weight * delta|| / ||W|| over the tensors it changed, before TIES or DARE drop values.
         warnings: what a person should know.
     """
 
     name: str
     path: str
+    method: str
+    format: str
     weight: float
     namespace: str
     folded: int
@@ -42,9 +48,10 @@ class AdapterReport:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """One entry per adapter, in the order they were given."""
+    """One entry per adapter, in the order they were given, and how they became one change."""
 
     adapters: tuple[AdapterReport, ...] = ()
+    composition: Composition = field(default_factory=Composition)
 
     @property
     def warnings(self) -> tuple[str, ...]:

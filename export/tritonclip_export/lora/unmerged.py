@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
-from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora.keys import sort_parts
+from tritonclip_export.lora.adapter import Adapter
+from tritonclip_export.lora.fit import fit_adapter
+from tritonclip_export.lora.keys import Parts, sort_parts
+from tritonclip_export.lora.peft_load import (
+    ADAPTER_NAME,
+    PeftAdapter,
+    ReferenceUnavailable,
+    add_with_peft,
+    load_with_peft,
+    raised_by_peft,
+)
+from tritonclip_export.lora.peft_merge import MethodAdapter
 from tritonclip_export.lora.prefix import TEXT, VISION, VISUAL, find_prefix
-from tritonclip_export.lora.read import Adapter
+from tritonclip_export.lora.task_vector import TaskVector
 from tritonclip_export.lora.weights import BaseWeights
 
-if TYPE_CHECKING:
-    from peft import PeftModel
+__all__ = ["AnyAdapter", "Host", "ReferenceUnavailable", "attach_unmerged", "find_host"]
 
-Weighted = tuple[Adapter, float]
+AnyAdapter = PeftAdapter | TaskVector
+Weighted = tuple[PeftAdapter, float]
 
 _BOTH = frozenset({"text", "image"})
 _TOWER_OF_PREFIX = {TEXT: "text", VISION: "image", VISUAL: "image"}
@@ -27,13 +36,12 @@ _STAND_INS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CLIPTextModelWithProjection": ("text", ("text_model", "text_projection")),
     "CLIPVisionModel": ("image", ("vision_model",)),
     "CLIPVisionModelWithProjection": ("image", ("vision_model", "visual_projection")),
+    "SiglipTextModel": ("text", ("text_model",)),
+    "SiglipVisionModel": ("image", ("vision_model",)),
+    "ChineseCLIPTextModel": ("text", ("text_model",)),
+    "ChineseCLIPVisionModel": ("image", ("vision_model",)),
     "TextTransformer": ("text", ("transformer", "token_embedding", "ln_final")),
 }
-_MISSING_KEYS = "Found missing adapter keys"
-
-
-class ReferenceUnavailable(AdapterError):  # noqa: N818 - a state of PEFT, not a fault of the user
-    """The adapters can be merged, but PEFT cannot run this combination unmerged to compare with."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Host:
                 setattr(model, name, module)
 
 
-def attach_unmerged(model: torch.nn.Module, adapters: Sequence[Weighted], base: BaseWeights) -> None:
+def attach_unmerged(model: torch.nn.Module, adapters: Sequence[tuple[AnyAdapter, float]], base: BaseWeights) -> None:
     """Let PEFT wrap `model`'s modules in place, with every adapter active at its weight.
 
     Args:
@@ -60,12 +68,12 @@ def attach_unmerged(model: torch.nn.Module, adapters: Sequence[Weighted], base: 
 
     Raises:
         ReferenceUnavailable: PEFT cannot run this combination unmerged.
+        AdapterError: an adapter does not fit.
     """
-    _require_expressible(adapters)
     groups: dict[str, list[Weighted]] = {}
     hosts: dict[str, Host] = {}
-    for adapter, weight in adapters:
-        host = _host(model, adapter, base)
+    for adapter, weight in _expressible(adapters, base):
+        host = find_host(model, adapter, base)
         hosts.setdefault(host.name, host)
         groups.setdefault(host.name, []).append((adapter, weight))
     _require_disjoint(hosts.values())
@@ -75,20 +83,39 @@ def attach_unmerged(model: torch.nn.Module, adapters: Sequence[Weighted], base: 
     model.requires_grad_(False).eval()
 
 
-def _require_expressible(adapters: Sequence[Weighted]) -> None:
+def _expressible(adapters: Sequence[tuple[AnyAdapter, float]], base: BaseWeights) -> list[Weighted]:
+    of_peft = [
+        (fit_adapter(adapter, base) if isinstance(adapter, Adapter) else adapter, weight)
+        for adapter, weight in adapters
+        if not isinstance(adapter, TaskVector)
+    ]
+    if len(of_peft) < len(adapters):
+        raise ReferenceUnavailable(
+            "A fine-tuned checkpoint minus its base is a change of the weights themselves; there is no adapter to run "
+            "unmerged. The merge itself is possible."
+        )
     if len(adapters) == 1 and adapters[0][1] == 1:
-        return
-    for adapter, _ in adapters:
-        parts = sort_parts(adapter.tensors)
-        if adapter.settings.use_dora or parts.token_rows or parts.replacements:
+        return of_peft
+    for adapter, _ in of_peft:
+        if isinstance(adapter, MethodAdapter) or _replaces(adapter):
             raise ReferenceUnavailable(
-                f"{adapter.path} has DoRA, or replaces whole tensors (bias, modules_to_save, token rows); PEFT "
-                "runs such an adapter unmerged only alone and with weight 1. The merge itself is possible."
+                f"{adapter.path} is no plain LoRA: it has another method or DoRA, or replaces whole tensors (bias, "
+                "modules_to_save, token rows); PEFT runs such an adapter unmerged only alone and with weight 1. The "
+                "merge itself is possible."
             )
+    return of_peft
 
 
-def _host(model: torch.nn.Module, adapter: Adapter, base: BaseWeights) -> Host:
-    prefix = find_prefix(adapter, sort_parts(adapter.tensors), base)
+def _replaces(adapter: Adapter) -> bool:
+    parts = sort_parts(adapter.tensors)
+    return bool(adapter.settings.use_dora or parts.token_rows or parts.replacements)
+
+
+def find_host(model: torch.nn.Module, adapter: PeftAdapter, base: BaseWeights) -> Host:
+    """The part of `model` that has the module names of the model that `adapter` was trained on."""
+    # Of a method's tensors only the names are known; with the trained class they tell the tower.
+    parts = Parts() if isinstance(adapter, MethodAdapter) else sort_parts(adapter.tensors)
+    prefix = find_prefix(cast(Adapter, adapter), parts, base)
     if prefix:
         return Host(prefix, frozenset({_TOWER_OF_PREFIX[prefix]}), model.get_submodule(prefix.rstrip(".")))
     trained_class = adapter.settings.base_model_class or ""
@@ -113,33 +140,21 @@ def _require_disjoint(hosts: Iterable[Host]) -> None:
 def _wrap(module: torch.nn.Module, group: Sequence[Weighted]) -> None:
     from peft.tuners.lora import LoraLayer
 
-    names = [f"adapter_{index}" for index in range(len(group))]
+    first, *others = (adapter for adapter, _ in group)
+    names = [ADAPTER_NAME, *(f"{ADAPTER_NAME}_{index}" for index in range(1, len(group)))]
     try:
-        peft_model = _load(module, [adapter for adapter, _ in group], names)
+        peft_model = load_with_peft(module, first)
+        for adapter, name in zip(others, names[1:], strict=True):
+            add_with_peft(peft_model, adapter, name)
         tuner: Any = peft_model.base_model
         tuner.set_adapter(names)
-    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ReferenceUnavailable(f"PEFT cannot run {group[0][0].path} unmerged: {error}") from error
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if raised_by_peft(error):
+            raise ReferenceUnavailable(f"PEFT cannot run {first.path} unmerged: {error}") from error
+        raise
+    if [weight for _, weight in group] == [1]:
+        return
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             for name, (_, weight) in zip(names, group, strict=True):
                 layer.set_scale(name, weight)
-
-
-def _load(module: torch.nn.Module, adapters: Sequence[Adapter], names: Sequence[str]) -> PeftModel:
-    from peft import LoraConfig, PeftModel
-
-    config = LoraConfig.from_pretrained(str(adapters[0].path))
-    # A task would select a wrapper that expects a language model's methods.
-    config.task_type = None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        peft_model = PeftModel.from_pretrained(
-            module, adapters[0].path, adapter_name=names[0], config=config, torch_device="cpu"
-        )
-        missing = [str(entry.message) for entry in caught if _MISSING_KEYS in str(entry.message)]
-        for adapter, name in zip(adapters[1:], names[1:], strict=True):
-            missing += peft_model.load_adapter(adapter.path, name, torch_device="cpu").missing_keys
-    if missing:
-        raise ReferenceUnavailable(f"PEFT misses tensors in {adapters[0].path}: {missing[0][:300]}")
-    return peft_model
