@@ -80,6 +80,16 @@ def apply_spec(repository: Path, spec: ServingSpec, limits: Limits) -> None:
 def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str]]:
     image, text, scoring = spec.image, spec.text, spec.scoring
     tower = {"threads": str(limits.threads)}
+    tokenizer = {
+        "context_length": str(text.context_length),
+        "buckets": ",".join(str(length) for length in text.buckets),
+        "pad_id": str(text.pad_id),
+        "sot_id": str(text.sot_id),
+        "eot_id": str(text.eot_id),
+        "clean": text.clean,
+        "kind": text.kind,
+        "zero_ids": ",".join(str(value) for value in text.zero_ids),
+    }
     ensemble = {"serving_spec": spec.to_json(), "fingerprint": spec.fingerprint}
     return {
         "preprocess": {
@@ -89,16 +99,8 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
             "interpolation": image.interpolation,
             "fill_color": ",".join(str(value) for value in image.fill_color),
         },
-        "tokenizer": {
-            "context_length": str(text.context_length),
-            "buckets": ",".join(str(length) for length in text.buckets),
-            "pad_id": str(text.pad_id),
-            "sot_id": str(text.sot_id),
-            "eot_id": str(text.eot_id),
-            "clean": text.clean,
-            "kind": text.kind,
-            "zero_ids": ",".join(str(value) for value in text.zero_ids),
-        },
+        "tokenizer": tokenizer,
+        "split_text": tokenizer,
         "image_encoder": tower,
         "text_encoder": tower,
         "similarity": {

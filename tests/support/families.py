@@ -1,7 +1,7 @@
 """A checkpoint of every CLIP family, as its users have it, with random weights.
 
-Image towers of timm keep their true architecture, the others and the text towers are cut to two layers. Everything else,
-the names, the preprocessing, the activation, the context, the pooling, the scoring, is the family's own.
+Image towers of timm keep their true architecture, the others and the text towers are cut to two layers. Everything
+else, the names, the preprocessing, the activation, the context, the pooling, the scoring, is the family's own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import local_tokenizers
 from safetensors.torch import save_file
 
+import local_tokenizers
 from tritonclip_export.checkpoint import new_model
 from tritonclip_export.frameworks import open_clip, torch
 
 SHRUNK_NATIVE = {"layers": 2, "width": 64, "head_width": 32}
 SHRUNK_TEXT = {"layers": 2, "width": 64, "heads": 2}
 EMBED_DIM = 48
+HF_DIRECTORY = "Hugging Face directory"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Family:
         config: the open_clip config, or the checkpoint's kind where open_clip has none.
         write: fills a directory with the checkpoint.
         serve: whether the real server answers for this family.
-        scale: "true" where the image tower has its real size.
+        scale: "text shrunk" where the image tower has its real size.
+        source: how people have the checkpoint.
     """
 
     name: str
@@ -41,11 +43,12 @@ class Family:
     write: Callable[[Path], None]
     serve: bool = True
     scale: str = "shrunk"
+    source: str = "open_clip directory"
 
     @property
     def test_id(self) -> str:
         """For pytest."""
-        return f"{self.name}: {self.config}"
+        return f"{self.name}: {self.config}, {self.source}"
 
 
 def perturbed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -163,9 +166,9 @@ def _of(config: str, tag: str | None, *args: Any, **options: Any) -> Callable[[P
 
 FAMILIES = (
     Family("OpenAI CLIP", "ViT-L-14-336-quickgelu", _of("ViT-L-14-336-quickgelu", "openai")),
-    Family("OpenAI CLIP", "RN50-quickgelu", _of("RN50-quickgelu", "openai"), scale="true"),
+    Family("OpenAI CLIP", "RN50-quickgelu", _of("RN50-quickgelu", "openai"), scale="text shrunk"),
     Family("LAION / DataComp", "ViT-L-14", _of("ViT-L-14", "laion2b_s32b_b82k")),
-    Family("LAION ConvNeXt", "convnext_base", _of("convnext_base", "laion400m_s13b_b51k"), scale="true"),
+    Family("LAION ConvNeXt", "convnext_base", _of("convnext_base", "laion400m_s13b_b51k"), scale="text shrunk"),
     Family("CoCa", "coca_ViT-B-32", _of("coca_ViT-B-32", "laion2b_s13b_b90k")),
     Family(
         "LAION RoBERTa", "roberta-ViT-B-32", _of("roberta-ViT-B-32", "laion2b_s12b_b32k", "roberta", hf_text="roberta")
@@ -176,9 +179,9 @@ FAMILIES = (
         _of("xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k", "xlm", hf_text="xlm-roberta"),
         serve=False,
     ),
-    Family("SigLIP", "ViT-B-16-SigLIP", _of("ViT-B-16-SigLIP", "webli", "t5"), scale="true"),
-    Family("SigLIP 2", "ViT-B-32-SigLIP2-256", _of("ViT-B-32-SigLIP2-256", "webli", "xlm"), scale="true"),
-    Family("EVA-02", "EVA02-B-16", _of("EVA02-B-16", "merged2b_s8b_b131k"), scale="true"),
+    Family("SigLIP", "ViT-B-16-SigLIP", _of("ViT-B-16-SigLIP", "webli", "t5"), scale="text shrunk"),
+    Family("SigLIP 2", "ViT-B-32-SigLIP2-256", _of("ViT-B-32-SigLIP2-256", "webli", "xlm"), scale="text shrunk"),
+    Family("EVA-02", "EVA02-B-16", _of("EVA02-B-16", "merged2b_s8b_b131k"), scale="text shrunk"),
     Family("DFN5B", "ViT-H-14-quickgelu", _of("ViT-H-14-quickgelu", "dfn5b")),
     Family("MetaCLIP 1", "ViT-B-32-quickgelu", _of("ViT-B-32-quickgelu", "metaclip_400m")),
     Family(
@@ -187,11 +190,11 @@ FAMILIES = (
         _of("ViT-H-14-worldwide-quickgelu", "metaclip2_worldwide", "xlm"),
     ),
     Family("CLIPA", "ViT-L-14-CLIPA", _of("ViT-L-14-CLIPA", "datacomp1b", "bert")),
-    Family("MobileCLIP", "MobileCLIP2-S0", _of("MobileCLIP2-S0", "dfndr2b"), scale="true"),
-    Family("PE-Core", "PE-Core-T-16-384", _of("PE-Core-T-16-384", "meta"), scale="true"),
-    Family("ViTamin", "ViTamin-S", _of("ViTamin-S", "datacomp1b"), serve=False, scale="true"),
-    Family("Long-CLIP", "LongCLIP-B", long_clip),
-    Family("Chinese-CLIP", "ChineseCLIPModel", chinese_clip),
-    Family("Hugging Face CLIP", "CLIPModel", hf_clip, serve=False),
-    Family("Hugging Face SigLIP", "SiglipModel", hf_siglip),
+    Family("MobileCLIP", "MobileCLIP2-S0", _of("MobileCLIP2-S0", "dfndr2b"), scale="text shrunk"),
+    Family("PE-Core", "PE-Core-T-16-384", _of("PE-Core-T-16-384", "meta"), scale="text shrunk"),
+    Family("ViTamin", "ViTamin-S", _of("ViTamin-S", "datacomp1b"), serve=False, scale="text shrunk"),
+    Family("Long-CLIP", "Long-CLIP-B-16", long_clip),
+    Family("Chinese-CLIP", "Chinese-CLIP-ViT-B-16", chinese_clip, source=HF_DIRECTORY),
+    Family("OpenAI CLIP", "ViT-B-32-quickgelu", hf_clip, serve=False, source=HF_DIRECTORY),
+    Family("SigLIP", "ViT-B-16-SigLIP", hf_siglip, source=HF_DIRECTORY),
 )

@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sample_texts import ACTIONS, PLACES, SUBJECTS, WORLD
 
-CORPUS = [*SUBJECTS, *ACTIONS, *PLACES, *WORLD, "a photo of a cat", "杰尼龟 妙蛙种子 小火龙 皮卡丘", "two dogs play in the snow"]
+CHINESE = "杰尼龟 妙蛙种子 小火龙 皮卡丘"
+CORPUS = [*SUBJECTS, *ACTIONS, *PLACES, *WORLD, CHINESE, "a photo of a cat", "two dogs play in the snow"]
+QUIET = {"show_progress": False}
 
 
 def bert(folder: Path, size: int = 600) -> int:
@@ -20,13 +22,12 @@ def bert(folder: Path, size: int = 600) -> int:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False))
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, **QUIET))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    return _save(
-        tokenizer, folder, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
-    )
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    return _save(tokenizer, folder, **{f"{name}_token": token for name, token in names.items()})
 
 
 def roberta(folder: Path, size: int = 600) -> int:
@@ -36,7 +37,7 @@ def roberta(folder: Path, size: int = 600) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, **QUIET)
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0))
     return _save(tokenizer, folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
@@ -56,7 +57,7 @@ def _unigram(folder: Path, size: int, special: list[str], template: str, pad: st
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", **QUIET)
     tokenizer.train_from_iterator(CORPUS, trainer)
     ids = [(name, tokenizer.token_to_id(name)) for name in special if name in template]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
