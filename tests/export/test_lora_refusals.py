@@ -45,11 +45,6 @@ def test_path_that_does_not_exist(tmp_path: Path) -> None:
         read_adapter(tmp_path / "nothing")
 
 
-def test_path_that_is_a_file(adapter: Path) -> None:
-    with pytest.raises(AdapterError, match="is a file; give the directory"):
-        read_adapter(adapter / "adapter_model.safetensors")
-
-
 def test_missing_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(AdapterError, match=r"none of adapter_model\.safetensors, adapter_model\.bin"):

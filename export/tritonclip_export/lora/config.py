@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export.errors import AdapterError
-from tritonclip_export.lora.refusals import refuse_unmergeable
+from tritonclip_export.lora.refusals import needs_peft, refuse_unmergeable
 
 CONFIG_FILE = "adapter_config.json"
 BIAS_CHOICES = ("none", "all", "lora_only")
@@ -64,15 +64,36 @@ class LoraSettings:
         return trained_bias or any(f".{module}." in f".{tensor}" for module in self.modules_to_save)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `adapter_config.json`.
+
+    Raises:
+        AdapterError: the file is missing or broken.
+    """
+    return _read_json(folder / CONFIG_FILE)
+
+
 def read_settings(folder: Path) -> LoraSettings:
     """Read and check `adapter_config.json`.
 
     Raises:
         AdapterError: the file is missing or broken, or holds a setting that cannot be merged.
     """
-    path = folder / CONFIG_FILE
-    raw = _read_json(path)
+    return parse_settings(read_config(folder), folder / CONFIG_FILE)
+
+
+def parse_settings(raw: Mapping[str, Any], path: Path) -> LoraSettings:
+    """The settings `raw` of a LoraConfig, which were read from `path`.
+
+    Raises:
+        AdapterError: one is missing or of the wrong kind, or cannot be merged.
+    """
     refuse_unmergeable(raw, path)
+    if needs_peft(raw):
+        raise AdapterError(
+            f"{path} is of an adapter that PEFT itself must merge (peft_type {raw.get('peft_type')!r}, "
+            f"init_lora_weights {raw.get('init_lora_weights')!r}); give the directory that save_pretrained wrote."
+        )
     auto_mapping = raw.get("auto_mapping") or {}
     try:
         return LoraSettings(

@@ -57,9 +57,18 @@ def weight_delta(module: LowRank, weight: torch.Tensor, kind: Kind, scale: float
     if module.magnitude is None:
         return delta
     adapted = weight + delta
-    norm = torch.linalg.vector_norm(adapted, dim=rule.norm_dims, keepdim=True)
+    norm = torch.linalg.vector_norm(adapted, dim=_norm_dims(rule, kind, module.magnitude), keepdim=True)
     change: torch.Tensor = adapted * (module.magnitude.reshape(norm.shape) / norm) - weight
     return change
+
+
+def has_input_norm(kind: Kind, magnitude: torch.Tensor | None) -> bool:
+    """Whether DoRA's norm runs over the outputs, as in LyCORIS with wd_on_out=False: its magnitude is [1, in]."""
+    return kind == "linear" and magnitude is not None and magnitude.ndim == 2
+
+
+def _norm_dims(rule: Rule, kind: Kind, magnitude: torch.Tensor) -> tuple[int, ...]:
+    return (0,) if has_input_norm(kind, magnitude) else rule.norm_dims
 
 
 def row_delta(weight: torch.Tensor, rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Whose module names an adapter speaks: open_clip's CLIP or Hugging Face's `CLIPModel`."""
+"""Whose module names an adapter speaks: open_clip's or Hugging Face's, of any CLIP family."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tritonclip_export.errors import AdapterError
 Namespace = Literal["open_clip", "hf"]
 
 # An adapter of one tower alone may begin inside the tower: transformers 5 dropped `text_model.`.
-BARE_HF = re.compile(r"(encoder\.layers|embeddings|pre_layrnorm|post_layernorm|final_layer_norm)\.")
-BARE_VISUAL = re.compile(r"(conv1|ln_pre|ln_post)\.")
+# SigLIP's `head.` is left to the other names, as timm's towers have one too; `encoder.layer.` is Chinese-CLIP's BERT.
+BARE_HF = re.compile(r"(encoder\.layers?|embeddings|pre_layrnorm|post_layernorm|final_layer_norm)\.")
+BARE_VISUAL = re.compile(r"(conv1|ln_pre|ln_post|trunk)\.")
 
 _SPEECH: dict[Namespace, tuple[re.Pattern[str], ...]] = {
     "hf": (re.compile(r"(text_model|vision_model|text_projection|visual_projection)\."), BARE_HF),
@@ -34,8 +35,8 @@ def recognize(keys: Iterable[str], base_model_class: str | None, path: Path) -> 
     if len(spoken) != 1:
         what = "names of both" if spoken else "no names of"
         raise AdapterError(
-            f"{path} holds {what} open_clip's CLIP and Hugging Face's CLIPModel (first key: "
-            f"{keys[0] if keys else 'none'}; trained class: {base_model_class or 'not recorded'}). "
-            "This version merges adapters that PEFT trained on one of the two."
+            f"{path} holds {what} open_clip's CLIP and Hugging Face's models of its family (CLIPModel, SiglipModel, "
+            f"ChineseCLIPModel); first key: {keys[0] if keys else 'none'}, trained class: "
+            f"{base_model_class or 'not recorded'}. Adapters of other models cannot be merged."
         )
     return spoken[0]

@@ -1,66 +1,78 @@
-"""Reads an adapter that PEFT's `save_pretrained` wrote."""
+"""Reads an adapter, whoever wrote it: a directory of PEFT's, or a file of PEFT's or of another tool."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tritonclip_export.errors import AdapterError, CheckpointError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora.config import CONFIG_FILE, LoraSettings, read_settings
-from tritonclip_export.lora.namespace import Namespace, recognize
+from tritonclip_export.lora.adapter import Adapter
+from tritonclip_export.lora.config import CONFIG_FILE, parse_settings, read_config
+from tritonclip_export.lora.formats import FORMATS, read_file
+from tritonclip_export.lora.namespace import recognize
+from tritonclip_export.lora.refusals import needs_peft
 from tritonclip_export.weights import read_weights
 
+if TYPE_CHECKING:
+    from tritonclip_export.lora.peft_merge import MethodAdapter
+
+__all__ = ["FORMATS", "Adapter", "read_adapter"]
+
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 PEFT_PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A LoRA adapter as it was saved.
+def read_adapter(
+    path: Path | str,
+    *,
+    alpha: float | None = None,
+    rank: int | None = None,
+    format: str | None = None,  # noqa: A002 - what it is called everywhere
+) -> Adapter | MethodAdapter:
+    """Read the adapter `path`: the directory that PEFT or diffusers wrote, or a file (see `formats.read_file`).
 
-    Attributes:
-        path: the directory it was read from.
-        settings: what its adapter_config.json says.
-        namespace: "open_clip" or "hf", whose module names it speaks.
-        tensors: its weights by their names in the trained model, without PEFT's prefix.
-        files: the files that were read, for hashing.
-    """
-
-    path: Path
-    settings: LoraSettings
-    namespace: Namespace
-    tensors: dict[str, torch.Tensor]
-    files: tuple[Path, ...]
-
-    @property
-    def name(self) -> str:
-        """The name of its directory."""
-        return self.path.resolve().name
-
-
-def read_adapter(path: Path | str) -> Adapter:
-    """Read the adapter directory `path` (adapter_config.json and adapter_model.safetensors or .bin).
+    Args:
+        alpha, rank: LoRA's, where the file does not store them.
+        format: the format of the file, where its names do not tell; see `formats.read_file`.
 
     Raises:
-        AdapterError: it is no adapter directory, a file is broken, or its settings cannot be merged.
+        AdapterError: it is no adapter, a file is broken or ambiguous, or its settings cannot be merged.
     """
-    folder = Path(path)
-    _require_directory(folder)
-    settings = read_settings(folder)
+    path = Path(path)
+    if not path.exists():
+        raise AdapterError(f"{path} does not exist; give the directory or the file that holds the adapter.")
+    if path.is_file():
+        return read_file(path, alpha=alpha, rank=rank, format=format)
+    diffusers = next((path / name for name in DIFFUSERS_FILES if (path / name).is_file()), None)
+    if diffusers is not None and not (path / CONFIG_FILE).is_file():
+        return read_file(diffusers, alpha=alpha, rank=rank, format=format)
+    _refuse_options(path, alpha, rank, format)
+    return _read_directory(path)
+
+
+def _read_directory(folder: Path) -> Adapter | MethodAdapter:
+    config_file = folder / CONFIG_FILE
+    raw = read_config(folder)
+    if needs_peft(raw):
+        from tritonclip_export.lora.peft_merge import read_method
+
+        return read_method(folder, raw)
+    settings = parse_settings(raw, config_file)
     weight_file = _weight_file(folder)
     tensors = _tensors(weight_file)
     namespace = recognize(tensors, settings.base_model_class, folder)
-    return Adapter(folder, settings, namespace, tensors, (folder / CONFIG_FILE, weight_file))
+    return Adapter(folder, settings, namespace, tensors, (config_file, weight_file))
 
 
-def _require_directory(folder: Path) -> None:
-    if not folder.exists():
-        raise AdapterError(f"{folder} does not exist; give the directory that PEFT's save_pretrained wrote.")
-    if not folder.is_dir():
+def _refuse_options(folder: Path, alpha: float | None, rank: int | None, format: str | None) -> None:  # noqa: A002
+    given = {"alpha": alpha, "rank": rank, "format": None if format == "peft" else format}
+    named = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if named and (folder / CONFIG_FILE).is_file():
         raise AdapterError(
-            f"{folder} is a file; give the directory that holds it and {CONFIG_FILE}, because the scale of "
-            "an adapter is not in its weights."
+            f"{' and '.join(named)} was given, but {folder} is PEFT's directory, whose {CONFIG_FILE} says it; leave "
+            "the option out."
         )
 
 
@@ -79,8 +91,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     foreign = [key for key in raw if not key.startswith(PEFT_PREFIX)]
     if foreign:
         raise AdapterError(
-            f"{len(foreign)} keys of {path} do not start with {PEFT_PREFIX} (first: {foreign[0]}); this version "
-            "reads adapters in PEFT's format. Save the adapter with PEFT's save_pretrained."
+            f"{len(foreign)} keys of {path} do not start with {PEFT_PREFIX} (first: {foreign[0]}), as PEFT's "
+            "save_pretrained writes them; if another tool wrote the file, give the file instead of its directory."
         )
     bad = [key for key, tensor in raw.items() if not torch.isfinite(tensor).all()]
     if bad:

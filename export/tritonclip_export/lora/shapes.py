@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora.folding import RULES
+from tritonclip_export.lora.folding import RULES, has_input_norm
 from tritonclip_export.lora.keys import LowRank
 from tritonclip_export.lora.targets import Kind, Target
 
@@ -20,6 +20,8 @@ def misfit(module: LowRank, target: Target, weight: torch.Tensor, rank: int) -> 
     if weight.ndim != _NDIM[target.kind]:
         return f"{target.weight} is {tuple(weight.shape)} in this model, which a {target.kind} LoRA does not fit"
     a, b, magnitude = RULES[target.kind].shapes(tuple(weight.shape), rank)
+    if has_input_norm(target.kind, module.magnitude):
+        magnitude = (1, weight.shape[1])
     wanted = {"A": (module.a, a), "B": (module.b, b), "magnitude": (module.magnitude, magnitude)}
     wanted["B.bias"] = (module.bias, (weight.shape[0],))
     for part, (tensor, shape) in wanted.items():

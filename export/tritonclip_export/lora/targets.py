@@ -18,6 +18,8 @@ OUT_PROJ_REPEATS: tuple[tuple[tuple[int, ...], int], ...] = (((0, 15, 0), 2),)
 NEWEST_KNOWN_PEFT = (0, 21, 2)
 
 WRAPPED_OUT_PROJ = ".base_layer.out_proj"
+# Linear layers that people put in the place of an nn.MultiheadAttention's fused and output projection.
+_REBUILT_ATTENTION = {"qkv": "in_proj_", "proj": "out_proj."}
 # open_clip's ResNet hands these four weights to F.multi_head_attention_forward; the layers never run.
 _ATTENTION_POOL = re.compile(r"(.+\.)?attnpool\.[qkvc]_proj$")
 
@@ -53,7 +55,11 @@ def locate(module: LowRank, prefix: str, base: BaseWeights, peft_version: str | 
     """
     name = prefix + module.module
     parent, _, leaf = name.rpartition(".")
-    in_attention = leaf == "out_proj" and base.get(f"{parent}.in_proj_weight") is not None
+    attention = base.get(f"{parent}.in_proj_weight") is not None
+    if attention and leaf in _REBUILT_ATTENTION:
+        own = f"{parent}.{_REBUILT_ATTENTION[leaf]}"
+        return Target(f"{own}weight", f"{own}bias", "linear")
+    in_attention = attention and leaf == "out_proj"
     if in_attention and not module.trained.endswith(WRAPPED_OUT_PROJ):
         return Dead("nn.MultiheadAttention reads out_proj's weight and never calls the layer")
     if _ATTENTION_POOL.match(name):

@@ -1,0 +1,106 @@
+"""diffusers' `pytorch_lora_weights.safetensors`: LoRAs of a pipeline's models, each under its model's name.
+
+https://github.com/huggingface/diffusers (src/diffusers/loaders)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tritonclip_export.errors import AdapterError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.lora.adapter import Adapter
+from tritonclip_export.lora.config import LoraSettings, parse_settings
+from tritonclip_export.lora.formats.encoders import one_of_several
+from tritonclip_export.lora.formats.files import AdapterFile, Options, require_no_more
+from tritonclip_export.lora.formats.layers import Layer, low_rank, make_adapter
+from tritonclip_export.lora.namespace import BARE_HF
+
+METADATA_KEY = "lora_adapter_metadata"
+
+_KEY = re.compile(r"(?P<model>text_encoder(?:_\d)?|unet|transformer)\.(?P<rest>.+)$")
+_PART = re.compile(
+    r"(?P<module>.+?)\.(?:"
+    r"lora_linear_layer\.(?P<new>up|down)\.weight"
+    r"|to_(?P<old_module>[qkv]|out)_lora\.(?P<old>up|down)\.weight"
+    r"|lora_(?P<peft>A|B)\.weight"
+    r"|(?P<other>alpha|lora_magnitude_vector|dora_scale)(?:\.weight)?"
+    r")$"
+)
+_NAMES = {"down": "A", "up": "B", "dora_scale": "magnitude", "lora_magnitude_vector": "magnitude"}
+# The blocks of T5 in Stable Diffusion 3 and FLUX.
+_T5 = re.compile(r"(?:encoder\.block|shared)\.")
+
+Parts = dict[str, torch.Tensor]
+
+
+def read(file: AdapterFile, options: Options) -> Adapter:
+    """scale: from the header's settings, else alpha / rank, else 1, as diffusers reads it."""
+    encoders: dict[str, dict[str, Parts]] = {}
+    ignored, strange = 0, []
+    for key, tensor in file.tensors.items():
+        match = _KEY.match(key)
+        if match and (not match["model"].startswith("text_encoder") or _T5.match(match["rest"])):
+            ignored += 1
+        elif match and (part := _PART.match(match["rest"])):
+            module, name = _named(part)
+            encoders.setdefault(match["model"], {}).setdefault(module, {})[name] = tensor
+        else:
+            strange.append(key)
+    require_no_more(strange, "a LoRA of CLIP's text tower in diffusers' format", file.path)
+    adapters = {
+        name: _adapter(modules, file, options, _settings(file, name), ignored) for name, modules in encoders.items()
+    }
+    return one_of_several(adapters, file, options, "diffusers")
+
+
+def _named(match: re.Match[str]) -> tuple[str, str]:
+    """A module by its name in `CLIPModel`, and A, B, alpha or magnitude."""
+    module = match["module"]
+    if match["old_module"]:
+        module = f"{module}.{match['old_module']}_proj"
+    # transformers 5 dropped the prefix from CLIPTextModel.
+    if BARE_HF.match(module):
+        module = f"text_model.{module}"
+    part = match["new"] or match["old"] or match["peft"] or match["other"]
+    return module, _NAMES.get(part, part)
+
+
+def _adapter(
+    modules: Mapping[str, Parts], file: AdapterFile, options: Options, settings: LoraSettings | None, ignored: int
+) -> Adapter:
+    notes = [f"{ignored} tensors of other models than CLIP were left out"] if ignored else []
+    if settings is None and options.alpha is None and not any("alpha" in parts for parts in modules.values()):
+        notes.append("the file stores no alpha, so alpha is the rank, as diffusers reads it")
+
+    def scale(name: str, parts: Parts, rank: int) -> float:
+        if settings is not None:
+            return settings.scale(name)
+        stored = parts.get("alpha")
+        alpha = options.stored_or_given(None if stored is None else float(stored), file.path)
+        return alpha / rank if alpha else 1.0
+
+    layers = {name: _layer(name, parts, file, scale) for name, parts in modules.items()}
+    return make_adapter(file, "hf", layers, "diffusers", notes=notes)
+
+
+def _layer(name: str, parts: Parts, file: AdapterFile, scale: Callable[[str, Parts, int], float]) -> Layer:
+    a, b = low_rank(name, parts, ("A", "B"), file)
+    magnitude = parts.get("magnitude")
+    return Layer(a, b, scale(name, parts, a.shape[0]), None if magnitude is None else magnitude.float().flatten())
+
+
+def _settings(file: AdapterFile, model: str) -> LoraSettings | None:
+    """The settings that the file's header has for one of its models, None if it has none."""
+    text = file.metadata.get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        header: dict[str, Any] = json.loads(text)
+        raw = {key.removeprefix(f"{model}."): value for key, value in header.items() if key.startswith(f"{model}.")}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise AdapterError(f"{METADATA_KEY} in the header of {file.path} is not readable JSON ({error}).") from error
+    return parse_settings({"peft_type": "LORA", **raw}, file.path) if raw else None
