@@ -76,6 +76,17 @@ def test_attaches_also_after_the_attention_was_replaced() -> None:
         assert (text_features(model) - golden(case, "text")).abs().max() < TOLERANCE, case
 
 
+@pytest.mark.parametrize("case", ["lora", "ia3", "houlsby"])
+def test_the_weights_that_the_model_was_built_from_stay_as_they_were(case: str) -> None:
+    weights = state_dict()
+    for _ in range(2):
+        # The second model would be adapted twice if the first had changed what both are built from.
+        model = build(MODEL_CFG, weights)
+        read_graft(GOLDEN / case).attach(model)
+        assert (image_features(model) - golden(case, "image")).abs().max() < TOLERANCE
+    assert all(torch.equal(weights[name], tensor) for name, tensor in state_dict().items())
+
+
 def test_old_files_without_a_version_mean_the_tanh_form_by_gelu(tmp_path: Path) -> None:
     path = copy("norms", tmp_path)
     raw = json.loads((path / "adapter_config.json").read_text())

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
@@ -40,35 +43,38 @@ class MergeGraft(Graft):
         """See `Graft.attach`."""
         groups = self.folder.grouped(_KEY)
         check_layers(self.folder, groups, None, model)
-        changes = [self._change(place, tensors, model) for place, tensors in groups.items()]
-        with torch.no_grad():
-            for weight, bias, (new_weight, new_bias) in changes:
-                weight.copy_(new_weight)
-                bias.copy_(new_bias)
+        layers = {place: _layer(native_blocks(model, place.tower)[place.layer], place.part) for place in groups}
+        for place, tensors in groups.items():
+            self._check(place, tensors, layers[place].shape())
+        for place, tensors in groups.items():
+            layers[place].change(partial(self._merge, tensors=tensors))
 
     def settings(self) -> str:
         """See `Graft.settings`."""
         return json.dumps(dict(self.folder.config), sort_keys=True)
 
-    def _change(
-        self, place: Place, tensors: Mapping[str, torch.Tensor], model: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        weight, bias = _linear(native_blocks(model, place.tower)[place.layer], place.part)
-        scales = self.folder.config.get("composition_mode", "add") == "scale"
-        out, into = weight.shape
-        rank = 1 if scales else int(self.folder.config["r"])
-        wanted = {"lora_B": (out, rank)} if scales else {"lora_A": (rank, into), "lora_B": (out, rank)}
+    def _scales(self) -> bool:
+        return bool(self.folder.config.get("composition_mode", "add") == "scale")
+
+    def _check(self, place: Place, tensors: Mapping[str, torch.Tensor], shape: tuple[int, int]) -> None:
+        out, into = shape
+        rank = 1 if self._scales() else int(self.folder.config["r"])
+        wanted = {"lora_B": (out, rank)} if self._scales() else {"lora_A": (rank, into), "lora_B": (out, rank)}
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if given != wanted:
             raise AdapterError(
                 f"{place.part} of layer {place.layer} of the {place.tower} tower needs {wanted}, and {self.path} has "
                 f"{given}; give the checkpoint that the adapter was trained on"
             )
+
+    def _merge(self, weight: torch.Tensor, bias: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Change the weight [out, in] and the bias [out] of one layer in place."""
         b = tensors["lora_B"].float()
-        if scales:
-            factor = self._alpha() * b
-            return weight, bias, (weight * factor, bias * factor[:, 0])
-        return weight, bias, (weight + self._alpha() / rank * b @ tensors["lora_A"].float(), bias)
+        if self._scales():
+            weight.mul_(self._alpha() * b)
+            bias.mul_(self._alpha() * b[:, 0])
+        else:
+            weight.add_(b @ tensors["lora_A"].float(), alpha=self._alpha() / self.folder.config["r"])
 
     def _alpha(self) -> float:
         # Before 1.1.0 the library ignored alpha; it sets alpha to r when it loads such a file (its PR 770).
@@ -93,23 +99,42 @@ def read_merge(folder: HubFolder) -> MergeGraft:
     numbers = [config.get("r"), config.get("alpha")]
     if not all(isinstance(number, (int, float)) and number > 0 for number in numbers):
         raise AdapterError(
-            f"r and alpha in {folder.files[0]} are {numbers[0]!r} and {numbers[1]!r}, numbers above 0 are allowed"
+            f"r and alpha in {folder.files[0]} are {numbers[0]!r} and {numbers[1]!r}; allowed: numbers above 0"
         )
     method = "AdapterHub LoRA" if mode == "add" else "AdapterHub (IA)^3"
     return MergeGraft(folder.path, method, folder.files, folder.tensors, (), folder)
 
 
-def _linear(block: Any, part: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of one linear layer of Hugging Face's block, as views of open_clip's."""
+class _Layer(NamedTuple):
+    """A linear layer: a module, its two parameters, and the third of their rows that it is; None for all of them."""
+
+    owner: Any
+    weight: str
+    bias: str
+    third: int | None
+
+    def shape(self) -> tuple[int, int]:
+        """[out, in] of the layer."""
+        out, into = getattr(self.owner, self.weight).shape
+        return (out if self.third is None else out // 3), into
+
+    def change(self, merge: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+        """Let `merge` change copies of weight and bias: the originals may be the checkpoint's own tensors."""
+        copies = [getattr(self.owner, name).detach().clone() for name in (self.weight, self.bias)]
+        merge(*(copy if self.third is None else copy.chunk(3)[self.third] for copy in copies))
+        for name, copy in zip((self.weight, self.bias), copies, strict=True):
+            setattr(self.owner, name, nn.Parameter(copy))
+
+
+def _layer(block: Any, part: str) -> _Layer:
+    """The layer of open_clip's block that has Hugging Face's name `part`."""
     if part.startswith("mlp."):
-        layer = _plain(block.mlp.c_fc if part == "mlp.fc1" else block.mlp.c_proj)
-        return layer.weight, layer.bias
+        return _Layer(_plain(block.mlp.c_fc if part == "mlp.fc1" else block.mlp.c_proj), "weight", "bias", None)
     attention = _plain(block.attn)
-    fused = getattr(attention, "qkv", None)
-    weight = attention.in_proj_weight if fused is None else fused.weight
-    bias = attention.in_proj_bias if fused is None else fused.bias
-    row = "qkv".index(part.removeprefix("self_attn.")[0])
-    return weight.chunk(3)[row], bias.chunk(3)[row]
+    third = "qkv".index(part.removeprefix("self_attn.")[0])
+    if hasattr(attention, "qkv"):
+        return _Layer(attention.qkv, "weight", "bias", third)
+    return _Layer(attention, "in_proj_weight", "in_proj_bias", third)
 
 
 def _plain(module: Any) -> Any:
