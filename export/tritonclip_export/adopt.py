@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tritonclip_export.cn_clip import from_cn_clip, is_cn_clip
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 
@@ -22,12 +23,15 @@ _LONG_CLIP_STEPS = 4
 
 
 def adopt(tensors: Mapping[str, torch.Tensor], model_cfg: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Take wrappers and buffers off, put `text.` where the config wants it, join Long-CLIP's two tables.
+    """Take wrappers and buffers off, put `text.` where the config wants it, join Long-CLIP's two tables,
+    give cn_clip's weights the names of transformers.
 
     `model_cfg` is changed where the weights say more than it does: Long-CLIP's context length.
     """
     named = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     named = {name: tensor for name, tensor in named.items() if not _BUFFERS.search(name)}
+    if "hf_config" in model_cfg and is_cn_clip(named):
+        return from_cn_clip(named)
     for scalar in ("logit_scale", "logit_bias"):
         if scalar in named and "hf_config" not in model_cfg and named[scalar].numel() == 1:
             named[scalar] = named[scalar].reshape(())

@@ -12,6 +12,8 @@ from tritonclip_export import names
 from tritonclip_export.adopt import adopt
 from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, check_supported, new_model, quiet_open_clip
 from tritonclip_export.errors import CheckpointError
+from tritonclip_export.extra_architectures import extra_architecture
+from tritonclip_export.extra_architectures import names as extra_names
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.processors import HF_PREPROCESSOR, complete_preprocess, hf_preprocess, read_json
 from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, open_clip_tokenization
@@ -71,10 +73,11 @@ def from_hub(source: str, tokenizer: Path | None) -> Checkpoint:
 
 
 def named_architecture(name: str) -> dict[str, Any]:
-    """The model config of one of open_clip's architectures."""
-    model_cfg: dict[str, Any] | None = open_clip.get_model_config(name)
+    """The model config of one of open_clip's architectures, or of those beside it."""
+    extra = extra_architecture(name)
+    model_cfg: dict[str, Any] | None = extra[0] if extra else open_clip.get_model_config(name)
     if model_cfg is None:
-        close = get_close_matches(name, open_clip.list_models(), n=4)
+        close = get_close_matches(name, [*open_clip.list_models(), *extra_names()], n=4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise CheckpointError(f"{name!r} is neither a directory nor an open_clip architecture{hint}")
     return model_cfg
@@ -99,6 +102,8 @@ def from_architecture(
 ) -> Checkpoint:
     """Build one of open_clip's named architectures with weights from a file, a tag or a seed."""
     files = None if tokenizer is None else str(tokenizer)
+    if (extra := extra_architecture(architecture)) is not None:
+        return _extra(architecture, extra, weights, random_weights, files)
     if random_weights is not None:
         return _with_random_weights(architecture, model_cfg, like, random_weights, files)
     tag = pretrained or like
@@ -114,6 +119,40 @@ def from_architecture(
         tensors, source = _fetch(architecture, tag), {"pretrained": tag}
     tokenization = open_clip_tokenization(model_cfg, files)
     return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, tokenization, source)
+
+
+def _extra(
+    architecture: str,
+    extra: tuple[dict[str, Any], dict[str, Any]],
+    weights: Path | None,
+    random_weights: int | None,
+    files: str | None,
+) -> Checkpoint:
+    """Chinese-CLIP and Long-CLIP: one preprocessing for all weights of a name, so that no tag is needed."""
+    model_cfg, preprocess_cfg = extra
+    if weights is None and random_weights is None:
+        raise CheckpointError(f"open_clip fetches no weights of {architecture}; give a file: --weights FILE")
+    if weights is not None:
+        tensors, source = adopt(read_weights(weights), model_cfg), {"weights": str(weights)}
+    else:
+        tensors, source = _random(model_cfg, random_weights), {"random_weights": str(random_weights)}
+    if "hf_config" not in model_cfg:
+        tokenization = open_clip_tokenization(model_cfg, files)
+    elif files is None:
+        raise CheckpointError(
+            f"{architecture} needs its BERT vocabulary; give the directory of vocab.txt: --tokenizer DIR"
+        )
+    else:
+        tokenization = HfTokenizer(files, model_cfg["text_cfg"]["context_length"], "none")
+    return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, tokenization, source)
+
+
+def _random(model_cfg: dict[str, Any], seed: int | None) -> dict[str, torch.Tensor]:
+    state = torch.get_rng_state()
+    torch.manual_seed(seed or 0)
+    tensors: dict[str, torch.Tensor] = new_model(model_cfg).state_dict()
+    torch.set_rng_state(state)
+    return tensors
 
 
 def _from_open_clip_directory(path: Path, files: Path) -> Checkpoint:
@@ -168,10 +207,7 @@ def _hf_tokenization(model_cfg: Mapping[str, Any], files: Path) -> Tokenization:
 def _with_random_weights(
     architecture: str, model_cfg: dict[str, Any], like: str | None, seed: int, files: str | None
 ) -> Checkpoint:
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    tensors = new_model(model_cfg).state_dict()
-    torch.set_rng_state(generator_state)
+    tensors = _random(model_cfg, seed)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if like is None and not tags:
         preprocess_cfg = complete_preprocess({"size": model_cfg["vision_cfg"]["image_size"]})
