@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_models import Embeddings, largest_difference, open_clip_embeddings, pictures, texts
+from safetensors.torch import save_file
+
+from lora_models import (
+    Embeddings,
+    hf_embeddings,
+    largest_difference,
+    open_clip_embeddings,
+    peft_wrap,
+    pictures,
+    plain_model,
+    quiet,
+    texts,
+)
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import MergeResult, merge_adapters, read_adapter
 
@@ -16,11 +29,16 @@ TOLERANCE = 2e-5
 # The adapted model must be far enough from the base for a wrong fold to show.
 VISIBLE = 1e-2
 
+# A regular expression of the text tower's modules, and of all its layers.
+TEXT = r".*text_model.*({})"
+ALL_OF_TEXT = TEXT.format("q_proj|k_proj|v_proj|out_proj|fc1|fc2")
 
-def embeddings(model: Any) -> Embeddings:
+
+def embeddings(model: Any, pixel_values: torch.Tensor | None = None) -> Embeddings:
     """L2-normalized image and text embeddings of a model with `encode_image` and `encode_text`."""
+    pixel_values = pictures() if pixel_values is None else pixel_values
     with torch.no_grad():
-        features = model.encode_image(pictures()), model.encode_text(texts())
+        features = model.encode_image(pixel_values), model.encode_text(texts())
     image, text = (torch.nn.functional.normalize(feature, dim=-1) for feature in features)
     return image, text
 
@@ -37,3 +55,33 @@ def assert_merged_equals(expected: Embeddings, state_dict: Tensors, path: Path, 
     result = merge_file(state_dict, path, **options)
     assert largest_difference(open_clip_embeddings(result.state_dict), expected) <= TOLERANCE
     return result
+
+
+def peft_trained(config: Any, state_dict: Tensors) -> tuple[Embeddings, Tensors]:
+    """PEFT's unmerged forward of a whole `CLIPModel`, and the trained tensors as PEFT names them in a file."""
+    from peft import get_peft_model_state_dict
+
+    base = plain_model("hf", state_dict)
+    model = peft_wrap(base, peft_config=config)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.25 * torch.randn_like(parameter))
+    with quiet():
+        saved = get_peft_model_state_dict(model)
+    model.eval()
+    return hf_embeddings(base), {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
+
+
+def text_lora(targets: str = ALL_OF_TEXT, **settings: Any) -> Any:
+    """PEFT's config of a LoRA."""
+    from peft import LoraConfig
+
+    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": targets, **settings})
+
+
+def saved(path: Path, tensors: Mapping[str, torch.Tensor], **header: str) -> Path:
+    """Write a safetensors file."""
+    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path, header)
+    return path

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonclip_export.errors import AdapterError, CheckpointError
+from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.adapter import Adapter
 from tritonclip_export.lora.config import CONFIG_FILE, parse_settings, read_config
 from tritonclip_export.lora.formats import FORMATS, read_file
+from tritonclip_export.lora.formats.files import load
+from tritonclip_export.lora.formats.peft_file import PEFT_PREFIX
 from tritonclip_export.lora.namespace import recognize
 from tritonclip_export.lora.refusals import needs_peft
-from tritonclip_export.weights import read_weights
 
 if TYPE_CHECKING:
     from tritonclip_export.lora.peft_merge import MethodAdapter
@@ -21,7 +22,6 @@ __all__ = ["FORMATS", "Adapter", "read_adapter"]
 
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
-PEFT_PREFIX = "base_model.model."
 
 
 def read_adapter(
@@ -84,20 +84,11 @@ def _weight_file(folder: Path) -> Path:
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        raw = read_weights(path)
-    except CheckpointError as error:
-        raise AdapterError(f"The adapter cannot be read: {error}") from error
+    raw = load(path).tensors
     foreign = [key for key in raw if not key.startswith(PEFT_PREFIX)]
     if foreign:
         raise AdapterError(
             f"{len(foreign)} keys of {path} do not start with {PEFT_PREFIX} (first: {foreign[0]}), as PEFT's "
             "save_pretrained writes them; if another tool wrote the file, give the file instead of its directory."
-        )
-    bad = [key for key, tensor in raw.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise AdapterError(
-            f"{len(bad)} tensors of {path} hold NaN or infinity (first: {bad[0]}); the training diverged. "
-            "Use an earlier save of the adapter."
         )
     return {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in raw.items()}
