@@ -43,7 +43,11 @@ class Scoring:
                 "both must come from this model"
             )
         logits = (image @ text.T) * np.float32(self.logit_scale) + np.float32(self.logit_bias)
-        return logits, _PROBABILITIES[self.kind](logits)
+        return logits, self.probabilities(logits)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """The probabilities of `logits` float32 `[N, M]`."""
+        return _PROBABILITIES[self.kind](logits)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

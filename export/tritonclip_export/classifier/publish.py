@@ -1,0 +1,189 @@
+"""Adds a classifier to a model repository: its two models and its place in the manifest, or nothing at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from tritonclip_export.classifier.baked import Baked
+from tritonclip_export.classifier.errors import ClassifierError
+from tritonclip_export.configs import read_config
+from tritonclip_export.errors import RepositoryError
+from tritonclip_export.manifest import MANIFEST, file_hashes, read_manifest
+
+CLASSIFIERS = "classifiers"
+TEMPLATE = Path(__file__).with_name("head")
+HEADER = "# Written by `tritonclip classifier`.\n"
+DEFAULT_TOP_K = 5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def model_names(name: str) -> tuple[str, str]:
+    """The models of a classifier: the head, and the ensemble that callers ask."""
+    return f"classifier_head_{name}", f"classify_{name}"
+
+
+def check_name(repository: Path, name: str, *, force: bool) -> None:
+    """Refuse a name that cannot be a model's, or that is taken.
+
+    Raises:
+        ClassifierError: says what stands there and what to do.
+    """
+    if not _NAME.fullmatch(name):
+        raise ClassifierError(f"the name {name!r} given; letters, digits, _ and - are allowed, 64 at most")
+    taken = [model for model in model_names(name) if (repository / model).exists()]
+    if not taken:
+        return
+    if name not in read_manifest(repository).get(CLASSIFIERS, {}):
+        raise ClassifierError(f"{repository} has a model {taken[0]} that is no classifier's; give another --name")
+    if not force:
+        raise ClassifierError(
+            f"{repository} already has a classifier {name!r}; give another --name, or --force to replace it"
+        )
+
+
+def publish(repository: Path, name: str, baked: Baked, *, top_k: int | None = None, force: bool = False) -> None:
+    """Write a classifier beside `repository`, then rename it into its place.
+
+    Args:
+        top_k: classes in an answer; None for 5, or all where there are fewer.
+
+    Raises:
+        ClassifierError: the name is taken or none, or the classifier does not fit the repository.
+        RepositoryError: the repository, or the directory that it is in, cannot be written to.
+    """
+    # Where the repository is a link, what it points to is changed.
+    repository = repository.resolve()
+    with _alone_in(repository):
+        check_name(repository, name, force=force)
+        manifest = read_manifest(repository)
+        _check_width(baked, manifest)
+        count = _count(top_k, len(baked.labels))
+        with _staged(repository) as staging:
+            _write_head(staging / model_names(name)[0], baked, repository, count)
+            _write_ensemble(staging / model_names(name)[1], name, repository, count)
+            record = {"method": baked.method, "labels": len(baked.labels), "top_k": count, **baked.record}
+            (staging / MANIFEST).write_text(_manifest(manifest, name, record, file_hashes(staging)), encoding="utf-8")
+            _put_in_place(staging, repository, model_names(name))
+
+
+def _count(top_k: int | None, labels: int) -> int:
+    if top_k is None:
+        return min(DEFAULT_TOP_K, labels)
+    if not 1 <= top_k <= labels:
+        raise ClassifierError(f"top-k is {top_k}; 1 to {labels}, the number of labels, are allowed")
+    return top_k
+
+
+def _check_width(baked: Baked, manifest: dict[str, Any]) -> None:
+    width = manifest["spec"]["embedding_dim"]
+    if baked.weights.shape[1] != width:
+        raise ClassifierError(
+            f"the class matrix is {baked.weights.shape[1]} wide, the repository's image embeddings {width}; both must "
+            "come from the same checkpoint"
+        )
+
+
+def _write_head(folder: Path, baked: Baked, repository: Path, count: int) -> None:
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    # The same code turns logits into probabilities as in `similarity`.
+    shutil.copyfile(repository / "similarity" / "1" / "clip_scores.py", folder / "1" / "clip_scores.py")
+    (folder / "1" / "labels.json").write_text(json.dumps(list(baked.labels)), encoding="utf-8")
+    for name, array in baked.arrays().items():
+        np.save(folder / "1" / f"{name}.npy", np.ascontiguousarray(array, np.float32))
+    config = read_config(folder / "config.pbtxt")
+    config.name = folder.name
+    config.max_batch_size = read_config(repository / "embed_image" / "config.pbtxt").max_batch_size
+    config.input[0].dims[:] = [baked.weights.shape[1]]
+    for tensor in config.output:
+        tensor.dims[:] = [count]
+    parameters = {"scoring": baked.scoring.kind, "logit_scale": repr(baked.scoring.logit_scale)}
+    if baked.cache:
+        parameters |= {"alpha": repr(baked.cache.alpha), "beta": repr(baked.cache.beta)}
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    _write_config(folder, config)
+
+
+def _write_ensemble(folder: Path, name: str, repository: Path, count: int) -> None:
+    """`embed_image` with one step more; it keeps the serving spec and the fingerprint."""
+    config = read_config(repository / "embed_image" / "config.pbtxt")
+    head = read_config(folder.parent / model_names(name)[0] / "config.pbtxt")
+    config.name = folder.name
+    config.output.clear()
+    config.output.extend(head.output)
+    steps = config.ensemble_scheduling.step
+    steps[-1].output_map["image_embedding"] = "image_embedding"
+    step = steps.add(model_name=head.name, model_version=-1)
+    step.input_map["image_embedding"] = "image_embedding"
+    for tensor in head.output:
+        step.output_map[tensor.name] = tensor.name
+    shutil.copytree(repository / "embed_image" / "1", folder / "1")
+    _write_config(folder, config)
+
+
+def _write_config(folder: Path, config: ModelConfig) -> None:
+    (folder / "config.pbtxt").write_text(HEADER + text_format.MessageToString(config), encoding="utf-8")
+
+
+def _manifest(manifest: dict[str, Any], name: str, record: dict[str, Any], files: dict[str, str]) -> str:
+    """The manifest with this classifier in it; what it says about every other file is left as it is."""
+    folders = model_names(name)
+    kept = {path: digest for path, digest in manifest["files"].items() if path.split("/")[0] not in folders}
+    classifiers = {**manifest.get(CLASSIFIERS, {}), name: record}
+    content = {**manifest, CLASSIFIERS: classifiers, "files": dict(sorted({**kept, **files}.items()))}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _put_in_place(staging: Path, repository: Path, models: tuple[str, ...]) -> None:
+    old = staging / "old"
+    old.mkdir()
+    moves = [(repository / model, old / model) for model in models if (repository / model).exists()]
+    moves += [(staging / model, repository / model) for model in models]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            source.rename(target)
+            done.append((source, target))
+        (staging / MANIFEST).replace(repository / MANIFEST)
+    except BaseException:
+        for source, target in reversed(done):
+            target.rename(source)
+        raise
+
+
+@contextmanager
+def _staged(repository: Path) -> Iterator[Path]:
+    staging = repository.parent / f".{repository.name}.classifier-{os.getpid()}"
+    try:
+        staging.mkdir()
+        yield staging
+    except OSError as error:
+        raise RepositoryError(
+            f"{repository} or the directory it is in cannot be written to ({error}); give them your user, or copy the "
+            "repository to where it can be changed"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(repository: Path) -> Iterator[None]:
+    """One at a time changes a repository; the others wait. The lock ends with the process."""
+    handle = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
