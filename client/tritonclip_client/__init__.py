@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ServerError,
         ServerUnavailableError,
     )
+    from .long_texts import TruncationWarning
     from .options import Tls
     from .results import Classification, Score, Similarity
     from .spec import ImageSpec, Scoring, ServingSpec, TextSpec
@@ -53,6 +54,7 @@ __all__ = [
     "Similarity",
     "TextSpec",
     "Tls",
+    "TruncationWarning",
 ]
 
 _MODULES = {
@@ -69,6 +71,7 @@ _MODULES = {
         "ServerError",
         "ServerUnavailableError",
     ),
+    "long_texts": ("TruncationWarning",),
     "options": ("Tls",),
     "results": ("Classification", "Score", "Similarity"),
     "spec": ("ImageSpec", "Scoring", "ServingSpec", "TextSpec"),

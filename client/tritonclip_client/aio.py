@@ -12,37 +12,27 @@ import numpy.typing as npt
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from .errors import ClipError, InvalidInputError, from_triton
-from .flows import ClipFlows
+from .errors import ClipError, from_triton
 from .images import ImageInput
-from .options import DEFAULT_ADDRESS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Options, Tls
+from .long_texts import Aggregate, LongText
 from .results import Classification, Similarity
+from .shell import Shell
 from .spec import ServingSpec
 from .steps import Flow, Gather, Pause, Rpc, T, Work
 from .texts import TextInput
 
 
-class AsyncClipClient:
+class AsyncClipClient(Shell):
     """`ClipClient` for asyncio; arguments and errors are the same. It belongs to one event loop.
 
     Files are read and pixels encoded in a thread, so that the loop never waits for the disk.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = DEFAULT_RETRIES,
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        tls: Tls | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._options = Options(address, timeout_s, retries, max_in_flight, tls, headers)
-        self._flows = ClipFlows(self._options)
-        self._connection = self._options.connection()
-        self._triton: InferenceServerClient | None = None
-        self._closed = False
+    _triton: InferenceServerClient | None
+    _closed: bool
+
+    def _start(self) -> None:
+        self._triton, self._closed = None, False
 
     async def __aenter__(self) -> AsyncClipClient:
         return self
@@ -70,10 +60,15 @@ class AsyncClipClient:
         return await self._run(self._flows.embed_images(images, batch_size, timeout_s))
 
     async def embed_texts(
-        self, texts: Iterable[TextInput], *, timeout_s: float | None = None
+        self,
+        texts: Iterable[TextInput],
+        *,
+        long_text: LongText = "truncate",
+        aggregate: Aggregate = "mean",
+        timeout_s: float | None = None,
     ) -> npt.NDArray[np.float32]:
         """As `ClipClient.embed_texts`."""
-        return await self._run(self._flows.embed_texts(texts, timeout_s))
+        return await self._run(self._flows.embed_texts(texts, long_text, aggregate, timeout_s))
 
     async def similarity(
         self, images: Iterable[ImageInput], texts: Iterable[TextInput], *, timeout_s: float | None = None
@@ -95,13 +90,7 @@ class AsyncClipClient:
 
     async def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
         """As `ClipClient.ready`."""
-        try:
-            await self.check_ready(deep=deep, timeout_s=timeout_s)
-        except InvalidInputError:
-            raise
-        except ClipError:
-            return False
-        return True
+        return await self._run(self._flows.ready(deep, timeout_s))
 
     async def check_ready(self, *, deep: bool = True, timeout_s: float | None = None) -> None:
         """As `ClipClient.check_ready`."""

@@ -15,18 +15,18 @@ import numpy.typing as npt
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from .errors import ClipError, InvalidInputError, from_triton
-from .flows import ClipFlows
+from .errors import ClipError, from_triton
 from .gather import Gathering, Report, Running
 from .images import ImageInput
-from .options import DEFAULT_ADDRESS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Options, Tls
+from .long_texts import Aggregate, LongText
 from .results import Classification, Similarity
+from .shell import Shell
 from .spec import ServingSpec
 from .steps import CallFlow, Flow, Gather, Pause, Rpc, T, Work
 from .texts import TextInput
 
 
-class ClipClient:
+class ClipClient(Shell):
     """A CLIP behind gRPC. A context manager; one client may be used from many threads.
 
     Every call ends within its `timeout_s`, repetitions included. A call is repeated, with growing
@@ -44,19 +44,10 @@ class ClipClient:
         InvalidInputError: from here, a value that cannot work. Every call may raise any `ClipError`.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = DEFAULT_RETRIES,
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        tls: Tls | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._options = Options(address, timeout_s, retries, max_in_flight, tls, headers)
-        self._flows = ClipFlows(self._options)
-        self._triton: InferenceServerClient | None = InferenceServerClient(**self._options.connection())
+    _triton: InferenceServerClient | None
+
+    def _start(self) -> None:
+        self._triton = InferenceServerClient(**self._connection)
 
     def __enter__(self) -> ClipClient:
         return self
@@ -91,9 +82,24 @@ class ClipClient:
         """
         return self._run(self._flows.embed_images(images, batch_size, timeout_s))
 
-    def embed_texts(self, texts: Iterable[TextInput], *, timeout_s: float | None = None) -> npt.NDArray[np.float32]:
-        """Embed texts (str, or UTF-8 bytes): float32 [N, D], unit length, in the order given."""
-        return self._run(self._flows.embed_texts(texts, timeout_s))
+    def embed_texts(
+        self,
+        texts: Iterable[TextInput],
+        *,
+        long_text: LongText = "truncate",
+        aggregate: Aggregate = "mean",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Embed texts (str, or UTF-8 bytes): float32 [N, D], unit length, in the order given.
+
+        Args:
+            long_text: what becomes of a text longer than the model's context. "truncate" embeds its beginning and
+                reports it (a `TruncationWarning`, and `truncated_texts`). "chunk" has the server cut it between
+                sentences, else words, else tokens, and embeds every chunk; shorter texts are embedded as ever.
+            aggregate: how the chunks of a text become one vector: "mean" or "max" (element-wise), then unit length.
+            timeout_s: seconds for the whole call.
+        """
+        return self._run(self._flows.embed_texts(texts, long_text, aggregate, timeout_s))
 
     def similarity(
         self, images: Iterable[ImageInput], texts: Iterable[TextInput], *, timeout_s: float | None = None
@@ -122,13 +128,7 @@ class ClipClient:
 
     def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
         """Whether the server can answer; see `check_ready`."""
-        try:
-            self.check_ready(deep=deep, timeout_s=timeout_s)
-        except InvalidInputError:
-            raise
-        except ClipError:
-            return False
-        return True
+        return self._run(self._flows.ready(deep, timeout_s))
 
     def check_ready(self, *, deep: bool = True, timeout_s: float | None = None) -> None:
         """Raise the reason why the server cannot answer, if there is one. Never repeated.

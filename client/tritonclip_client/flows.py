@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from . import wire
-from .errors import InvalidInputError, ProtocolError, ServerUnavailableError
+from .errors import ClipError, InvalidInputError, ProtocolError, ServerUnavailableError
 from .images import ImageInput, check_images, encode_images
 from .items import Item, chunked
+from .long_texts import Aggregate, LongText, TruncationWarning, aggregate_chunks, check_long_text
 from .options import Options, check_timeout
 from .probe import check_probe, probe_tensors
 from .requests import IMAGE, MAX_REQUEST_BYTES, TEXT, Requests, Served
-from .results import Classification, Floats, Similarity, rank
+from .results import Classification, Floats, Similarity, rank, unit
 from .retry import Deadline, RetryPolicy
 from .spec import ServingSpec
 from .steps import Flow, Work
@@ -27,15 +29,20 @@ from .texts import TextInput, check_labels, encode_texts
 # Smaller than the server's limit: several requests in flight keep decoding and the tower busy at once.
 PREFERRED_IMAGES = 8
 
+# From `_report_truncation`: past the flow, `_run` and the client's method.
+_CALLER = 5
+
 MODELS = (IMAGE.model, TEXT.model, "clip", "similarity")
 
 
 class ClipFlows:
-    """The calls of one client; remembers what the server said about itself."""
+    """The calls of one client; remembers what the server said about itself, and counts the texts that were cut."""
 
     def __init__(self, options: Options) -> None:
+        self.truncated_texts = 0
         self._options = options
         self._served: Served | None = None
+        self._counting = threading.Lock()
 
     def embed_images(
         self, images: Iterable[ImageInput], batch_size: int | None, timeout_s: float | None
@@ -48,13 +55,22 @@ class ClipFlows:
         chunks = chunked(encode_images(images), min(wanted, served.image_limit), MAX_REQUEST_BYTES)
         return (yield from requests.embed(IMAGE, chunks, served.spec.embedding_dim))
 
-    def embed_texts(self, texts: Iterable[TextInput], timeout_s: float | None) -> Flow[Floats]:
+    def embed_texts(
+        self, texts: Iterable[TextInput], long_text: LongText, aggregate: Aggregate, timeout_s: float | None
+    ) -> Flow[Floats]:
         """float32 [N, D]."""
         requests = self._requests(timeout_s)
+        check_long_text(long_text, aggregate)
         items = yield Work(partial(encode_texts, texts))
         served = yield from self._ask_served(requests)
+        if long_text == "chunk":
+            items = yield from requests.split(chunked(items, served.text_limit, MAX_REQUEST_BYTES))
         chunks = chunked(items, served.text_limit, MAX_REQUEST_BYTES)
-        return (yield from requests.embed(TEXT, chunks, served.spec.embedding_dim))
+        vectors = yield from requests.embed(TEXT, chunks, served.spec.embedding_dim)
+        self._report_truncation(requests.truncated, len(items))
+        if long_text == "chunk":
+            return aggregate_chunks(vectors, [item.index for item in items], aggregate)
+        return vectors
 
     def similarity(
         self, images: Iterable[ImageInput], texts: Iterable[TextInput], timeout_s: float | None
@@ -63,7 +79,9 @@ class ClipFlows:
         requests = self._requests(timeout_s)
         items = yield Work(partial(encode_texts, texts))
         images = yield Work(partial(check_images, images))
-        return (yield from self._pair(requests, images, items))
+        scored = yield from self._pair(requests, images, items)
+        self._report_truncation(requests.truncated, len(items))
+        return scored
 
     def classify(
         self,
@@ -82,6 +100,7 @@ class ClipFlows:
         prompts = _prompts(names, chosen)
         images = yield Work(partial(check_images, images))
         scored = yield from self._pair(requests, images, prompts, len(chosen))
+        self._report_truncation(requests.truncated, len(prompts))
         return rank(names, scored.logits, scored.probabilities, top_k)
 
     def spec(self) -> Flow[ServingSpec]:
@@ -100,6 +119,16 @@ class ClipFlows:
                 raise ServerUnavailableError(f"the model {model!r} at {address} is not ready; wait, or see its log")
         if deep:
             yield from self._check_embedding(requests)
+
+    def ready(self, deep: bool, timeout_s: float | None) -> Flow[bool]:
+        """Whether `check_ready` finds no reason."""
+        try:
+            yield from self.check_ready(deep, timeout_s)
+        except InvalidInputError:
+            raise
+        except ClipError:
+            return False
+        return True
 
     def _check_embedding(self, requests: Requests) -> Flow[None]:
         arguments = wire.infer_arguments("clip", probe_tensors(), wire.FEATURES)
@@ -128,6 +157,14 @@ class ClipFlows:
         if self._served is None:
             self._served = yield from requests.served()
         return self._served
+
+    def _report_truncation(self, truncated: int, total: int) -> None:
+        """Count and warn; to be called by a flow that a public method runs, for the warning names that one's caller."""
+        if truncated and self._served:
+            with self._counting:
+                self.truncated_texts += truncated
+            warning = TruncationWarning(truncated, total, self._served.spec.text.context_length)
+            warnings.warn(warning, stacklevel=_CALLER)
 
     def _pair(
         self, requests: Requests, images: Iterable[ImageInput], texts: Sequence[Item], templates: int = 1
@@ -165,10 +202,7 @@ def _mean_directions(features: Floats, run: int) -> Floats:
     """The mean of every `run` unit vectors, unit length again: [M * run, D] to [M, D]."""
     if run == 1:
         return features
-    means = features.reshape(-1, run, features.shape[1]).mean(axis=1)
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    unit: Floats = (means / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
-    return unit
+    return unit(features.reshape(-1, run, features.shape[1]).mean(axis=1))
 
 
 def _take(chunks: Iterable[Any], count: int) -> list[Any]:

@@ -71,11 +71,7 @@ class Options:
     retry_policy: RetryPolicy = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.address or "://" in self.address.replace("dns:///", ""):
-            raise InvalidInputError(
-                f"address {self.address!r} given; give the server's gRPC address as host:port, "
-                f"for example {DEFAULT_ADDRESS}"
-            )
+        _check_address(self.address)
         check_timeout(self.timeout_s)
         if self.retries < 0:
             raise InvalidInputError(f"retries is {self.retries}; give 0 or more")
@@ -89,6 +85,18 @@ class Options:
         return {"url": self.address, "channel_args": [*_CHANNEL_ARGUMENTS, *proxy_arguments(self.address)], **tls}
 
 
+def _check_address(address: str) -> None:
+    wanted = f"give the server's gRPC address as host:port, for example {DEFAULT_ADDRESS}"
+    if not address or "://" in address.replace("dns:///", ""):
+        raise InvalidInputError(f"address {address!r} given; {wanted}")
+    if address.startswith("unix:"):
+        return
+    host, _, port = address.rpartition(":")
+    # An IPv6 address without brackets ends like one with a port.
+    if not (host and port.isdecimal() and int(port) < 2**16) or _is_ip(address):
+        raise InvalidInputError(f"address {address!r} given, which names no port; {wanted}")
+
+
 def proxy_arguments(address: str) -> tuple[tuple[str, int], ...]:
     """The channel arguments with which a server on this machine is reached directly; none for any other."""
     return _NO_PROXY if is_loopback(address) else ()
@@ -97,10 +105,15 @@ def proxy_arguments(address: str) -> tuple[tuple[str, int], ...]:
 def is_loopback(address: str) -> bool:
     """Whether `address`, HOST:PORT, is this machine itself."""
     host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
+    return ipaddress.ip_address(host).is_loopback if _is_ip(host) else host == "localhost"
+
+
+def _is_ip(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return False
+    return True
 
 
 def check_timeout(timeout_s: float) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from . import wire
 from .errors import InvalidImageError, InvalidItemError, InvalidTextError
-from .items import Chunk
+from .items import Chunk, Item
 from .options import Options
 from .results import Floats, Similarity
 from .retry import Deadline, RetryPolicy, call
@@ -23,15 +24,16 @@ MAX_REQUEST_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Tower:
-    """An entry point that embeds one kind of item."""
+    """An entry point that embeds one kind of item, and may say which it cut."""
 
     model: str
     tensor: str
     error: type[InvalidItemError]
+    cuts: bool
 
 
-IMAGE = Tower("embed_image", "image", InvalidImageError)
-TEXT = Tower("embed_text", "text", InvalidTextError)
+IMAGE = Tower("embed_image", "image", InvalidImageError, cuts=False)
+TEXT = Tower("embed_text", "text", InvalidTextError, cuts=True)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,14 @@ class Served:
 
 
 class Requests:
-    """The requests of one call; they share its deadline and the client's patience."""
+    """The requests of one call; they share its deadline and the client's patience.
+
+    Attributes:
+        truncated: how many texts the server has cut so far.
+    """
 
     def __init__(self, options: Options, deadline: Deadline, policy: RetryPolicy | None = None) -> None:
+        self.truncated = 0
         self._width = options.max_in_flight
         self._deadline = deadline
         self._policy = policy or options.retry_policy
@@ -59,6 +66,7 @@ class Requests:
         """Ask the server about itself."""
         image = yield from self.rpc("get_model_config", {"model_name": IMAGE.model})
         text = yield from self.rpc("get_model_config", {"model_name": TEXT.model})
+        wire.require_output(text, TEXT.model, wire.TRUNCATED)
         return Served(
             spec=wire.serving_spec(image, IMAGE.model),
             image_limit=wire.batch_limit(image, IMAGE.model),
@@ -73,16 +81,31 @@ class Requests:
     def embed_chunk(self, tower: Tower, chunk: Chunk, width: int) -> CallFlow[Floats]:
         """Embed one chunk: float32 [items, width]."""
         tensors = {tower.tensor: wire.bytes_tensor(chunk.items)}
+        outputs = ["embedding", wire.TRUNCATED] if tower.cuts else ["embedding"]
         with chunk.located(tower.error):
-            answer = yield from self.rpc("infer", wire.infer_arguments(tower.model, tensors, ["embedding"]))
+            answer = yield from self.rpc("infer", wire.infer_arguments(tower.model, tensors, outputs))
+        if tower.cuts:
+            self.truncated += wire.count_truncated(answer, len(chunk.items))
         return wire.floats(answer, "embedding", len(chunk.items), width)
+
+    def split(self, chunks: Iterable[Chunk]) -> Flow[list[Item]]:
+        """Cut texts into pieces that fit the model's context; an item's index is its text's."""
+        parts = yield Gather((self._split_chunk(chunk) for chunk in chunks), self._width)
+        return list(chain.from_iterable(parts))
+
+    def _split_chunk(self, chunk: Chunk) -> CallFlow[list[Item]]:
+        arguments = wire.infer_arguments("split_text", {"texts": wire.bytes_tensor(chunk.items)[:, 0]}, wire.PIECES)
+        with chunk.located(TEXT.error):
+            answer = yield from self.rpc("infer", arguments)
+        return wire.pieces(answer, chunk.items)
 
     def clip(self, images: Chunk, texts: Chunk, width: int) -> CallFlow[Similarity]:
         """Embed and score one chunk of each in a single request."""
         tensors = {IMAGE.tensor: wire.bytes_tensor(images.items), TEXT.tensor: wire.bytes_tensor(texts.items)}
-        arguments = wire.infer_arguments("clip", tensors, wire.SCORES + wire.FEATURES)
+        arguments = wire.infer_arguments("clip", tensors, (*wire.SCORES, *wire.FEATURES, wire.TRUNCATED))
         with images.located(IMAGE.error), texts.located(TEXT.error):
             answer = yield from self.rpc("infer", arguments)
+        self.truncated += wire.count_truncated(answer, len(texts.items))
         return wire.similarity(answer, len(images.items), len(texts.items), width)
 
     def score(self, images: Floats, texts: Floats) -> Flow[Similarity]:

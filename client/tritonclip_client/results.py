@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -65,3 +65,10 @@ def rank(labels: list[str], logits: Floats, probabilities: Floats, top_k: int | 
         Classification(tuple(Score(labels[j], float(probabilities[i, j]), float(logits[i, j])) for j in columns))
         for i, columns in enumerate(order)
     ]
+
+
+def unit(vectors: npt.NDArray[Any]) -> Floats:
+    """The rows of `vectors` [N, D] at unit length, float32; a row of zeros stays one."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Floats = (vectors / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    return scaled

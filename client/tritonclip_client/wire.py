@@ -17,6 +17,8 @@ from .spec import ServingSpec
 
 SCORES = ("logits", "probabilities")
 FEATURES = ("image_features", "text_features")
+TRUNCATED = "truncated"
+PIECES = ("chunks", "owner")
 
 
 def infer_arguments(model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +64,26 @@ def floats(answer: Any, name: str, rows: int, columns: int) -> Floats:
     return array
 
 
+def count_truncated(answer: Any, rows: int) -> int:
+    """How many of `rows` texts the server says it cut."""
+    array = output(answer, TRUNCATED)
+    if array.dtype != np.bool_ or array.shape != (rows, 1):
+        raise ProtocolError(
+            f"the server's tensor {TRUNCATED!r} is {array.dtype} {list(array.shape)}, not bool {[rows, 1]}; {_REMEDY}"
+        )
+    return int(array.sum())
+
+
+def pieces(answer: Any, items: Sequence[Item]) -> list[Item]:
+    """The answer of `split_text` for some texts: every piece with its text's index and name."""
+    contents, owners = (output(answer, name) for name in PIECES)
+    every = np.array_equal(np.unique(owners), np.arange(len(items)))
+    if contents.shape != owners.shape or not every or (np.diff(owners) < 0).any():
+        raise ProtocolError(f"the server's pieces of {len(items)} texts do not belong to them; {_REMEDY}")
+    pairs = zip(contents, owners, strict=True)
+    return [Item(items[owner].index, bytes(content), items[owner].source) for content, owner in pairs]
+
+
 def similarity(answer: Any, images: int, texts: int, width: int) -> Similarity:
     """The answer of the `clip` model for `images` x `texts`, embeddings of `width` values."""
     logits, probabilities = (floats(answer, name, images, texts).copy() for name in SCORES)
@@ -79,6 +101,12 @@ def batch_limit(answer: Any, model: str) -> int:
     if limit < 1:
         raise ProtocolError(f"the model {model!r} has max_batch_size {limit}, not 1 or more; {_REMEDY}")
     return limit
+
+
+def require_output(answer: Any, model: str, name: str) -> None:
+    """Raise `ProtocolError` unless a model's config has the output."""
+    if name not in [tensor.name for tensor in answer.config.output]:
+        raise ProtocolError(f"the model {model!r} has no output {name!r}, it is of an older version; export it again")
 
 
 def serving_spec(answer: Any, model: str) -> ServingSpec:

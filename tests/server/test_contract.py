@@ -20,18 +20,26 @@ from tritonclip_serve import TritonServer
 CONTRACT = {
     "preprocess": ({"image": "BYTES"}, {"pixels": "UINT8"}),
     "image_encoder": ({"pixels": "UINT8"}, {"image_embedding": "FP32"}),
-    "tokenizer": ({"text": "BYTES"}, {"input_ids": "INT32"}),
+    "tokenizer": ({"text": "BYTES"}, {"input_ids": "INT32", "truncated": "BOOL"}),
     "text_encoder": ({"input_ids": "INT32"}, {"text_embedding": "FP32"}),
+    "cached_text_encoder": ({"input_ids": "INT32"}, {"text_embedding": "FP32"}),
+    "split_text": ({"texts": "BYTES"}, {"chunks": "BYTES", "owner": "INT32"}),
     "similarity": (
         {"image_embedding": "FP32", "text_embedding": "FP32"},
         {"logits": "FP32", "probabilities": "FP32", "image_features": "FP32", "text_features": "FP32"},
     ),
     "embed_image": ({"image": "BYTES"}, {"embedding": "FP32"}),
-    "embed_text": ({"text": "BYTES"}, {"embedding": "FP32"}),
+    "embed_text": ({"text": "BYTES"}, {"embedding": "FP32", "truncated": "BOOL"}),
     "text_gate": ({"text": "BYTES", "image_embedding": "FP32"}, {"gated_text": "BYTES"}),
     "clip": (
         {"image": "BYTES", "text": "BYTES"},
-        {"logits": "FP32", "probabilities": "FP32", "image_features": "FP32", "text_features": "FP32"},
+        {
+            "logits": "FP32",
+            "probabilities": "FP32",
+            "image_features": "FP32",
+            "text_features": "FP32",
+            "truncated": "BOOL",
+        },
     ),
 }
 
@@ -124,6 +132,14 @@ def test_a_long_text_uses_a_longer_bucket_and_a_short_one_keeps_its_embedding(tr
     alone = infer(triton, "embed_text", text=column([short]))["embedding"]
     together = infer(triton, "embed_text", text=column([short, long]))["embedding"]
     assert np.abs(alone[0] - together[0]).max() < 1e-5
+
+
+def test_a_text_that_was_cut_is_reported(triton) -> None:
+    # 75 words, a start and an end fill the context of 77.
+    texts = column([b"dog " * 75, b"dog " * 76, b"dog"])
+    for model in ("tokenizer", "embed_text"):
+        assert infer(triton, model, text=texts)["truncated"].tolist() == [[False], [True], [False]]
+    assert infer(triton, "clip", text=texts, image=column([png(1)]))["truncated"].tolist() == [[False], [True], [False]]
 
 
 def huge_png_header() -> bytes:
@@ -261,10 +277,20 @@ def test_requests_of_several_callers_run_as_one_batch(triton, server: TritonServ
 def test_a_text_that_comes_again_is_answered_from_the_cache(triton, server: TritonServer) -> None:
     texts = column([b"a text that no other test sends, once"])
     first = infer(triton, "embed_text", text=texts)["embedding"]
-    before = metrics(server, "nv_cache_num_hits_per_model", "embed_text")
+    before = metrics(server, "nv_cache_num_hits_per_model", "cached_text_encoder")
     again = infer(triton, "embed_text", text=texts)["embedding"]
     assert np.array_equal(first, again)
-    assert metrics(server, "nv_cache_num_hits_per_model", "embed_text") == before + 1
+    assert metrics(server, "nv_cache_num_hits_per_model", "cached_text_encoder") == before + 1
+
+
+@pytest.mark.parametrize("first", ["embedding", "truncated"])
+def test_the_cache_keeps_nobody_from_an_output_that_another_did_not_want(triton, first: str) -> None:
+    """Triton caches the outputs that the first caller asked for, and hands them to all who come later."""
+    texts = column([f"a text that only asks for {first}".encode(), b"dog " * 100])
+    assert set(infer(triton, "embed_text", outputs=[first], text=texts)) == {first}
+    result = infer(triton, "embed_text", outputs=["embedding", "truncated"], text=texts)
+    assert result["embedding"].shape[0] == 2
+    assert result["truncated"].tolist() == [[False], [True]]
 
 
 def test_a_failure_is_not_answered_from_the_cache(triton) -> None:

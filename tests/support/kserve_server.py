@@ -1,7 +1,8 @@
 """A real gRPC server that speaks Triton's protocol, for faults that a real Triton cannot be made to give.
 
 Its towers turn bytes into a unit vector that depends on every byte; `similarity` and `clip` score
-them as a CLIP does. What each test needs to go wrong it plants in `on_infer`.
+them as a CLIP does. A text of more words than the context is called truncated, and split into pieces of as many
+words. What each test needs to go wrong it plants in `on_infer`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import deserialize_bytes_tensor
+from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, serialize_byte_tensor
 
 WIDTH = 16
 SCALE = 10.0
+CONTEXT = 77
 SPEC = {
     "name": "demo",
     "architecture": "ViT-B-32",
@@ -35,7 +37,7 @@ SPEC = {
         "fill_color": [0, 0, 0],
     },
     "text": {
-        "context_length": 77,
+        "context_length": CONTEXT,
         "vocab_size": 49408,
         "buckets": [16, 32, 77],
         "pad_id": 0,
@@ -61,6 +63,18 @@ def vector(data: bytes) -> np.ndarray:
 def vectors(items: Sequence[bytes]) -> np.ndarray:
     """float32 [len(items), WIDTH]."""
     return np.stack([vector(item) for item in items])
+
+
+def truncated(texts: Sequence[bytes]) -> np.ndarray:
+    """bool [len(texts), 1]."""
+    return np.array([len(text.split()) > CONTEXT for text in texts]).reshape(-1, 1)
+
+
+def pieces(text: bytes) -> list[bytes]:
+    """A text that fits as it stands, or runs of as many words as fit."""
+    words = text.split()
+    runs = [b" ".join(words[start : start + CONTEXT]) for start in range(0, len(words), CONTEXT)]
+    return runs if len(runs) > 1 else [text]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -95,6 +109,7 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     not_ready: frozenset[str] = frozenset()
     on_infer: Callable[[Call], None] = lambda call: None
     answer_width: int = WIDTH
+    text_outputs: tuple[str, ...] = ("embedding", "truncated")
     address: str = ""
     calls: list[Call] = field(default_factory=list)
     config_requests: list[str] = field(default_factory=list)
@@ -122,6 +137,8 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = service_pb2.ModelConfigResponse()
         limits = {"embed_image": self.image_limit, "embed_text": self.text_limit}
         response.config.max_batch_size = limits.get(request.name, 0)
+        for name in self.text_outputs:
+            response.config.output.add(name=name)
         if self.spec is not None:
             response.config.parameters["serving_spec"].string_value = json.dumps(self.spec)
         return response
@@ -145,8 +162,9 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         for wanted in request.outputs:
             array = outputs[wanted.name]
-            response.outputs.add(name=wanted.name, datatype="FP32", shape=array.shape)
-            response.raw_output_contents.append(array.astype(np.float32).tobytes())
+            response.outputs.add(name=wanted.name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+            is_text = array.dtype == np.object_
+            response.raw_output_contents.append(serialize_byte_tensor(array).item() if is_text else array.tobytes())
         return response
 
     def _outputs(self, call: Call) -> dict[str, np.ndarray]:
@@ -154,17 +172,22 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
             if kind in call.tensors:
                 _refuse_bad_items(call, kind, limit)
         if call.model in ("embed_image", "embed_text"):
-            return {"embedding": vectors(call.items)[:, : self.answer_width]}
+            return {"embedding": vectors(call.items)[:, : self.answer_width], "truncated": truncated(call.items)}
+        if call.model == "split_text":
+            parts = [pieces(text) for text in call.items]
+            owner = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+            return {"chunks": np.array([piece for part in parts for piece in part], np.object_), "owner": owner}
         if call.model == "clip":
             image, text = (vectors([bytes(item) for item in call.tensors[kind].ravel()]) for kind in ("image", "text"))
         else:
             image, text = call.tensors["image_embedding"], call.tensors["text_embedding"]
-        logits = SCALE * image @ text.T
+        logits = np.float32(SCALE) * image @ text.T
         return {
             "logits": logits,
             "probabilities": softmax(logits),
             "image_features": image,
             "text_features": text,
+            "truncated": truncated([bytes(item) for item in call.tensors.get("text", np.array([])).ravel()]),
         }
 
 

@@ -244,6 +244,12 @@ def test_chunks_are_read_lazily():
     [
         ({"address": "http://localhost:8000"}, "host:port"),
         ({"address": ""}, "host:port"),
+        ({"address": "localhost"}, "'localhost' given, which names no port; .*host:port, for example 127.0.0.1:8001"),
+        ({"address": "gpu-box.example:"}, "names no port"),
+        ({"address": "localhost:grpc"}, "names no port"),
+        ({"address": ":8001"}, "names no port"),
+        ({"address": "10.0.0.7:80010"}, "names no port"),
+        ({"address": "fe80::1"}, "names no port"),
         ({"timeout_s": 0}, "timeout_s is 0"),
         ({"timeout_s": float("inf")}, "timeout_s is inf"),
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
@@ -271,3 +277,8 @@ def test_an_address_of_this_machine(address):
 @pytest.mark.parametrize("address", ["10.0.0.7:8001", "gpu-box.example:8001", "dns:///triton:8001"])
 def test_an_address_of_another_machine(address):
     assert not is_loopback(address)
+
+
+@pytest.mark.parametrize("address", ["box:1", "[fe80::1]:8001", "dns:///triton:8001", "unix:/run/triton.sock"])
+def test_an_address_that_grpc_takes(address):
+    assert Options(address).connection()["url"] == address

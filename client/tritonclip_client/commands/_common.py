@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +34,17 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
-def open_client(args: argparse.Namespace) -> ClipClient:
-    """The client that the arguments ask for."""
+@contextmanager
+def open_client(args: argparse.Namespace) -> Iterator[ClipClient]:
+    """The client that the arguments ask for; texts that it had to cut are told in one line on stderr."""
     from tritonclip_client.client import ClipClient
+    from tritonclip_client.long_texts import TruncationWarning
 
-    return ClipClient(args.address, timeout_s=args.timeout)
+    with warnings.catch_warnings(record=True) as caught, ClipClient(args.address, timeout_s=args.timeout) as client:
+        warnings.simplefilter("always", TruncationWarning)
+        yield client
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
 
 
 def with_lines(given: list[str] | None, file: Path | None) -> list[str]:

@@ -29,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE.npy", help="replaced as a whole, or not at all"
     )
+    parser.add_argument(
+        "--long-text",
+        choices=("truncate", "chunk"),
+        default="truncate",
+        help="of a text longer than the model reads, embed its beginning, or chunks of it (%(default)s)",
+    )
+    parser.add_argument(
+        "--aggregate", choices=("mean", "max"), help="how the chunks of a text become one embedding (mean)"
+    )
     add_server_arguments(parser)
 
 
@@ -38,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     texts = with_lines(args.text, args.texts_file)
     if not args.images and not texts:
         raise InvalidInputError("nothing to embed given; give image files, --text or --texts-file")
+    if args.aggregate and args.long_text != "chunk":
+        raise InvalidInputError(f"--aggregate {args.aggregate} given; give it with --long-text chunk")
     embeddings = _embed(args, texts)
     _write(output, embeddings)
     rows = [("image", image) for image in args.images] + [("text", text) for text in texts]
@@ -60,7 +71,9 @@ def _embed(args: argparse.Namespace, texts: list[str]) -> npt.NDArray[np.float32
 
     with open_client(args) as client:
         parts = [client.embed_images(args.images)] if args.images else []
-        parts += [client.embed_texts(texts)] if texts else []
+        if texts:
+            options = {"long_text": args.long_text, "aggregate": args.aggregate or "mean"}
+            parts.append(client.embed_texts(texts, **options))
     return np.concatenate(parts)
 
 
