@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export import manifest, onnx_export, parity, repository
+from tritonclip_export.adapters import Adapters, read_adapters
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
 from tritonclip_export.configs import Limits, apply_spec
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import Adapter, MergeResult, merge_adapters, read_adapter
+from tritonclip_export.grafts import Graft
+from tritonclip_export.lora import MergeResult, merge_adapters
+from tritonclip_export.lora.compose import Composition
 from tritonclip_export.probes import Probes, make_probes
 from tritonclip_export.progress import step
 from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
@@ -41,6 +44,10 @@ class ExportRequest:
     source: str
     out: Path
     adapters: Sequence[tuple[Path, float]] = ()
+    composition: Composition = field(default_factory=Composition)
+    lora_alpha: float | None = None
+    lora_rank: int | None = None
+    adapter_format: str | None = None
     weights: Path | None = None
     pretrained: str | None = None
     like: str | None = None
@@ -69,10 +76,12 @@ def export(request: ExportRequest) -> dict[str, Any]:
         # What is served is float32, so rounding the merged weights to the checkpoint's float16 would only lose.
         in_float32 = {name: tensor.float() for name, tensor in checkpoint.state_dict.items()}
         checkpoint = replace(checkpoint, state_dict=in_float32)
-        adapters = [(read_adapter(path), weight) for path, weight in request.adapters]
-    with step(f"merge {len(adapters)} adapters" if adapters else "take the weights as they are"):
-        merged = merge_adapters(checkpoint.state_dict, adapters)
-        spec = _stamp(build_spec(checkpoint, merged.state_dict), merged)
+        adapters = read_adapters(
+            request.adapters, alpha=request.lora_alpha, rank=request.lora_rank, file_format=request.adapter_format
+        )
+    with step(f"merge {len(adapters.merged)} adapters" if adapters.merged else "take the weights as they are"):
+        merged = merge_adapters(checkpoint.state_dict, adapters.merged, build=checkpoint.build, how=request.composition)
+        spec = _stamp(build_spec(checkpoint, merged.state_dict), merged, adapters.grafts)
     probes = make_probes(
         checkpoint.preprocess_cfg, checkpoint.tokenization, pictures=request.probe_pictures, texts=request.probe_texts
     )
@@ -96,16 +105,16 @@ def _load(request: ExportRequest) -> Checkpoint:
     return with_long_context(checkpoint) if request.stretch_context else checkpoint
 
 
-def _stamp(spec: ServingSpec, merged: MergeResult) -> ServingSpec:
+def _stamp(spec: ServingSpec, merged: MergeResult, grafts: Sequence[Graft]) -> ServingSpec:
     # What people call the model changes no embedding.
     nameless = replace(spec, name="", architecture="")
-    content = f"{weights_hash(merged.state_dict)}\n{nameless.to_json()}"
+    content = "\n".join([weights_hash(merged.state_dict), nameless.to_json(), *(graft.digest() for graft in grafts)])
     return spec.with_fingerprint(hashlib.sha256(content.encode()).hexdigest())
 
 
 def _convert(
     checkpoint: Checkpoint,
-    adapters: Sequence[tuple[Adapter, float]],
+    adapters: Adapters,
     merged: MergeResult,
     spec: ServingSpec,
     probes: Probes,
@@ -118,7 +127,11 @@ def _convert(
     report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision])
     with step("embed the probes in PyTorch"):
         expected, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
-    towers = served_towers(checkpoint.build(merged.state_dict), checkpoint.model_cfg, spec.image.mean, spec.image.std)
+    model = checkpoint.build(merged.state_dict)
+    for graft in adapters.grafts:
+        graft.attach(model)
+    towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
+    del model
     files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
     with step("convert the image tower to ONNX"):
         onnx_export.export_image_tower(towers[0], spec, files[0])
@@ -133,14 +146,17 @@ def _convert(
 
 
 def _reference_embeddings(
-    checkpoint: Checkpoint, adapters: Sequence[tuple[Adapter, float]], merged: MergeResult, probes: Probes
+    checkpoint: Checkpoint,
+    adapters: Adapters,
+    merged: MergeResult,
+    probes: Probes,
 ) -> tuple[tuple[Any, Any], str]:
     """Image and text embeddings of the probes in float32 PyTorch, and what computed them."""
     try:
-        reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters)
+        reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
         description = reference.description
     except ReferenceUnavailable as error:
-        reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [])
+        reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], adapters.grafts)
         description = f"{reference.description} with the merged weights, because: {error}"
     with torch.no_grad():
         images = reference.encode_image(probes.pixel_values).numpy()
@@ -157,7 +173,7 @@ def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging
 def _manifest(
     checkpoint: Checkpoint,
     source_hash: str,
-    adapters: Sequence[tuple[Adapter, float]],
+    adapters: Adapters,
     merged: MergeResult,
     spec: ServingSpec,
     report: parity.ParityReport,
@@ -172,9 +188,20 @@ def _manifest(
                 "weight": weight,
                 "files": {file.name: manifest.file_hash(file) for file in adapter.files},
             }
-            for adapter, weight in adapters
+            for adapter, weight in adapters.merged
         ],
-        "merge": {**merged.report.to_dict(), "notes": list(merged.report.warnings)},
+        "grafts": [
+            {
+                "path": str(graft.path),
+                "method": graft.method,
+                "files": {str(file): manifest.file_hash(file) for file in graft.files},
+            }
+            for graft in adapters.grafts
+        ],
+        "merge": {
+            **merged.report.to_dict(),
+            "notes": [*merged.report.warnings, *(note for graft in adapters.grafts for note in graft.notes)],
+        },
         "parity": report.to_dict(),
         "tools": {tool: version(tool) for tool in TOOLS},
     }

@@ -9,9 +9,9 @@ from typing import Any
 
 from tritonclip_export.checkpoint import load_strictly, new_model
 from tritonclip_export.frameworks import torch
+from tritonclip_export.grafts import Graft
 from tritonclip_export.hf_clip import build_hf_clip
-from tritonclip_export.lora.read import Adapter
-from tritonclip_export.lora.unmerged import ReferenceUnavailable, attach_unmerged
+from tritonclip_export.lora.unmerged import AnyAdapter, ReferenceUnavailable, attach_unmerged
 from tritonclip_export.lora.weights import base_weights
 from tritonclip_export.probes import CHUNK
 
@@ -46,7 +46,8 @@ class Reference:
 def unmerged_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
-    adapters: Sequence[tuple[Adapter, float]],
+    adapters: Sequence[tuple[AnyAdapter, float]],
+    grafts: Sequence[Graft] = (),
 ) -> Reference:
     """The model with PEFT's own forward for every adapter; without adapters the model in its own library.
 
@@ -66,14 +67,18 @@ def unmerged_reference(
             "The merge itself is possible."
         )
     translated = namespaces == {"hf"} and "hf_config" not in model_cfg
-    build = _translated_reference if translated else _own_reference
-    return build(model_cfg, state_dict, adapters)
+    if translated and grafts:
+        raise ReferenceUnavailable("grafts attach to open_clip's model, and these adapters to Hugging Face's")
+    if translated:
+        return _translated_reference(model_cfg, state_dict, adapters)
+    return _own_reference(model_cfg, state_dict, adapters, grafts)
 
 
 def _own_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
-    adapters: Sequence[tuple[Adapter, float]],
+    adapters: Sequence[tuple[AnyAdapter, float]],
+    grafts: Sequence[Graft],
 ) -> Reference:
     model = new_model(model_cfg)
     # PEFT merges an attention's adapter into its weights and out again at every forward; that must not be seen outside.
@@ -82,13 +87,17 @@ def _own_reference(
     library = "transformers" if "hf_config" in model_cfg else "open_clip"
     attach_unmerged(model, adapters, base_weights("open_clip", state_dict))
     how = f"PEFT on {library}, {len(adapters)} adapters unmerged" if adapters else library
+    # After PEFT, which finds modules by their kind and name.
+    for graft in grafts:
+        graft.attach(model)
+        how += f", {graft.method}"
     return Reference(f"float32 PyTorch, {how}", model.encode_image, model.encode_text)
 
 
 def _translated_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
-    adapters: Sequence[tuple[Adapter, float]],
+    adapters: Sequence[tuple[AnyAdapter, float]],
 ) -> Reference:
     with warnings.catch_warnings():
         # transformers warns of its own deprecations.

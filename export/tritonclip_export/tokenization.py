@@ -97,12 +97,14 @@ class HfTokenizer:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
+        from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
         folder = Path(self.source)
         is_bare = (folder / "vocab.txt").is_file() and not (folder / "tokenizer_config.json").is_file()
         try:
-            tokenizer = (BertTokenizerFast if is_bare else AutoTokenizer).from_pretrained(self.source)
+            # transformers 5 has one BertTokenizer, a fast one; AutoTokenizer would ask for a config.json.
+            kind: Any = BertTokenizer if is_bare else AutoTokenizer
+            tokenizer = kind.from_pretrained(self.source)
             if not tokenizer.is_fast:
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(self.source)
         except Exception as error:  # transformers raises whatever its parsers and its hub client raise

@@ -35,8 +35,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return _read_shards(path)
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path} is no file of weights; allowed: {', '.join(SUFFIXES)}")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _unwrap(tensors, path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    return unwrap(tensors, path)
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
@@ -55,7 +55,8 @@ def _read_safetensors(path: Path) -> object:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy or download it again") from error
 
 
-def _read_pickle(path: Path) -> object:
+def read_pickle(path: Path) -> object:
+    """What torch saved, if it is data; raises CheckpointError for code, TorchScript and broken files."""
     if _is_script(path):
         raise CheckpointError(
             f"{path} is a TorchScript program, as OpenAI published CLIP; read it with torch.jit.load where you trust "
@@ -79,7 +80,8 @@ def _is_script(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _unwrap(tensors: object, path: Path) -> dict[str, torch.Tensor]:
+def unwrap(tensors: object, path: Path) -> dict[str, torch.Tensor]:
+    """The state dict inside `tensors`, without what training wrapped around it."""
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(key, str) for key in tensors):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from tritonclip_export.adapters import read_adapters
 from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.commands.export import parse_adapter
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
 from tritonclip_export.probes import transform_pictures
 from tritonclip_export.reference import unmerged_reference
 from tritonclip_export.spec_builder import build_spec
@@ -33,8 +33,8 @@ class ZeroShot:
     def __init__(self, source: Path, adapters: Sequence[tuple[Path, float]], labels: Sequence[str]) -> None:
         checkpoint = load_checkpoint(str(source))
         spec = build_spec(checkpoint, checkpoint.state_dict)
-        read = [(read_adapter(path), weight) for path, weight in adapters]
-        self._reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, read)
+        read = read_adapters(adapters)
+        self._reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, read.merged, read.grafts)
         self._preprocess_cfg = checkpoint.preprocess_cfg
         self._logit_scale = spec.scoring.logit_scale
         with torch.no_grad():

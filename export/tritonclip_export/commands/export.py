@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Of `lora.compose`, which imports torch.
+METHODS = ("sum", "ties", "dare", "dare_ties")
+
 HELP = "merge adapters into a CLIP checkpoint and write a Triton model repository"
 
 
@@ -24,11 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="the model repository to write; must not exist")
     parser.add_argument(
         "--adapter",
-        metavar="DIR[=WEIGHT]",
+        metavar="PATH[=WEIGHT]",
         action="append",
         default=[],
-        help="a PEFT LoRA directory to merge; repeat for several, each with its weight (default 1)",
+        help="an adapter's directory or file, or a fine-tuned checkpoint as a task vector; repeat for several, each "
+        "with its weight (default 1)",
     )
+    adapters = parser.add_argument_group("adapters")
+    adapters.add_argument(
+        "--lora-alpha", metavar="N", type=float, help="LoRA's alpha, where the file does not store it"
+    )
+    adapters.add_argument("--lora-rank", metavar="N", type=int, help="LoRA's rank, where a file does not show it")
+    adapters.add_argument("--adapter-format", metavar="FORMAT[:CHOICE]", help="of a file that could be of several")
+    adapters.add_argument(
+        "--merge-method",
+        choices=METHODS,
+        default="sum",
+        help="how several adapters are combined (default: %(default)s)",
+    )
+    adapters.add_argument("--merge-density", metavar="SHARE", type=float, help="the share of values TIES and DARE keep")
+    adapters.add_argument("--merge-seed", metavar="N", type=int, default=0, help="what DARE draws with (default: 0)")
     weights = parser.add_argument_group("weights of an architecture (one of the first three)")
     weights.add_argument("--weights", metavar="FILE", type=Path, help="a state dict; needs --like")
     weights.add_argument("--pretrained", metavar="TAG", help="one of open_clip's tags, fetched from its hub")
@@ -72,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was proven."""
     from tritonclip_export.configs import Limits
+    from tritonclip_export.lora.compose import Composition
     from tritonclip_export.pipeline import ExportRequest, export
 
     limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.threads)
@@ -79,6 +98,10 @@ def run(args: argparse.Namespace) -> int:
         source=args.source,
         out=args.out,
         adapters=[parse_adapter(text) for text in args.adapter],
+        composition=Composition(args.merge_method, args.merge_density, args.merge_seed),
+        lora_alpha=args.lora_alpha,
+        lora_rank=args.lora_rank,
+        adapter_format=args.adapter_format,
         weights=args.weights,
         pretrained=args.pretrained,
         like=args.like,

@@ -46,8 +46,11 @@ class HfWeights:
     def get(self, name: str) -> torch.Tensor | None:
         """See `BaseWeights`."""
         match = names.of_hf(name)
-        weight = None if match is None else self._open_clip.get(match.native)
-        if match is None or weight is None:
+        if match is None:
+            # A whole state dict may have tensors that Hugging Face does not, such as a ResNet's.
+            return self._open_clip.get(name)
+        weight = self._open_clip.get(match.native)
+        if weight is None:
             return None
         return match.split(weight)[match.hf.index(name)]
 
@@ -58,7 +61,8 @@ class HfWeights:
             native: match.join([deltas[part] if part in deltas else self._zeros(part) for part in match.hf])
             for native, match in matches.items()
         }
-        return self._open_clip.native(joined)
+        plain = {name: delta for name, delta in deltas.items() if names.of_hf(name) is None}
+        return self._open_clip.native({**joined, **plain})
 
     def _zeros(self, name: str) -> torch.Tensor:
         weight = self.get(name)

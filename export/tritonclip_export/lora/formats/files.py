@@ -58,11 +58,11 @@ def load(path: Path) -> AdapterFile:
         AdapterError: it is missing, cut off, holds other things than tensors, or tensors that are not finite.
     """
     try:
-        content: Any = weights._read_pickle(path) if path.suffix in _PICKLES and path.is_file() else None
+        content: Any = weights.read_pickle(path) if path.suffix in _PICKLES and path.is_file() else None
         if _is_nested(content):
             file = AdapterFile(path, _flat(content["weights"]), content["metadata"])
         elif content is not None:
-            file = AdapterFile(path, weights._unwrap(content, path))
+            file = AdapterFile(path, weights.unwrap(content, path))
         else:
             file = AdapterFile(path, weights.read_weights(path), _header(path))
     except CheckpointError as error:

@@ -1,0 +1,61 @@
+"""Whatever is given as `--adapter`: what can be folded into the weights, and what travels inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclip_export.errors import AdapterError
+from tritonclip_export.grafts import Graft, is_graft, read_graft
+from tritonclip_export.lora import read_adapter
+from tritonclip_export.lora.task_vector import is_checkpoint, read_task_vector
+from tritonclip_export.lora.unmerged import AnyAdapter
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What was read.
+
+    Attributes:
+        merged: LoRAs, other methods of PEFT and task vectors, each with its weight.
+        grafts: what adds operators to a tower.
+    """
+
+    merged: list[tuple[AnyAdapter, float]]
+    grafts: list[Graft]
+
+
+def read_adapters(
+    given: Sequence[tuple[Path, float]],
+    *,
+    alpha: float | None = None,
+    rank: int | None = None,
+    file_format: str | None = None,
+) -> Adapters:
+    """Read every path of `given`; a directory with a whole checkpoint is a task vector.
+
+    Args:
+        alpha, rank, file_format: of LoRA files that do not say them.
+
+    Raises:
+        AdapterError: a path that is no adapter, a broken file, or a weight for what takes none.
+    """
+    found = Adapters([], [])
+    for path, weight in given:
+        if is_graft(path):
+            found.grafts.append(_read_graft(path, weight))
+        elif is_checkpoint(path):
+            found.merged.append((read_task_vector(path), weight))
+        else:
+            # A directory of PEFT's says everything itself; beside it a file may need the options.
+            is_file = path.is_file()
+            adapter = read_adapter(path, alpha=alpha, rank=rank, format=file_format) if is_file else read_adapter(path)
+            found.merged.append((adapter, weight))
+    return found
+
+
+def _read_graft(path: Path, weight: float) -> Graft:
+    if weight != 1:
+        raise AdapterError(f"{path} changes the graph and takes no weight, {weight} was given; leave it out.")
+    return read_graft(path)
