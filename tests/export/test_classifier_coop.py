@@ -144,12 +144,13 @@ def test_a_generic_context_serves_other_classes(
     ("changes", "message"),
     [
         ({"meta_net.linear1.weight": torch.ones(2, 2)}, "CoCoOp's prompts depend on the picture .meta_net."),
-        ({"compound_prompts_text.0": torch.ones(2, 2)}, "MaPLe changes the image tower too"),
+        ({"compound_prompts_text.0": torch.ones(2, 2)}, "MaPLe's prompts change the image tower too"),
         ({"ctx": torch.ones(3)}, r"no learned context `ctx` \[n, width\]"),
         ({"ctx": torch.full((5, WIDTH), float("nan"))}, "the learned context holds NaN or infinity"),
         ({"ctx": torch.ones(4, 5, WIDTH)}, "has contexts for 4 classes, 5 labels were given"),
         ({"ctx": torch.ones(5, 96)}, "the context's vectors are 96 wide, the checkpoint's token embeddings"),
         ({"ctx": torch.ones(80, WIDTH)}, "does not fit the context; shorten the label"),
+        ({"token_prefix": torch.ones(5, 1, 96)}, "was trained on another CLIP"),
         ({"token_prefix": torch.ones(5, 1, WIDTH)}, "was trained on another CLIP: its start token is not the"),
     ],
 )

@@ -27,7 +27,7 @@ _SAME_VECTOR = 0.02
 _REFUSED = {
     "meta_net.": "CoCoOp's prompts depend on the picture (meta_net), so that every picture would need the text tower "
     "again for every class; train CoOp, or serve the checkpoint's own prompts",
-    "compound_prompt": "MaPLe changes the image tower too, a classifier on the repository's image embeddings cannot",
+    "compound_prompt": "MaPLe's prompts change the image tower too, a classifier leaves it as it is; train CoOp",
 }
 
 
@@ -196,6 +196,8 @@ def _check_training(prompts: _Prompts, tensors: Mapping[str, Floats], path: Path
 
 def _differ(given: Floats, ours: Floats) -> npt.NDArray[np.bool_]:
     """Which of the classes have other vectors: [C, L, width] twice to bool [C]."""
+    if given.shape != ours.shape:
+        return np.ones(len(ours), bool)
     distance = np.linalg.norm(given - ours, axis=-1) / np.linalg.norm(ours, axis=-1)
     wrong: npt.NDArray[np.bool_] = (distance > _SAME_VECTOR).any(axis=1)
     return wrong
