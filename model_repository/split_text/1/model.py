@@ -1,6 +1,7 @@
 """Triton's side of the splitter: BYTES [N] in, BYTES [M] chunks and INT32 [M] owners out, or one error a request."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Splits every request on its own."""
+    """Splits every request on its own. Many servers are never asked, so a large vocabulary is read when one is."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        file = Path(args["model_repository"]) / args["model_version"] / parameters["tokenizer_file"]
-        self.splitter = clip_split.Splitter(file, clip_text.settings_from(parameters))
+        self.parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+
+    @cached_property
+    def splitter(self) -> clip_split.Splitter:
+        file = self.folder / self.parameters["tokenizer_file"]
+        return clip_split.Splitter(file, clip_text.settings_from(self.parameters))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
