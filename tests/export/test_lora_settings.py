@@ -26,13 +26,6 @@ def merge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"peft_type": "LOHA"}, "peft_type .* is 'LOHA'; this version merges LORA only"),
-        ({"peft_type": "IA3"}, "'IA3'; this version merges LORA only"),
-        ({"peft_type": None}, "None; this version merges LORA only"),
-        *(
-            ({"init_lora_weights": init}, f"init_lora_weights .* is '{init}', which changes the base")
-            for init in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "new_init")
-        ),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens .*aLoRA"),
         ({"arrow_config": {"top_k": 2}}, "arrow_config .*routes"),
         ({"use_qalora": True}, "use_qalora .*pools"),
@@ -47,11 +40,11 @@ def merge(path: Path) -> None:
         (
             {
                 "auto_mapping": {
-                    "base_model_class": "SiglipModel",
-                    "parent_library": "transformers.models.siglip.modeling_siglip",
+                    "base_model_class": "BlipModel",
+                    "parent_library": "transformers.models.blip.modeling_blip",
                 }
             },
-            "SiglipModel .*family 'siglip'; this version merges adapters of clip",
+            "BlipModel .*family 'blip'; this version merges adapters of clip",
         ),
         ({"r": 0}, "r .* is 0; it must be a whole number"),
         ({"r": "8"}, "whole number"),

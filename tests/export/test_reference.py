@@ -69,6 +69,40 @@ def test_it_is_pefts_forward(name: str, tmp_path: Path) -> None:
     assert largest_difference(trained.embeddings, open_clip_embeddings(STATE_DICT)) > 1e-2
 
 
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "open_clip attn": ("open_clip", {"target_modules": ["attn"], "rank_pattern": {"visual.*attn": 3}}),
+    "open_clip visual": ("open_clip", {"target_modules": r"visual\.transformer\.resblocks\.0\.mlp\.c_fc"}),
+    "hf patterns": ("hf", {"target_modules": ["q_proj", "fc1"], "alpha_pattern": {"layers.1.*fc1": 20}}),
+    "hf dora, rslora": ("hf", {"target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}),
+    "hf embedding": ("hf", {"target_modules": ["token_embedding"]}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_adapters_that_are_no_directory_of_pefts_run_in_peft_too(name: str, tmp_path: Path) -> None:
+    namespace, config = FILES[name]
+    trained = train_adapter(tmp_path / "a", namespace, STATE_DICT, **config)
+    adapter = read_adapter(trained.path / "adapter_model.safetensors")
+    assert largest_difference(embeddings(reference((adapter, 1.0))), trained.embeddings) <= 1e-6
+
+
+def test_several_of_them_with_weights(tmp_path: Path) -> None:
+    targets = (["q_proj"], ["q_proj", "fc1"])
+    paths = [train(tmp_path / str(i), "hf", target_modules=modules).path for i, modules in enumerate(targets)]
+    as_files = [read_adapter(path / "adapter_model.safetensors") for path in paths]
+    as_directories = [read_adapter(path) for path in paths]
+    one, other = (embeddings(reference((a, 0.5), (b, -2.0))) for a, b in (as_files, as_directories))
+    assert largest_difference(one, other) <= 1e-6
+
+
+def test_whole_tensors_without_pefts_config_are_unavailable(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", "hf", target_modules=["fc1"], modules_to_save=["visual_projection"]).path
+    adapter = read_adapter(path / "adapter_model.safetensors")
+    with pytest.raises(ReferenceUnavailable, match="replaces whole tensors"):
+        reference((adapter, 1.0))
+    merge_adapters(STATE_DICT, [(adapter, 1.0)])
+
+
 def test_embeddings_are_float32_normalized_and_take_either_integer(tmp_path: Path) -> None:
     given = reference((train(tmp_path / "a", "hf", target_modules=["q_proj"]), 1.0))
     image, text = embeddings(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,25 +58,33 @@ def fold_by_peft(adapter: MethodAdapter, state_dict: Mapping[str, torch.Tensor],
     model = _hf_modules(state_dict) if translated or build is None else build(_copy(state_dict))
     base = base_weights(adapter.namespace, state_dict)
     host = find_host(model, adapter, base)
-    try:
-        peft_model = load_with_peft(host.module, adapter)
-        host.put_back(model)
-        _require_all_used(peft_model, adapter)
-        skipped = tuple(_take_out_dead(host.module))
-        modules = sum(1 for _ in _adapted(host.module))
-        peft_model.merge_and_unload()
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if raised_by_peft(error) or "size mismatch" in str(error):
-            raise AdapterError(_misfit(adapter, str(error))) from error
-        raise
+    # PEFT draws a start for what it is about to load.
+    with torch.random.fork_rng(devices=[]):
+        modules, skipped = _merge(host.module, adapter)
     host.put_back(model)
     changed = {}
     for name, tensor in model.state_dict().items():
         weight = base.get(name) if translated else state_dict[name].float()
         assert weight is not None, name
         if not torch.equal(tensor, weight):
-            changed[name] = tensor - weight
+            # In place, to hold no third copy; the model was made for this and ends here.
+            changed[name] = tensor.sub_(weight)
     return FoldedByPeft(base.native(changed) if translated else changed, modules, skipped)
+
+
+def _merge(module: torch.nn.Module, adapter: MethodAdapter) -> tuple[int, tuple[Skipped, ...]]:
+    """Merge into the weights of `module`; how many layers, and which were left out."""
+    try:
+        peft_model = load_with_peft(module, adapter)
+        _require_all_used(peft_model, adapter)
+        skipped = tuple(_take_out_dead(module))
+        count = sum(1 for _ in _adapted(module))
+        peft_model.merge_and_unload()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if raised_by_peft(error) or "size mismatch" in str(error):
+            raise AdapterError(_misfit(adapter, str(error))) from error
+        raise
+    return count, skipped
 
 
 def _adapted(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
@@ -98,7 +107,10 @@ def _require_all_used(peft_model: PeftModel, adapter: MethodAdapter) -> None:
     """PEFT passes over tensors that it finds no place for."""
     from peft import get_peft_model_state_dict
 
-    placed = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER_NAME)
+    with warnings.catch_warnings():
+        # PEFT warns where AdaLoRA left a layer without any rank.
+        warnings.simplefilter("ignore")
+        placed = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER_NAME)
     homeless = [key for key in adapter.tensors if f"base_model.model.{key}" not in placed]
     if homeless:
         raise AdapterError(_misfit(adapter, f"{len(homeless)} tensors have no place (first: {homeless[0]})"))
