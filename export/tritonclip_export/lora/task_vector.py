@@ -103,4 +103,4 @@ def scoring_note(vector: TaskVector, state_dict: Mapping[str, torch.Tensor]) -> 
         for name in SCORING
         if name in vector.tensors and name in state_dict and vector.tensors[name].item() != state_dict[name].item()
     ]
-    return f"{'; '.join(changed)}; the base's is served, similarities are not affected" if changed else None
+    return f"{'; '.join(changed)}; the base's is served, and no embedding depends on it" if changed else None
