@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,35 @@ def test_layers_that_never_run_are_left_out(case: str, tmp_path: Path) -> None:
 
         PeftModel.from_pretrained(by_peft, trained.path).merge_and_unload()
     assert largest_difference(open_clip_embeddings(by_peft.state_dict()), trained.embeddings) > VISIBLE
+
+
+def test_fused_projection_of_eva_never_runs(tmp_path: Path) -> None:
+    """The attention of EVA01-g-14 and EVA02-E-14."""
+    from timm.models.eva import EvaAttention
+
+    torch.manual_seed(0)
+    plain = torch.nn.ModuleDict(
+        {"visual": torch.nn.ModuleDict({"attn": EvaAttention(32, num_heads=2, scale_norm=False)})}
+    )
+    model = peft_wrap(deepcopy(plain).eval(), peft_config("LOHA", r=2, target_modules=["qkv", "proj"]))
+    with torch.no_grad(), quiet():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter))
+        model.save_pretrained(tmp_path)
+        weights = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+        result = merge_adapters(weights, [(read(tmp_path), 1.0)], build=lambda given: _loaded(plain, given))
+        tokens = torch.randn(1, 5, 32)
+        wanted = model.eval().base_model.model["visual"]["attn"](tokens)
+        merged = _loaded(plain, result.state_dict)["visual"]["attn"](tokens)
+        assert (merged - wanted).abs().max() <= TOLERANCE
+        assert (plain["visual"]["attn"].eval()(tokens) - wanted).abs().max() > VISIBLE
+    assert [entry.key for entry in result.report.adapters[0].skipped] == ["visual.attn.qkv"]
+
+
+def _loaded(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Any:
+    loaded = deepcopy(model).eval()
+    loaded.load_state_dict(weights)
+    return loaded
 
 
 def test_adalora_after_its_ranks_were_allocated(tmp_path: Path) -> None:

@@ -98,9 +98,14 @@ def _take_out_dead(module: torch.nn.Module) -> Iterator[Skipped]:
     for name, layer in list(_adapted(module)):
         parent_name, _, leaf = name.rpartition(".")
         parent = module.get_submodule(parent_name)
-        if isinstance(parent, _NEVER_CALLING):
+        if isinstance(parent, _NEVER_CALLING) or (leaf == "qkv" and _adds_own_bias(parent)):
             setattr(parent, leaf, layer.get_base_layer())
             yield Skipped(name, f"{type(parent).__name__} reads the layer's weight and never calls the layer")
+
+
+def _adds_own_bias(attention: torch.nn.Module) -> bool:
+    """timm's EVA with a fused projection keeps its biases apart and gives them to F.linear with the layer's weight."""
+    return getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
 
 
 def _require_all_used(peft_model: PeftModel, adapter: MethodAdapter) -> None:
