@@ -171,6 +171,8 @@ def _request(model: str, **tensors: Sequence[bytes]) -> service_pb2.ModelInferRe
 def _outputs(response: service_pb2.ModelInferResponse) -> dict[str, Floats]:
     outputs = {}
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if tensor.name == "truncated":
+            continue
         if tensor.datatype != "FP32":
             raise WrongAnswerError(f"{tensor.name} is {tensor.datatype}, not FP32")
         outputs[tensor.name] = np.frombuffer(raw, dtype="<f4").reshape(tuple(tensor.shape))
