@@ -5,6 +5,7 @@ ExportError               exit code 2: something given to the export is wrong
 ├── AdapterError          the adapter cannot be read, or cannot be merged into this model
 ├── SpecError             the serving spec holds a value that the server cannot honor
 ├── RepositoryError       the output directory is taken, or is not a repository
+├── ClassifierError       the labels, prompts or weights of a classifier cannot be used with this repository
 └── ParityError           exit code 5: the exported graph does not reproduce the checkpoint
 """
 
@@ -31,6 +32,10 @@ class SpecError(ExportError):
 
 class RepositoryError(ExportError):
     """The output directory is taken, or is not a repository."""
+
+
+class ClassifierError(ExportError):
+    """The labels, prompts or weights of a classifier cannot be used with this model repository."""
 
 
 class ParityError(ExportError):

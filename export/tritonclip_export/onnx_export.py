@@ -19,8 +19,9 @@ from tritonclip_export.towers import FullTextTower, ImageTower, TextTower
 # TensorRT knows from 10.14 on only.
 OPSET = 20
 
-# Protobuf cannot hold more than 2 GiB in one file.
-MAX_SINGLE_FILE_BYTES = 1_800_000_000
+# Larger weights lie beside the graph: protobuf holds them several times in memory while it writes, and cannot hold
+# 2 GiB in one file at all.
+MAX_SINGLE_FILE_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,10 @@ def _reference_embeddings(
     probes: Probes,
 ) -> tuple[tuple[Any, Any], str]:
     """Image and text embeddings of the probes in float32 PyTorch, and what computed them."""
+    method = merged.report.composition.method
     try:
+        if adapters.merged and method != "sum":
+            raise ReferenceUnavailable(f"PEFT has no unmerged forward for {method}. The merge itself is possible.")
         reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
         description = reference.description
     except ReferenceUnavailable as error:

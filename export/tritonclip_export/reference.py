@@ -11,6 +11,7 @@ from tritonclip_export.checkpoint import load_strictly, new_model
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import Graft
 from tritonclip_export.hf_clip import build_hf_clip
+from tritonclip_export.lora.task_vector import TaskVector
 from tritonclip_export.lora.unmerged import AnyAdapter, ReferenceUnavailable, attach_unmerged
 from tritonclip_export.lora.weights import base_weights
 from tritonclip_export.probes import CHUNK
@@ -60,7 +61,7 @@ def unmerged_reference(
         ReferenceUnavailable: PEFT cannot run this combination unmerged.
         CheckpointError: the weights do not fit the config.
     """
-    namespaces = {adapter.namespace for adapter, _ in adapters}
+    namespaces = {adapter.namespace for adapter, _ in adapters if not isinstance(adapter, TaskVector)}
     if len(namespaces) > 1:
         raise ReferenceUnavailable(
             "The adapters speak names of open_clip and of Hugging Face, and no one model runs both unmerged. "

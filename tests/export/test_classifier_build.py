@@ -14,9 +14,8 @@ from tritonclip_client.main import main
 from tritonclip_client.templates import TEMPLATES
 from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.classifier import publish
-from tritonclip_export.classifier.errors import ClassifierError
 from tritonclip_export.configs import read_config
-from tritonclip_export.errors import RepositoryError
+from tritonclip_export.errors import ClassifierError, RepositoryError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.manifest import file_hashes, verify
 

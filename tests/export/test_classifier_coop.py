@@ -9,7 +9,7 @@ import pytest
 
 from classifier_command import add_classifier, write_merged_demo
 from tritonclip_export.checkpoint import load_checkpoint
-from tritonclip_export.classifier.errors import ClassifierError
+from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.manifest import verify
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from classifier_command import add_classifier
 from tritonclip_export.classifier.baked import Baked
-from tritonclip_export.classifier.errors import ClassifierError
 from tritonclip_export.classifier.methods import from_matrix, from_tip_adapter
 from tritonclip_export.classifier.publish import TEMPLATE, publish
 from tritonclip_export.configs import read_config
+from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.manifest import file_hash, verify
 from tritonclip_export.spec import ScoringSpec

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip_export.classifier.errors import ClassifierError
+from tritonclip_export.errors import ClassifierError
 from tritonclip_export.spec import ScoringSpec
 
 Floats = npt.NDArray[np.float32]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.classifier.baked import Baked, Floats
-from tritonclip_export.classifier.errors import ClassifierError
 from tritonclip_export.classifier.tensors import read_arrays
 from tritonclip_export.classifier.text_tower import TextTower
+from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.manifest import file_hash
 from tritonclip_export.spec import ScoringSpec

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tritonclip_export.classifier.baked import Baked, Cache, Floats
-from tritonclip_export.classifier.errors import ClassifierError
 from tritonclip_export.classifier.tensors import read_array, read_arrays
 from tritonclip_export.classifier.text_tower import TextTower, class_embeddings
+from tritonclip_export.errors import ClassifierError
 from tritonclip_export.manifest import file_hash
 from tritonclip_export.spec import ScoringSpec
 

@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from tritonclip_export.classifier.errors import ClassifierError
+from tritonclip_export.errors import ClassifierError
 
 PLACEHOLDER = "{}"
 

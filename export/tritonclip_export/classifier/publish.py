@@ -17,9 +17,8 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritonclip_export.classifier.baked import Baked
-from tritonclip_export.classifier.errors import ClassifierError
 from tritonclip_export.configs import read_config
-from tritonclip_export.errors import RepositoryError
+from tritonclip_export.errors import ClassifierError, RepositoryError
 from tritonclip_export.manifest import MANIFEST, file_hashes, read_manifest
 
 CLASSIFIERS = "classifiers"

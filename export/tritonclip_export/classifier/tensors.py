@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip_export.classifier import training_state
-from tritonclip_export.classifier.errors import ClassifierError
+from tritonclip_export.errors import ClassifierError
 
 Floats = npt.NDArray[np.float32]
 # The name of an array that stands alone in its file.

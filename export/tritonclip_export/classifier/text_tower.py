@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip_export.classifier.errors import ClassifierError
 from tritonclip_export.classifier.prompts import fill
 from tritonclip_export.configs import read_config
+from tritonclip_export.errors import ClassifierError
 
 BATCH = 64
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")

@@ -1,0 +1,97 @@
+"""How much memory an export takes: the largest resident size over the checkpoint's size in float32.
+
+    python benchmarks/export_memory.py ViT-H-14
+
+Writes the architecture with random weights as an open_clip directory, then exports it in a process of its own and
+reads that process's largest resident set, in which the libraries themselves count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
+from multiprocessing import get_context
+from pathlib import Path
+
+from tritonclip_bench.files import check_writable, write_json
+from tritonclip_bench.machine import describe_machine, describe_versions
+from tritonclip_client.table import format_table
+
+# What the project promises.
+TARGET = 2.5
+RESULTS = Path(__file__).with_name("results")
+
+
+def write_checkpoint(architecture: str, folder: Path) -> int:
+    """Write `architecture` with random weights; returns its bytes in float32."""
+    from safetensors.torch import save_file
+
+    from tritonclip_export.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(architecture, random_weights=0)
+    folder.mkdir()
+    config = {"model_cfg": checkpoint.model_cfg, "preprocess_cfg": checkpoint.preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(checkpoint.state_dict, folder / "open_clip_model.safetensors")
+    return sum(4 * tensor.numel() for tensor in checkpoint.state_dict.values())
+
+
+def _in_another_process(architecture: str, folder: Path) -> int:
+    """`write_checkpoint` where what it allocates is not counted."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(write_checkpoint, architecture, folder).result()
+
+
+def main() -> int:
+    """Print and write the ratio; 1 if it is above the target."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("architecture", help="an open_clip architecture")
+    parser.add_argument("--work", metavar="DIR", type=Path, help="where twice the checkpoint's size fits")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="default: in benchmarks/results/")
+    args = parser.parse_args()
+    out = args.json or RESULTS / f"export_memory-{args.architecture}.json"
+    check_writable(out)
+    with tempfile.TemporaryDirectory(dir=args.work) as work:
+        source, repository = Path(work) / "checkpoint", Path(work) / "repository"
+        size = _in_another_process(args.architecture, source)
+        begun = time.monotonic()
+        command = [sys.executable, "-m", "tritonclip_client.main", "export", str(source), str(repository)]
+        _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
+        seconds = time.monotonic() - begun
+    peak = usage.ru_maxrss * 1024
+    row = [
+        args.architecture,
+        f"{size / 2**30:.2f} GiB",
+        f"{peak / 2**30:.2f} GiB",
+        f"{peak / size:.2f}",
+        f"{seconds:.0f} s",
+    ]
+    print(format_table(("architecture", "float32", "peak", "ratio", "time"), [row]))
+    if status:
+        return 1
+    write_json(
+        out,
+        {
+            "architecture": args.architecture,
+            "float32_bytes": size,
+            "peak_resident_bytes": peak,
+            "ratio": peak / size,
+            "target": TARGET,
+            "seconds": round(seconds, 1),
+            "machine": describe_machine(),
+            "versions": describe_versions(),
+            "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+    )
+    return 0 if peak / size <= TARGET else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
