@@ -88,6 +88,12 @@ class AsyncClipClient(Shell):
         """As `ClipClient.classify`."""
         return await self._run(self._flows.classify(images, labels, templates, top_k, timeout_s))
 
+    async def classify_baked(
+        self, images: Iterable[ImageInput], name: str, *, timeout_s: float | None = None
+    ) -> list[Classification]:
+        """As `ClipClient.classify_baked`."""
+        return await self._run(self._flows.classify_baked(images, name, timeout_s))
+
     async def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
         """As `ClipClient.ready`."""
         return await self._run(self._flows.ready(deep, timeout_s))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import wire
 from .errors import ProtocolError
@@ -14,36 +14,13 @@ from .requests import IMAGE, MAX_REQUEST_BYTES, Requests
 from .results import Classification, Score
 from .steps import CallFlow, Flow, Gather, Work
 
-if TYPE_CHECKING:
-    from .client import ClipClient
-
 _SCORES = ("probabilities", "logits")
-
-
-def classify_baked(
-    client: ClipClient, images: Iterable[ImageInput], name: str, *, timeout_s: float | None = None
-) -> list[Classification]:
-    """The best labels of each image, best first, as many as the classifier was built to answer with.
-
-    Args:
-        images: as `ClipClient.embed_images` takes them.
-        name: the --name that `tritonclip classifier` was given.
-        timeout_s: seconds for the whole call.
-
-    Raises:
-        ServerError: with the status NOT_FOUND, the server has no such classifier.
-    """
-    from .flows import PREFERRED_IMAGES
-
-    requests = client._flows._requests(timeout_s)
-    in_flight = client._options.max_in_flight
-    return client._run(classification(requests, images, name, batch=PREFERRED_IMAGES, in_flight=in_flight))
 
 
 def classification(
     requests: Requests, images: Iterable[ImageInput], name: str, *, batch: int, in_flight: int
 ) -> Flow[list[Classification]]:
-    """`classify_baked` as a flow, for either client: `batch` images a request, `in_flight` requests at a time."""
+    """The best labels of each image, by the classifier `name`: `batch` images a request, `in_flight` at a time."""
     model = f"classify_{name}"
     images = yield Work(partial(check_images, images))
     config = yield from requests.rpc("get_model_config", {"model_name": model})

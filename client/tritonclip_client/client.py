@@ -126,6 +126,19 @@ class ClipClient(Shell):
         """
         return self._run(self._flows.classify(images, labels, templates, top_k, timeout_s))
 
+    def classify_baked(
+        self, images: Iterable[ImageInput], name: str, *, timeout_s: float | None = None
+    ) -> list[Classification]:
+        """The best labels of each image by a classifier in the repository, as many as it was built to answer with.
+
+        Args:
+            name: the --name that `tritonclip classifier` was given.
+
+        Raises:
+            ServerError: with the status NOT_FOUND, the server has no such classifier.
+        """
+        return self._run(self._flows.classify_baked(images, name, timeout_s))
+
     def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
         """Whether the server can answer; see `check_ready`."""
         return self._run(self._flows.ready(deep, timeout_s))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from . import wire
+from .classifier import classification
 from .errors import ClipError, InvalidInputError, ProtocolError, ServerUnavailableError
 from .images import ImageInput, check_images, encode_images
 from .items import Item, chunked
@@ -102,6 +103,13 @@ class ClipFlows:
         scored = yield from self._pair(requests, images, prompts, len(chosen))
         self._report_truncation(requests.truncated, len(prompts))
         return rank(names, scored.logits, scored.probabilities, top_k)
+
+    def classify_baked(
+        self, images: Iterable[ImageInput], name: str, timeout_s: float | None
+    ) -> Flow[list[Classification]]:
+        """One answer an image, of a classifier in the repository."""
+        requests, width = self._requests(timeout_s), self._options.max_in_flight
+        return (yield from classification(requests, images, name, batch=PREFERRED_IMAGES, in_flight=width))
 
     def spec(self) -> Flow[ServingSpec]:
         """The serving spec, asked once."""

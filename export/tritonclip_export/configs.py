@@ -109,6 +109,7 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
             "logit_bias": repr(scoring.logit_bias),
         },
         "text_gate": {},
+        "cached_text_encoder": {},
         **dict.fromkeys(ENSEMBLES, ensemble),
     }
 
@@ -126,7 +127,7 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, limits: Limits) -> None:
         if "input_ids" in warmup.inputs:
             warmup.inputs["input_ids"].dims[:] = [spec.text.buckets[0]]
     if config.max_batch_size:
-        takes_text = config.name in ("tokenizer", "text_encoder", "embed_text")
+        takes_text = config.name in ("tokenizer", "text_encoder", "cached_text_encoder", "embed_text")
         config.max_batch_size = limits.text_batch if takes_text else limits.image_batch
     if config.name == "preprocess":
         config.instance_group[0].count = limits.preprocess_instances

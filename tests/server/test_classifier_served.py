@@ -12,7 +12,6 @@ import torch
 
 from classifier_command import add_classifier
 from tritonclip_client import ClipClient, InvalidImageError, InvalidInputError, ServerError
-from tritonclip_client.classifier import classify_baked
 from tritonclip_serve import TritonServer
 
 ALPHA, BETA = 3.0, 5.5
@@ -59,7 +58,7 @@ def client(
 def test_the_answers_are_those_of_classify(client: ClipClient, pictures: list[Path], labels: list[str]) -> None:
     # Several requests in flight: their order must be kept.
     many = pictures * 5
-    answers = classify_baked(client, many, "shapes")
+    answers = client.classify_baked(many, "shapes")
     expected = client.classify(many, labels, templates="simple", top_k=5)
     assert [[s.label for s in a.scores] for a in answers] == [[s.label for s in e.scores] for e in expected]
     for answer, wanted in zip(answers, expected, strict=True):
@@ -69,7 +68,7 @@ def test_the_answers_are_those_of_classify(client: ClipClient, pictures: list[Pa
 
 
 def test_probabilities_are_over_all_labels(client: ClipClient, pictures: list[Path]) -> None:
-    scores = classify_baked(client, pictures[:1], "all")[0].scores
+    scores = client.classify_baked(pictures[:1], "all")[0].scores
     assert abs(sum(score.probability for score in scores) - 1) < 1e-5
     assert len({score.label for score in scores}) == 100
 
@@ -77,7 +76,7 @@ def test_probabilities_are_over_all_labels(client: ClipClient, pictures: list[Pa
 def test_tip_adapter_is_its_own_formula(
     client: ClipClient, pictures: list[Path], labels: list[str], cache: tuple[Path, Path]
 ) -> None:
-    answers = classify_baked(client, pictures, "tip")
+    answers = client.classify_baked(pictures, "tip")
     features = torch.from_numpy(np.array(client.embed_images(pictures)))
     clip_weights = torch.from_numpy(np.array(client.embed_texts(labels))).t()
     cache_keys, cache_values = torch.load(cache[0]), torch.load(cache[1]).float()
@@ -92,13 +91,13 @@ def test_tip_adapter_is_its_own_formula(
 
 def test_a_bad_picture_is_named_by_its_place(client: ClipClient, pictures: list[Path]) -> None:
     with pytest.raises(InvalidImageError, match=r"image\[11\].*are no picture") as caught:
-        classify_baked(client, [*pictures, *pictures[:3], b"no picture"], "shapes")
+        client.classify_baked([*pictures, *pictures[:3], b"no picture"], "shapes")
     assert caught.value.index == 11
 
 
 def test_a_classifier_that_is_not_there(client: ClipClient, pictures: list[Path]) -> None:
     with pytest.raises(ServerError, match="classify_other"):
-        classify_baked(client, pictures, "other")
+        client.classify_baked(pictures, "other")
 
 
 def test_the_head_refuses_what_is_no_embedding(client: ClipClient) -> None:

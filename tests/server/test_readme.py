@@ -37,6 +37,8 @@ NOT_RUN = {
 SLOW = [command for command in COMMANDS if "ViT-B-32" in command and command not in NOT_RUN]
 SERVE = "tritonclip serve repository"
 EXPORTS = [c for c in COMMANDS if c.startswith("tritonclip export my-clip")]
+MODELS = [c for c in COMMANDS if c.startswith("tritonclip models")]
+CLASSIFIERS = [c for c in COMMANDS if c.startswith("tritonclip classifier")]
 QUESTIONS = [c for c in COMMANDS if c.split()[:2][-1] in ("classify", "embed", "similarity", "bench")]
 
 
@@ -61,7 +63,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_every_command_is_accounted_for() -> None:
-    known = [*NOT_RUN, *SLOW, *EXPORTS, *QUESTIONS, SERVE, "tritonclip check repository"]
+    known = [*NOT_RUN, *SLOW, *EXPORTS, *QUESTIONS, *MODELS, *CLASSIFIERS, SERVE, "tritonclip check repository"]
     assert sorted(COMMANDS) == sorted(known)
     assert len(EXAMPLES) == 2
 
@@ -69,6 +71,20 @@ def test_every_command_is_accounted_for() -> None:
 @pytest.mark.parametrize("command", EXPORTS)
 def test_exporting_commands(command: str, folder: Path) -> None:
     assert "parity against" in run(command, folder)
+    assert "files as exported" in run("tritonclip check repository", folder)
+
+
+@pytest.mark.parametrize("command", MODELS)
+def test_the_table_of_models(command: str, folder: Path) -> None:
+    assert "ViT-B-16-SigLIP" in run(command, folder)
+
+
+@pytest.mark.parametrize("command", CLASSIFIERS)
+def test_a_classifier_of_fixed_labels(command: str, folder: Path, demo: Path, demo_repository: Path) -> None:
+    shutil.copytree(demo_repository, folder / "repository")
+    shutil.copy(demo / "labels.txt", folder)
+    run(command, folder)
+    assert (folder / "repository" / "classify_shapes" / "config.pbtxt").is_file()
     assert "files as exported" in run("tritonclip check repository", folder)
 
 

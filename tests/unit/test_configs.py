@@ -40,8 +40,8 @@ def parameters(repository: Path, model: str) -> dict[str, str]:
 
 
 def test_the_repository_holds_the_contract() -> None:
-    towers = {"preprocess", "image_encoder", "tokenizer", "text_encoder", "similarity", "text_gate"}
-    assert set(MODELS) == towers | {"embed_image", "embed_text", "clip"}
+    towers = {"preprocess", "image_encoder", "tokenizer", "text_encoder", "similarity", "text_gate", "split_text"}
+    assert set(MODELS) == towers | {"cached_text_encoder", "embed_image", "embed_text", "clip"}
 
 
 @pytest.mark.parametrize("name", ["embed_image", "embed_text", "clip"])
@@ -97,8 +97,8 @@ def test_parameters_follow_the_checkpoint(repository: Path) -> None:
 def test_limits_are_applied_and_no_more(repository: Path) -> None:
     batches = {name: read_config(repository / name / "config.pbtxt").max_batch_size for name in MODELS}
     images = dict.fromkeys(("preprocess", "image_encoder", "embed_image"), 12)
-    texts = dict.fromkeys(("tokenizer", "text_encoder", "embed_text"), 24)
-    assert batches == {**images, **texts, "similarity": 0, "text_gate": 0, "clip": 0}
+    texts = dict.fromkeys(("tokenizer", "text_encoder", "cached_text_encoder", "embed_text"), 24)
+    assert batches == {**images, **texts, "similarity": 0, "text_gate": 0, "split_text": 0, "clip": 0}
     assert read_config(repository / "preprocess" / "config.pbtxt").instance_group[0].count == 5
     assert parameters(repository, "image_encoder")["threads"] == "3"
     for name in MODELS:

@@ -1,8 +1,9 @@
-"""`tritonclip classify`: the best label of each image."""
+"""`tritonclip classify`: the best label of each image, of the labels given or of a classifier's own."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tritonclip_client.templates import TEMPLATES
 if TYPE_CHECKING:
     from tritonclip_client.results import Classification
 
-HELP = "find the label of each image (zero-shot)"
+HELP = "find the label of each image: zero-shot, or by a classifier in the repository"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,24 +35,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|TEXT",
         help=f"{', '.join(TEMPLATES)}, or a text with {{}} where the label goes, which may be given again (plain)",
     )
+    parser.add_argument(
+        "--model", metavar="NAME", help="a classifier of the repository, with labels of its own"
+    )
     parser.add_argument("--top-k", type=positive_int, default=1, metavar="K", help="labels an image (%(default)s)")
     add_server_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Classify and print."""
-    labels = with_lines(args.labels, args.labels_file)
-    if not labels:
-        raise InvalidInputError("no labels given; give --labels once for each, or --labels-file")
-    given = args.templates or ["plain"]
-    templates = given[0] if len(given) == 1 else given
-    with open_client(args) as client:
-        answers = client.classify(args.images, labels, templates=templates, top_k=args.top_k)
+    answers = _baked(args) if args.model else _zero_shot(args)
     if args.json:
         print_json([_as_json(image, answer) for image, answer in zip(args.images, answers, strict=True)])
     else:
         print(format_table(["image", "label", "probability"], _rows(args.images, answers)))
     return 0
+
+
+def _zero_shot(args: argparse.Namespace) -> list[Classification]:
+    labels = with_lines(args.labels, args.labels_file)
+    if not labels:
+        raise InvalidInputError("no labels given; give --labels once for each, or --labels-file, or --model")
+    given = args.templates or ["plain"]
+    templates = given[0] if len(given) == 1 else given
+    with open_client(args) as client:
+        return client.classify(args.images, labels, templates=templates, top_k=args.top_k)
+
+
+def _baked(args: argparse.Namespace) -> list[Classification]:
+    if args.labels or args.labels_file or args.templates:
+        raise InvalidInputError(f"the classifier {args.model!r} has its labels; leave out --labels and --templates")
+    with open_client(args) as client:
+        answers = client.classify_baked(args.images, args.model)
+    return [replace(answer, scores=answer.scores[: args.top_k]) for answer in answers]
 
 
 def _as_json(image: str, answer: Classification) -> dict[str, object]:
