@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import adapterhub_base as base
 from tritonclip_export.checkpoint import load_strictly, new_model
 from tritonclip_export.frameworks import torch
+from tritonclip_export.grafts import read_graft
 from tritonclip_export.names import from_hf, to_hf
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.towers import served_towers
@@ -99,3 +103,58 @@ def export_onnx(model: Any, tower: str, path: Path) -> OnnxTower:
             external_data=False,
         )  # fmt: skip
     return OnnxTower(path)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def dassl(path: Path, weights: dict[str, torch.Tensor]) -> Path:
+    """A checkpoint as dassl writes it: with the optimizer's state and a scheduler that is an object."""
+    optimizer = SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    scheduler = CosineAnnealingLR(optimizer, 10)
+    training = {
+        "epoch": 4,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"last_epoch": 3, "successor": scheduler, "base_lrs": [0.1]},
+        "val_result": np.float64(71.5),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": weights, **training}, path)
+    (path.parent / "checkpoint").write_text(path.name)
+    return path
+
+
+def attached(path: Path, **options):
+    model = build()
+    read_graft(path, **options).attach(model)
+    return model
+
+
+def save(path: Path, **tensors: torch.Tensor) -> Path:
+    torch.save({name.replace("__", "."): tensor for name, tensor in tensors.items()}, path)
+    return path
+
+
+def clip_adapter_file(folder: Path) -> Path:
+    width = MODEL_CFG["embed_dim"]
+    weights = {"fc.0.weight": noise(width // 4, width), "fc.2.weight": noise(width, width // 4)}
+    return dassl(folder / "clip_adapter" / "model-best.pth.tar", weights)
+
+
+def maple_weights(depth: int) -> dict[str, torch.Tensor]:
+    text = 16
+    weights = {
+        "ctx": noise(2, text),
+        "proj.weight": noise(VISION_WIDTH, text, seed=1),
+        "proj.bias": noise(VISION_WIDTH, seed=2),
+    }
+    for layer in range(depth):
+        weights |= {
+            f"compound_prompts_text.{layer}": noise(2, text, seed=3),
+            f"compound_prompt_projections.{layer}.weight": noise(VISION_WIDTH, text, seed=4),
+            f"compound_prompt_projections.{layer}.bias": noise(VISION_WIDTH, seed=5),
+        }
+    weights["token_prefix"] = noise(4, 1, text)
+    whole = {f"prompt_learner.{name}": value.half() for name, value in weights.items()}
+    return {**whole, "image_encoder.conv1.weight": noise(VISION_WIDTH, 3, 8, 8)}
