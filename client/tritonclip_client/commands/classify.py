@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|TEXT",
         help=f"{', '.join(TEMPLATES)}, or a text with {{}} where the label goes, which may be given again (plain)",
     )
-    parser.add_argument(
-        "--model", metavar="NAME", help="a classifier of the repository, with labels of its own"
-    )
+    parser.add_argument("--model", metavar="NAME", help="a classifier of the repository, with labels of its own")
     parser.add_argument("--top-k", type=positive_int, default=1, metavar="K", help="labels an image (%(default)s)")
     add_server_arguments(parser)
 
