@@ -1,7 +1,7 @@
 """Reads a CLIP checkpoint, wherever it comes from, into one record.
 
 A file of weights alone does not say which preprocessing or activation it was trained with. Where the
-source does not say it either, the user must (`--like TAG`); nothing is guessed.
+source does not say it either, the user must (`--like TAG`, `--tokenizer DIR`); nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.tokenization import Tokenization
+from tritonclip_export.tokenization import Tokenization, first_line
 
 HUB_SCHEME = "hf-hub:"
 
@@ -69,7 +69,7 @@ def load_checkpoint(
     Args:
         source: a directory (open_clip's `open_clip_config.json`, or Hugging Face's `config.json`), an
             open_clip architecture such as "ViT-B-32", or "hf-hub:ORG/REPO".
-        weights: a state dict for the architecture; needs `like`.
+        weights: a state dict for the architecture; needs `like` where the name has several tags.
         pretrained: an open_clip tag for the architecture, fetched from its hub.
         like: the tag of the architecture whose preprocessing and activation `weights` were trained with.
         random_weights: the seed of random weights, to measure speed with.
@@ -101,16 +101,15 @@ def load_checkpoint(
         model_cfg = sources.with_text_model(model_cfg, tokenizer)
         checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights, tokenizer)
     check_supported(checkpoint.model_cfg)
-    return checkpoint if name is None else _renamed(checkpoint, name)
+    return checkpoint if name is None else replace(checkpoint, name=name)
 
 
 def with_long_context(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with its 77 text positions stretched to 248; see `adopt.stretch_context`."""
     from tritonclip_export.adopt import stretch_context
-    from tritonclip_export.tokenization import open_clip_tokenization
 
     weights, model_cfg = stretch_context(checkpoint.state_dict, checkpoint.model_cfg)
-    tokenization = open_clip_tokenization(model_cfg, None)
+    tokenization = checkpoint.tokenization.lengthened(model_cfg["text_cfg"]["context_length"])
     source = {**checkpoint.source, "stretched_context": str(model_cfg["text_cfg"]["context_length"])}
     return replace(checkpoint, state_dict=weights, model_cfg=model_cfg, tokenization=tokenization, source=source)
 
@@ -135,7 +134,7 @@ def new_model(model_cfg: Mapping[str, Any]) -> Any:
         config["text_cfg"]["hf_model_pretrained"] = False
     custom_text = config.pop("custom_text", False) or has_hf_text
     kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
-    with quiet_open_clip(), _only_known_keys(), _text_model_found(config):
+    with quiet_open_clip(), buildable(), _text_model_found(config):
         return kind(**config).float().eval()
 
 
@@ -145,13 +144,20 @@ def check_supported(model_cfg: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names the part of the config that is missing or not supported.
     """
+    if not isinstance(model_cfg, Mapping):
+        raise CheckpointError(
+            f"the model config is {type(model_cfg).__name__}, not an object; give open_clip's settings"
+        )
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
     if missing:
         raise CheckpointError(
             f"the model config has no {' and no '.join(missing)}; a CLIP's has embed_dim, vision_cfg and text_cfg"
         )
+    strange = [key for key in ("vision_cfg", "text_cfg") if not isinstance(model_cfg[key], Mapping)]
+    if strange:
+        raise CheckpointError(f"{' and '.join(strange)} of the model config is no object; give open_clip's settings")
     if "hf_config" not in model_cfg:
-        with _only_known_keys():
+        with buildable():
             open_clip.CLIPVisionCfg(**model_cfg["vision_cfg"]), open_clip.CLIPTextCfg(**model_cfg["text_cfg"])
 
 
@@ -207,13 +213,16 @@ def quiet_open_clip() -> Iterator[None]:
 
 
 @contextmanager
-def _only_known_keys() -> Iterator[None]:
+def buildable() -> Iterator[None]:
+    """What the libraries raise for a config that they cannot build becomes one CheckpointError."""
     try:
         yield
-    except TypeError as error:
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"the model config is none of open_clip {open_clip.__version__} ({error}); correct model_cfg, or "
-            "install the open_clip that wrote it"
+            f"the model config is none of open_clip {open_clip.__version__} or transformers ({first_line(error)}); "
+            "correct it, or install the version that wrote it"
         ) from error
 
 
@@ -226,10 +235,6 @@ def _text_model_found(config: Mapping[str, Any]) -> Iterator[None]:
         if name is None:
             raise
         raise CheckpointError(
-            f"the text tower is Hugging Face's {name!r}, whose config cannot be read ({str(error).splitlines()[0]}); "
+            f"the text tower is Hugging Face's {name!r}, whose config cannot be read ({first_line(error)}); "
             "give a directory with its config.json and tokenizer: --tokenizer DIR"
         ) from error
-
-
-def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    return replace(checkpoint, name=name)

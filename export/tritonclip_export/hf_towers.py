@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tritonclip_export.errors import CheckpointError
+
+from tritonclip_export.frameworks import torch  # isort: skip - before transformers, which imports torchvision
+
 from transformers import (
     ChineseCLIPConfig,
     ChineseCLIPModel,
@@ -18,9 +22,6 @@ from transformers import (
     SiglipConfig,
     SiglipModel,
 )
-
-from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import torch
 
 
 class Siglip(SiglipModel):
@@ -92,6 +93,8 @@ def model_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
     family = _family(config)
     parsed: Any = family.config.from_dict(dict(config))
     vision, text = parsed.vision_config, parsed.text_config
+    if not getattr(vision, "vision_use_head", True):
+        raise CheckpointError("the image tower has no head (vision_use_head is false), so it pools no embedding")
     if config.get("model_type") == "siglip" and vision.hidden_size != family.embed_dim(parsed):
         raise CheckpointError(
             f"the image tower gives {vision.hidden_size} values and the text tower {family.embed_dim(parsed)}; "

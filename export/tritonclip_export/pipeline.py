@@ -152,15 +152,18 @@ def _reference_embeddings(
     probes: Probes,
 ) -> tuple[tuple[Any, Any], str]:
     """Image and text embeddings of the probes in float32 PyTorch, and what computed them."""
-    method = merged.report.composition.method
+    method, why = merged.report.composition.method, ""
     try:
         if adapters.merged and method != "sum":
             raise ReferenceUnavailable(f"PEFT has no unmerged forward for {method}. The merge itself is possible.")
         reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
         description = reference.description
     except ReferenceUnavailable as error:
+        # Only the words: the error would keep the first model alive.
+        why = str(error)
+    if why:
         reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], adapters.grafts)
-        description = f"{reference.description} with the merged weights, because: {error}"
+        description = f"{reference.description} with the merged weights, because: {why}"
     with torch.no_grad():
         images = reference.encode_image(probes.pixel_values).numpy()
         texts = reference.encode_text(probes.input_ids).numpy()

@@ -21,11 +21,12 @@ _CLIP_PROCESSORS = ("CLIP", "ChineseCLIP")
 
 def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
     """Translate an image processor of CLIP's kind; refuse what open_clip's transforms cannot express."""
-    config = _processor(path)
+    config = {key: value for key, value in _processor(path).items() if value is not None}
     _refuse_missing_steps(config, path)
     like_clip = str(config.get("image_processor_type", "CLIP")).startswith(_CLIP_PROCESSORS)
-    if not like_clip and not {"image_mean", "image_std"} <= set(config):
-        raise CheckpointError(f"{path} has no image_mean and image_std; save the model's processor into it again")
+    unsaid = sorted({"image_mean", "image_std", "resample"} - set(config))
+    if not like_clip and unsaid:
+        raise CheckpointError(f"{path} does not say {', '.join(unsaid)}; save the model's processor into it again")
     size, crop = config.get("size", {}), config.get("crop_size", {})
     size = {"shortest_edge": size} if isinstance(size, int) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop

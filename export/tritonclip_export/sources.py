@@ -10,18 +10,19 @@ from typing import Any
 
 from tritonclip_export import names
 from tritonclip_export.adopt import adopt
-from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, check_supported, new_model, quiet_open_clip
+from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, buildable, check_supported, new_model, quiet_open_clip
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture
 from tritonclip_export.extra_architectures import names as extra_names
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.processors import HF_PREPROCESSOR, complete_preprocess, hf_preprocess, read_json
-from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, open_clip_tokenization
+from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, first_line, open_clip_tokenization
 from tritonclip_export.weights import read_weights
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
 HF_TOKENIZER = "tokenizer_config.json"
+HF_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 OPEN_CLIP_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -65,7 +66,7 @@ def from_hub(source: str, tokenizer: Path | None) -> Checkpoint:
         folder = Path(snapshot_download(repository, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{source} cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]}); check the name "
+            f"{source} cannot be fetched ({type(error).__name__}: {first_line(error)}); check the name "
             "and the network, or give a directory that holds it"
         ) from error
     checkpoint = from_path(str(folder), tokenizer)
@@ -88,6 +89,8 @@ def with_text_model(model_cfg: dict[str, Any], folder: Path | None) -> dict[str,
     text = model_cfg.get("text_cfg", {})
     if "hf_model_name" not in text or folder is None or not (folder / HF_CONFIG).is_file():
         return model_cfg
+    if "auto_map" in read_json(folder / HF_CONFIG):
+        raise CheckpointError(f"{folder / HF_CONFIG} wants to run code of its own (auto_map); only data is read")
     return {**model_cfg, "text_cfg": {**text, "hf_model_name": str(folder)}}
 
 
@@ -160,11 +163,13 @@ def _from_open_clip_directory(path: Path, files: Path) -> Checkpoint:
     missing = [key for key in ("model_cfg", "preprocess_cfg") if key not in config]
     if missing:
         raise CheckpointError(f"{path / OPEN_CLIP_CONFIG} has no {' and no '.join(missing)}")
+    check_supported(config["model_cfg"])
+    if not isinstance(config["preprocess_cfg"], dict):
+        raise CheckpointError(f"preprocess_cfg in {path / OPEN_CLIP_CONFIG} is no object; give size, mean, std …")
     model_cfg = with_text_model(config["model_cfg"], files)
     image_size = model_cfg.get("vision_cfg", {}).get("image_size", 224)
     preprocess_cfg = complete_preprocess({"size": image_size, **config["preprocess_cfg"]})
     tensors = adopt(read_weights(_first_present(path, OPEN_CLIP_WEIGHTS)), model_cfg)
-    check_supported(model_cfg)
     tokenization = open_clip_tokenization(model_cfg, str(files))
     name = path.resolve().name
     return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
@@ -189,30 +194,44 @@ def _hf_model_cfg(path: Path) -> dict[str, Any]:
 
     config = read_json(path / HF_CONFIG)
     if config.get("model_type") == "clip":
-        return open_clip_model_cfg(CLIPConfig.from_pretrained(path))
-    return hf_towers.model_cfg(config)
+        with buildable():
+            return open_clip_model_cfg(CLIPConfig.from_pretrained(path))
+    with buildable():
+        return hf_towers.model_cfg(config)
 
 
 def _hf_tokenization(model_cfg: Mapping[str, Any], files: Path) -> Tokenization:
-    """CLIP's own vocabulary where the tower has its size, else the tokenizer in the directory."""
+    """The tokenizer in the directory; CLIP's own vocabulary where a CLIP brings none."""
     text = model_cfg["text_cfg"]
-    kind = read_json(files / HF_TOKENIZER).get("tokenizer_class", "") if (files / HF_TOKENIZER).is_file() else ""
-    if "hf_config" not in model_cfg and (kind.startswith("CLIPTokenizer") or not kind):
+    if "hf_config" not in model_cfg and not any((files / name).is_file() for name in HF_TOKENIZER_FILES):
         return ClipBpe(text["context_length"])
-    # Not part of its tokenizer.json: transformers does it in Python.
-    clean = "punctuation" if kind.startswith("SiglipTokenizer") else "none"
-    return HfTokenizer(str(files), text["context_length"], clean)
+    settings = read_json(files / HF_TOKENIZER) if (files / HF_TOKENIZER).is_file() else {}
+    kind = settings.get("tokenizer_class") or ""
+    is_siglip = kind.startswith("SiglipTokenizer") or (not kind and _model_type(model_cfg) == "siglip")
+    if is_siglip and settings.get("do_lower_case") is False:
+        raise CheckpointError(
+            f"{files / HF_TOKENIZER} keeps capitals (do_lower_case); this version lowers SigLIP's texts"
+        )
+    # Not part of SigLIP's tokenizer.json: transformers does it in Python.
+    return HfTokenizer(str(files), text["context_length"], "punctuation" if is_siglip else "none")
+
+
+def _model_type(model_cfg: Mapping[str, Any]) -> str | None:
+    kind: str | None = model_cfg.get("hf_config", {}).get("model_type")
+    return kind
 
 
 def _with_random_weights(
     architecture: str, model_cfg: dict[str, Any], like: str | None, seed: int, files: str | None
 ) -> Checkpoint:
-    tensors = _random(model_cfg, seed)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if like is None and not tags:
-        preprocess_cfg = complete_preprocess({"size": model_cfg["vision_cfg"]["image_size"]})
+    if like is not None:
+        model_cfg, preprocess_cfg = _trained_like(architecture, model_cfg, like)
+    elif tags:
+        preprocess_cfg = _trained_like(architecture, model_cfg, tags[0])[1]
     else:
-        preprocess_cfg = _trained_like(architecture, model_cfg, like or tags[0])[1]
+        preprocess_cfg = complete_preprocess({"size": model_cfg["vision_cfg"]["image_size"]})
+    tensors = _random(model_cfg, seed)
     source = {"random_weights": str(seed)}
     tokenization = open_clip_tokenization(model_cfg, files)
     return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, tokenization, source)
@@ -233,7 +252,7 @@ def _fetch(architecture: str, tag: str) -> dict[str, torch.Tensor]:
             model = open_clip.create_model(architecture, pretrained=tag)
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"the weights {tag!r} of {architecture} cannot be fetched ({str(error).splitlines()[0]}); check the "
+            f"the weights {tag!r} of {architecture} cannot be fetched ({first_line(error)}); check the "
             "network, or give a file: --weights FILE --like TAG"
         ) from error
     return dict(model.state_dict())

@@ -8,7 +8,7 @@ from typing import Any
 
 from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import torch
+from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
 from tritonclip_export.towers import text_pooling
 
@@ -57,7 +57,23 @@ def _text_spec(checkpoint: Checkpoint, state_dict: Mapping[str, torch.Tensor]) -
     if not tables:
         raise CheckpointError("the weights have no table of token embeddings; export a whole CLIP, both towers")
     pooling, any_length = text_pooling(checkpoint.model_cfg)
-    return checkpoint.tokenization.spec(len(tables[0]), pooling, any_length=any_length)
+    spec = checkpoint.tokenization.spec(len(tables[0]), pooling, any_length=any_length)
+    if pooling in ("argmax", "eos"):
+        _require_pooling_at_the_end(checkpoint, spec)
+    return spec
+
+
+def _require_pooling_at_the_end(checkpoint: Checkpoint, spec: TextSpec) -> None:
+    """A tower that looks for another id than the tokenizer's last one pools the same place of every text."""
+    ids = checkpoint.tokenization(["a photo"])[0]
+    eos_id = open_clip.CLIPTextCfg(**checkpoint.model_cfg["text_cfg"]).eos_id
+    ends = ids if spec.pooling == "argmax" else ids == eos_id
+    pooled = int(ids[ends.int().argmax()])
+    if pooled != spec.eot_id:
+        raise CheckpointError(
+            f"the text tower pools at the id {pooled}, the tokenizer ends a text with {spec.eot_id}; give the "
+            "tokenizer that the checkpoint was trained with: --tokenizer DIR"
+        )
 
 
 def _scoring_spec(state_dict: Mapping[str, torch.Tensor]) -> ScoringSpec:
@@ -66,6 +82,9 @@ def _scoring_spec(state_dict: Mapping[str, torch.Tensor]) -> ScoringSpec:
             "the weights have no logit_scale, so no score can be computed; export a whole CLIP, both towers and scale"
         )
     bias = state_dict.get("logit_bias")
+    several = [name for name in ("logit_scale", "logit_bias") if name in state_dict and state_dict[name].numel() != 1]
+    if several:
+        raise CheckpointError(f"{' and '.join(several)} of the weights hold several values; one of each is served")
     return ScoringSpec(
         kind="softmax" if bias is None else "sigmoid",
         logit_scale=float(state_dict["logit_scale"].double().exp().reshape(())),

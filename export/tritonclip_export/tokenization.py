@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from tritonclip_export.spec import TextSpec, text_buckets
 from tritonclip_export.tokenizer_file import write_tokenizer
 
 CLIP_PAD_ID = 0
+# The share of a tower's token table that its own tokenizer uses at least.
+LEAST_USED = 0.9
 
 
 class Tokenization(Protocol):
@@ -38,6 +40,9 @@ class Tokenization(Protocol):
 
     def write(self, path: Path) -> None:
         """Write the file that the server reads."""
+
+    def lengthened(self, context_length: int) -> Tokenization:
+        """The same tokenizer for another context."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class ClipBpe:
         """See `Tokenization`."""
         write_tokenizer(path, self._tokenizer)
 
+    def lengthened(self, context_length: int) -> ClipBpe:
+        """See `Tokenization`."""
+        return replace(self, context_length=context_length)
+
 
 @dataclass(frozen=True)
 class HfTokenizer:
@@ -103,13 +112,15 @@ class HfTokenizer:
         is_bare = (folder / "vocab.txt").is_file() and not (folder / "tokenizer_config.json").is_file()
         try:
             # transformers 5 has one BertTokenizer, a fast one; AutoTokenizer would ask for a config.json.
-            kind: Any = BertTokenizer if is_bare else AutoTokenizer
-            tokenizer = kind.from_pretrained(self.source)
+            # SigLIP's own class has no fast one, but its tokenizer.json can be read as it is.
+            is_file = self.clean == "punctuation" and (folder / "tokenizer.json").is_file()
+            kind: Any = BertTokenizer if is_bare else PreTrainedTokenizerFast if is_file else AutoTokenizer
+            tokenizer = kind.from_pretrained(self.source, trust_remote_code=False)
             if not tokenizer.is_fast:
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(self.source)
         except Exception as error:  # transformers raises whatever its parsers and its hub client raise
             raise CheckpointError(
-                f"no tokenizer can be read from {self.source} ({type(error).__name__}: {_first_line(error)}); give "
+                f"no tokenizer can be read from {self.source} ({type(error).__name__}: {first_line(error)}); give "
                 "the directory that holds the checkpoint's tokenizer.json or vocab.txt: --tokenizer DIR"
             ) from error
         if tokenizer.pad_token_id is None:
@@ -131,8 +142,11 @@ class HfTokenizer:
         """See `Tokenization`."""
         tokenizer = self._tokenizer
         ends = self([""])[0]
-        highest = max(*tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values(), int(ends.max()))
-        if highest >= vocab_size:
+        words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values()
+        added = [index for index, token in tokenizer.added_tokens_decoder.items() if not token.special]
+        highest = max(*words, *added, int(ends.max()))
+        # Towers round their tables up a little.
+        if not LEAST_USED * vocab_size <= highest + 1 <= vocab_size:
             raise CheckpointError(
                 f"the tokenizer in {self.source} makes ids up to {highest}, the text tower knows {vocab_size} tokens; "
                 "give the tokenizer that the checkpoint was trained with: --tokenizer DIR"
@@ -141,7 +155,8 @@ class HfTokenizer:
             kind="hf",
             context_length=self.context_length,
             vocab_size=vocab_size,
-            buckets=text_buckets(self.context_length, any_length=any_length),
+            # Padding in front moves every position, so that a shorter row would be another text.
+            buckets=text_buckets(self.context_length, any_length=any_length and tokenizer.padding_side == "right"),
             pad_id=int(tokenizer.pad_token_id),
             sot_id=int(ends[0]),
             eot_id=self._end_id(),
@@ -149,6 +164,10 @@ class HfTokenizer:
             pooling=pooling,
             zero_ids=() if self._zeroed is None else (self._zeroed,),
         )
+
+    def lengthened(self, context_length: int) -> HfTokenizer:
+        """See `Tokenization`."""
+        return replace(self, context_length=context_length)
 
     def _end_id(self) -> int:
         """The id that closes a text; the padding's where nothing does."""
@@ -181,6 +200,8 @@ def open_clip_tokenization(model_cfg: Mapping[str, Any], files: str | None) -> T
     """
     text = open_clip.CLIPTextCfg(**model_cfg["text_cfg"])
     options = dict(text.tokenizer_kwargs or {})
+    if options.get("clean", "lower") not in CLEAN:
+        raise CheckpointError(f"the tokenizer cleans by {options['clean']!r}; allowed: {', '.join(CLEAN)}")
     from_hub = text.hf_tokenizer_name
     allowed = {"clean", "strip_sep_token"} if from_hub else {"clean"}
     unknown = sorted(set(options) - allowed) + (
@@ -201,7 +222,8 @@ def _remove_punctuation(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, for a message of one line."""
     return (str(error).splitlines() or [""])[0]
 
 

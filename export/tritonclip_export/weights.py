@@ -44,6 +44,8 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index} is no index of weights ({error!r}); copy or download it again") from error
+    if any(str(file).endswith(INDEX_SUFFIX) for file in files):
+        raise CheckpointError(f"{index} lists another index; copy or download it again")
     shards = [read_weights(index.parent / Path(file).name) for file in files]
     return {name: tensor for shard in shards for name, tensor in shard.items()}
 
@@ -69,7 +71,7 @@ def read_pickle(path: Path) -> object:
             f"{path} is no file of weights, or holds more than tensors and would run code when read; if you trust "
             "it, save its state dict as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise CheckpointError(f"{path} cannot be read ({error}); copy or download it again") from error
 
 

@@ -127,7 +127,7 @@ def hf_siglip(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = local_tokenizers.t5(folder)
-    local_tokenizers.set_class(folder, "PreTrainedTokenizerFast")
+    local_tokenizers.set_class(folder, "SiglipTokenizer")
     text = {**HF_SIZES, "vocab_size": vocabulary, "max_position_embeddings": 64, "projection_size": 64}
     ids = {"pad_token_id": 1, "eos_token_id": 1, "bos_token_id": None}
     config = SiglipConfig(text_config={**text, **ids}, vision_config={**HF_SIZES, "image_size": 224, "patch_size": 16})

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
+import clip_lanes
 from clip_lanes import Job, Lanes
 
 TIMEOUT_S = 10.0
@@ -130,6 +132,24 @@ def test_a_request_that_fails_in_two_slices_is_answered_once(graph: Graph) -> No
     assert np.array_equal(results[1], rows(2) + 1)
 
 
+def test_an_answer_that_cannot_be_sent_costs_nobody_else_theirs(
+    graph: Graph, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, answers = Lanes(graph.narrow, graph.wide, 2, 4), Answers()
+
+    def unsendable(_: object) -> None:
+        raise RuntimeError("no shared memory left")
+
+    for _ in range(5):
+        engine.submit(Job(rows(1), unsendable))
+        engine.submit(Job(rows(6), unsendable))
+    for key in range(5):
+        answers.submit(engine, key, rows(3))
+    answers.wait(5)
+    engine.close()
+    assert "no shared memory left" in capsys.readouterr().err
+
+
 def test_a_full_queue_holds_the_caller_until_there_is_room(graph: Graph) -> None:
     graph.gate.clear()
     engine, answers = Lanes(graph.narrow, graph.wide, 1, 2), Answers()
@@ -146,35 +166,56 @@ def test_a_full_queue_holds_the_caller_until_there_is_room(graph: Graph) -> None
     answers.wait(3)
 
 
-def test_a_free_lane_waits_for_the_senders_it_just_answered(graph: Graph) -> None:
-    """Eight senders, two lanes: slices settle at four rows, though rows come back one by one."""
-    answers, seconds = Answers(), threading.Event()
+class OneByOne(Graph):
+    """Lets one run go on at a time."""
 
-    def slow(batch: np.ndarray) -> np.ndarray:
-        seconds.wait(0.02 * len(batch))
-        return graph.narrow(batch)
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = threading.Semaphore(0)
 
-    engine = Lanes(slow, slow, 2, 4)
-    answered = [threading.Semaphore(1) for _ in range(8)]
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        self.started.release()
+        assert self.turns.acquire(timeout=TIMEOUT_S)
+        return batch + 1
 
-    def sender(own: int) -> None:
-        for turn in range(15):
-            assert answered[own].acquire(timeout=TIMEOUT_S)
-            seconds.wait(0.004 * (own % 4))
-            answers.submit(engine, own * 100 + turn, rows(1))
-            while own * 100 + turn not in answers.results:
-                seconds.wait(0.0005)
-            answered[own].release()
 
-    threads = [threading.Thread(target=sender, args=(own,)) for own in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT_S * 3)
-    engine.close()
-    assert len(answers.results) == 120
-    # Without the wait most slices would have one or two rows.
-    assert len(graph.narrow_runs) < 45, graph.narrow_runs
+def test_a_free_lane_waits_for_the_senders_it_just_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_lanes, "PATIENCE", 1e9)
+    graph, answers = OneByOne(), Answers()
+    lanes = Lanes(graph.narrow, graph.wide, 2, 4)
+    answers.submit(lanes, 0, rows(8))
+    graph.wait_for_runs(2)
+    graph.turns.release()
+    while lanes._busy == 2:
+        time.sleep(0.001)
+    for key in (1, 2, 3):
+        answers.submit(lanes, key, rows(1))
+    assert not graph.started.acquire(timeout=0.2)
+    answers.submit(lanes, 4, rows(1))
+    graph.wait_for_runs(1)
+    assert graph.narrow_runs == [4, 4, 4]
+    finish(graph, lanes)
+
+
+def test_a_free_lane_does_not_wait_longer_than_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_lanes, "PATIENCE", 0.0)
+    graph, answers = OneByOne(), Answers()
+    lanes = Lanes(graph.narrow, graph.wide, 2, 4)
+    answers.submit(lanes, 0, rows(8))
+    graph.wait_for_runs(2)
+    graph.turns.release()
+    while lanes._busy == 2:
+        time.sleep(0.001)
+    answers.submit(lanes, 1, rows(1))
+    graph.wait_for_runs(1)
+    assert graph.narrow_runs == [4, 4, 1]
+    finish(graph, lanes)
+
+
+def finish(graph: OneByOne, lanes: Lanes) -> None:
+    for _ in range(9):
+        graph.turns.release()
+    lanes.close()
 
 
 def test_closing_answers_what_waits(graph: Graph) -> None:

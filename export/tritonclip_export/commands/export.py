@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="CHECKPOINT",
-        help="a directory (open_clip or Hugging Face CLIPModel), an open_clip architecture, or hf-hub:ORG/REPO",
+        help="a directory (open_clip, or Hugging Face CLIP, SigLIP, Chinese-CLIP), an architecture of "
+        "`tritonclip models`, or hf-hub:ORG/REPO",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the model repository to write; must not exist")
     parser.add_argument(
@@ -48,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapters.add_argument("--merge-density", metavar="SHARE", type=float, help="the share of values TIES and DARE keep")
     adapters.add_argument("--merge-seed", metavar="N", type=int, default=0, help="what DARE draws with (default: 0)")
     weights = parser.add_argument_group("weights of an architecture (one of the first three)")
-    weights.add_argument("--weights", metavar="FILE", type=Path, help="a state dict; needs --like")
+    weights.add_argument(
+        "--weights", metavar="FILE", type=Path, help="a state dict; needs --like where the name has tags"
+    )
     weights.add_argument("--pretrained", metavar="TAG", help="one of open_clip's tags, fetched from its hub")
     weights.add_argument("--random-weights", metavar="SEED", type=int, help="untrained, to measure speed with")
     weights.add_argument("--like", metavar="TAG", help="the tag whose preprocessing and activation FILE has")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,10 @@ class Job:
                 result = self._outputs
             if self._left:
                 return
-        self._answer(result)
+        try:
+            self._answer(result)
+        except Exception:  # an answer that cannot be sent must not cost the others theirs
+            traceback.print_exc()
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,21 @@ class Lanes:
             thread.join()
 
     def _work(self) -> None:
-        while (taken := self._take()) is not None:
-            pieces, run = taken
-            begun = time.monotonic()
+        while self._serve():
+            pass
+
+    def _serve(self) -> bool:
+        """Take and run once; False when closed. A frame of its own, so that an idle lane holds no request."""
+        taken = self._take()
+        if taken is None:
+            return False
+        pieces, run = taken
+        begun = time.monotonic()
+        try:
             _run_pieces(pieces, run)
+        finally:
             self._give_back(pieces, time.monotonic() - begun)
+        return True
 
     def _take(self) -> tuple[list[Piece], Run] | None:
         """Wait for rows and take them; None when closed."""

@@ -30,29 +30,41 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Return at once, so that later requests can join; while the encoder is full, Triton's queue holds them."""
         for request in requests:
-            array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
-            self.encoder.submit(array, self._answer(request, array))
+            sender = request.get_response_sender()
+            try:
+                array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
+                if not len(array):
+                    raise ValueError(f"{self.input_name} has no rows; give at least one")
+                self.encoder.submit(array, self._answer(sender, array))
+            except Exception as error:  # raised, it would fail the requests that came along
+                self._send(sender, self._error(repr(error), pb_utils.TritonError.INTERNAL))
 
     def finalize(self) -> None:
         self.encoder.close()
 
-    def _answer(self, request: Any, array: Any) -> Callable[[Any], None]:
-        sender = request.get_response_sender()
+    def _answer(self, sender: Any, array: Any) -> Callable[[Any], None]:
+        shape = list(array.shape)
 
         def answer(result: Any) -> None:
-            failed = isinstance(result, Exception)
-            response = self._failure(result, array) if failed else self._response(result)
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            try:
+                response = self._failure(result, shape) if isinstance(result, Exception) else self._response(result)
+            except Exception as error:  # such as no shared memory left
+                response = self._error(f"the answer failed: {error!r}", pb_utils.TritonError.INTERNAL)
+            self._send(sender, response)
 
         return answer
+
+    def _send(self, sender: Any, response: Any) -> None:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _response(self, embedding: Any) -> Any:
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output_name, embedding)])
 
-    def _failure(self, error: Exception, array: Any) -> Any:
+    def _failure(self, error: Exception, shape: list[int]) -> Any:
         if isinstance(error, clip_onnx.REFUSALS):
-            message = f"{self.input_name} {list(array.shape)}: values or a length that the graph does not take; {error}"
-            failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-        else:
-            failure = pb_utils.TritonError(f"the graph failed: {error!r}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse(error=failure)
+            message = f"{self.input_name} {shape}: values or a length that the graph does not take; {error}"
+            return self._error(message, pb_utils.TritonError.INVALID_ARG)
+        return self._error(f"the graph failed: {error!r}", pb_utils.TritonError.INTERNAL)
+
+    def _error(self, message: str, code: int) -> Any:
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
