@@ -1,5 +1,6 @@
 """A classifier on a repository with another tokenizer and a sigmoid, against transformers."""
 
+import string
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,15 @@ def repository(source: Path) -> Path:
 
 def class_features(source: Path) -> torch.Tensor:
     """The same prompts through transformers' own tokenizer and model."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, PreTrainedTokenizerFast
 
-    model, tokenizer = AutoModel.from_pretrained(source).float().eval(), AutoTokenizer.from_pretrained(source)
+    # SiglipTokenizer itself wants sentencepiece; what it does before its vocabulary is done below.
+    model, tokenizer = AutoModel.from_pretrained(source).float().eval(), PreTrainedTokenizerFast.from_pretrained(source)
     padding = {"padding": "max_length", "max_length": 64, "truncation": True, "return_tensors": "pt"}
     rows = []
     for label in LABELS:
-        prompts = [template.replace("{}", label) for template in TEMPLATES["simple"]]
+        filled = [template.replace("{}", label).lower() for template in TEMPLATES["simple"]]
+        prompts = ["".join(letter for letter in text if letter not in string.punctuation) for text in filled]
         with torch.no_grad():
             features = model.get_text_features(input_ids=tokenizer(prompts, **padding).input_ids)
         features = getattr(features, "pooler_output", features)

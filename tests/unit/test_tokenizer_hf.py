@@ -60,7 +60,7 @@ def served(exported: Exported, folder: Path, **changes) -> HfTokenizer:
     """The server's tokenizer over the file and the settings of the exporter's."""
     file = folder / "served" / "tokenizer.json"
     exported.write(file)
-    spec = exported.spec(10**6, "eos", any_length=False)
+    spec = exported.spec(Tokenizer.from_file(str(file)).get_vocab_size(), "eos", any_length=False)
     names = ("context_length", "buckets", "pad_id", "sot_id", "eot_id", "clean", "kind", "zero_ids")
     settings = {name: getattr(spec, name) for name in names} | {"max_bytes": 65536} | changes
     tokenizer = clip_tokenize.open_tokenizer(file, TextSettings(**settings))

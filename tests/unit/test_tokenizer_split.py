@@ -55,11 +55,11 @@ def pair(request, tmp_path_factory):
     if request.param == "clip":
         exported = ClipBpe(CONTEXT)
     else:
-        local_tokenizers.KINDS[request.param](folder)
+        size = local_tokenizers.KINDS[request.param](folder)
         exported = HfTokenizer(str(folder), CONTEXT)
     file = folder / "served" / "tokenizer.json"
     exported.write(file)
-    spec = exported.spec(49408, "eos", any_length=False)
+    spec = exported.spec(49408 if request.param == "clip" else size, "eos", any_length=False)
     names = ("context_length", "buckets", "pad_id", "sot_id", "eot_id", "clean", "kind", "zero_ids")
     settings = TextSettings(**{name: getattr(spec, name) for name in names}, max_bytes=65536)
     return Splitter(file, settings), clip_tokenize.open_tokenizer(file, settings)
