@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip_export.classifier import training_state
 from tritonclip_export.errors import ClassifierError
 
 Floats = npt.NDArray[np.float32]
@@ -73,12 +72,9 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
-    from tritonclip_export.frameworks import torch
+    from tritonclip_export import inert_pickle
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=training_state)
+    content = inert_pickle.load(path)
     is_training_state = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
     return content["state_dict"] if is_training_state else content
 

@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import json
 import pickle
-import types
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export import inert_pickle
 from tritonclip_export.errors import AdapterError, CheckpointError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.weights import read_weights
 
 # Where training scripts put the weights, beside the state of the optimizer and its scheduler.
 _WRAPPERS = ("state_dict", "model")
-# What a pickle may name and gets: tensors and the containers around them.
-_REBUILDERS = {
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-}
-# What it may name and gets an empty stand-in for: the training state, which is not used.
-_TRAINING = ("torch", "numpy", "dassl", "collections", "copyreg", "_codecs", "functools")
-_BUILTINS = ("dict", "list", "set", "frozenset", "tuple", "object", "int", "float", "slice", "getattr")
-# Protocol 2, which torch writes, calls these modules as Python 2 did.
-_OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-
-
-class _StandIn(dict[Any, Any]):
-    """In place of any object of the training state; nothing of that object's code is run."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, _: Any) -> None:
-        """Drop what the object held."""
-
-    def append(self, _: Any) -> None:
-        """Drop an element."""
-
-    def extend(self, _: Any) -> None:
-        """Drop elements."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        module = _OLD_NAMES.get(module, module)
-        if (module, name) in _REBUILDERS:
-            return super().find_class(module, name)
-        if module.split(".")[0] in _TRAINING or (module == "builtins" and name in _BUILTINS):
-            return _StandIn
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
-
-
-_PICKLE = types.SimpleNamespace(Unpickler=_Unpickler, __name__="inert pickle")
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -70,7 +28,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise AdapterError(f"no weights at {path}; give the file that the training wrote")
     try:
-        raw = read_weights(path) if path.suffix == ".safetensors" else _read_pickle(path)
+        raw = read_weights(path) if path.suffix == ".safetensors" else inert_pickle.load(path)
     except CheckpointError as error:
         raise AdapterError(f"the adapter cannot be read: {error}") from error
     except pickle.UnpicklingError as error:
@@ -96,12 +54,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise AdapterError(f"{path} holds a {type(raw).__name__}, not the settings of an adapter")
     return raw
-
-
-def _read_pickle(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PICKLE)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unwrapped(raw: Any) -> Any:
