@@ -85,8 +85,11 @@ def export(request: ExportRequest) -> dict[str, Any]:
     probes = make_probes(
         checkpoint.preprocess_cfg, checkpoint.tokenization, pictures=request.probe_pictures, texts=request.probe_texts
     )
+    # Before anything is written: here weights that do not fit their config are found.
+    with step("embed the probes in PyTorch"):
+        gate = _open_gate(checkpoint, adapters, merged, probes)
     with repository.staged(out) as staging:
-        report = _convert(checkpoint, adapters, merged, spec, probes, staging)
+        report = _convert(checkpoint, merged, adapters.grafts, spec, gate, staging)
         _complete(checkpoint, spec, request.limits, staging)
         manifest.write_manifest(staging, _manifest(checkpoint, source_hash, adapters, merged, spec, report))
     return manifest.read_manifest(out)
@@ -114,21 +117,18 @@ def _stamp(spec: ServingSpec, merged: MergeResult, grafts: Sequence[Graft]) -> S
 
 def _convert(
     checkpoint: Checkpoint,
-    adapters: Adapters,
     merged: MergeResult,
+    grafts: Sequence[Graft],
     spec: ServingSpec,
-    probes: Probes,
+    gate: Gate,
     staging: Path,
 ) -> parity.ParityReport:
     """Write both ONNX files into `staging` and pass them through the gate.
 
-    One copy of the weights at a time beside the checkpoint's: the reference, then the towers, then ONNX Runtime's.
+    One copy of the weights at a time beside the checkpoint's: the towers, then ONNX Runtime's.
     """
-    report = parity.ParityReport("", parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision])
-    with step("embed the probes in PyTorch"):
-        expected, report.reference = _reference_embeddings(checkpoint, adapters, merged, probes)
     model = checkpoint.build(merged.state_dict)
-    for graft in adapters.grafts:
+    for graft in grafts:
         graft.attach(model)
     towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
     del model
@@ -138,20 +138,26 @@ def _convert(
     with step("convert the text tower to ONNX"):
         onnx_export.export_text_tower(towers[1], spec, files[1])
     with step("compare with PyTorch"):
-        parity.compare_merged(expected, probes, towers, report)
+        report = parity.ParityReport(
+            gate.reference, parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision]
+        )
+        parity.compare_merged(gate.expected, gate.probes, towers, report)
         del towers
-        parity.compare_onnx(expected, probes, files, spec.text, report)
+        parity.compare_onnx(gate.expected, gate.probes, files, spec.text, report)
     report.require()
     return report
 
 
-def _reference_embeddings(
-    checkpoint: Checkpoint,
-    adapters: Adapters,
-    merged: MergeResult,
-    probes: Probes,
-) -> tuple[tuple[Any, Any], str]:
-    """Image and text embeddings of the probes in float32 PyTorch, and what computed them."""
+@dataclass(frozen=True)
+class Gate:
+    """Inputs, their image and text embeddings in float32 PyTorch, and what computed these."""
+
+    probes: Probes
+    expected: tuple[Any, Any]
+    reference: str
+
+
+def _open_gate(checkpoint: Checkpoint, adapters: Adapters, merged: MergeResult, probes: Probes) -> Gate:
     method, why = merged.report.composition.method, ""
     try:
         if adapters.merged and method != "sum":
@@ -167,7 +173,7 @@ def _reference_embeddings(
     with torch.no_grad():
         images = reference.encode_image(probes.pixel_values).numpy()
         texts = reference.encode_text(probes.input_ids).numpy()
-    return (images, texts), description
+    return Gate(probes, (images, texts), description)
 
 
 def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging: Path) -> None:

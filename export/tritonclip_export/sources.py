@@ -106,6 +106,8 @@ def from_architecture(
     """Build one of open_clip's named architectures with weights from a file, a tag or a seed."""
     files = None if tokenizer is None else str(tokenizer)
     if (extra := extra_architecture(architecture)) is not None:
+        if pretrained or like:
+            raise CheckpointError(f"{architecture} has no tags, {pretrained or like!r} was given; leave the option out")
         return _extra(architecture, extra, weights, random_weights, files)
     if random_weights is not None:
         return _with_random_weights(architecture, model_cfg, like, random_weights, files)

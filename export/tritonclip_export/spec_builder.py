@@ -10,7 +10,7 @@ from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
-from tritonclip_export.towers import text_pooling
+from tritonclip_export.towers import masked_id, text_pooling
 
 # What the libraries call the table whose rows are the tokens.
 TOKEN_TABLE = re.compile(r"(^|\.)(token_embedding|word_embeddings|embed_tokens|shared)\.weight$")
@@ -60,6 +60,12 @@ def _text_spec(checkpoint: Checkpoint, state_dict: Mapping[str, torch.Tensor]) -
     spec = checkpoint.tokenization.spec(len(tables[0]), pooling, any_length=any_length)
     if pooling in ("argmax", "eos"):
         _require_pooling_at_the_end(checkpoint, spec)
+    masked = masked_id(checkpoint.model_cfg)
+    if masked is not None and masked != spec.pad_id:
+        raise CheckpointError(
+            f"the text tower masks the id {masked}, the tokenizer pads with {spec.pad_id}; give the tokenizer that the "
+            "checkpoint was trained with: --tokenizer DIR"
+        )
     return spec
 
 

@@ -157,6 +157,21 @@ def text_pooling(model_cfg: Mapping[str, Any]) -> tuple[str, bool]:
     return text.pool_type, text.pool_type in ("argmax", "eos") and not text.no_causal_mask
 
 
+def masked_id(model_cfg: Mapping[str, Any]) -> int | None:
+    """The id that the text tower takes for padding and does not attend to; None where it attends to every one."""
+    if "hf_config" in model_cfg:
+        hf_config = model_cfg["hf_config"]
+        pad_id = hf_config["text_config"].get("pad_token_id", 0)
+        return int(pad_id) if hf_config["model_type"] == "chinese_clip" else None
+    name = open_clip.CLIPTextCfg(**model_cfg["text_cfg"]).hf_model_name
+    if not name:
+        return None
+    from transformers import AutoConfig
+
+    pad_id = AutoConfig.from_pretrained(name).pad_token_id
+    return None if pad_id is None else int(pad_id)
+
+
 def _is_self_attention(attention: nn.MultiheadAttention, parent: nn.Module) -> bool:
     is_block = isinstance(parent, open_clip.transformer.ResidualAttentionBlock)
     return is_block and attention.batch_first and attention.in_proj_bias is not None

@@ -11,6 +11,7 @@ from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture, names
 from tritonclip_export.frameworks import torch
 from tritonclip_export.hf_towers import model_cfg
+from tritonclip_export.weights import unwrap
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cn_clip.safetensors"
 INPUTS = ("pixels", "ids", "real_ids", "images", "texts")
@@ -33,7 +34,7 @@ CONFIG = {
 def golden() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     tensors = load_file(GOLDEN)
     inputs = {name: tensors.pop(name) for name in INPUTS}
-    return tensors, inputs
+    return unwrap(tensors, GOLDEN), inputs
 
 
 def test_both_towers_are_those_of_cn_clip() -> None:
@@ -49,7 +50,7 @@ def test_both_towers_are_those_of_cn_clip() -> None:
 
 def test_a_bert_without_its_projection_is_refused() -> None:
     weights, _ = golden()
-    del weights["module.text_projection"]
+    del weights["text_projection"]
     with pytest.raises(CheckpointError, match="no text_projection"):
         adopt(weights, model_cfg(CONFIG))
 
@@ -81,3 +82,8 @@ def test_a_bare_vocabulary_is_a_bert_tokenizer(tmp_path: Path) -> None:
     assert ids[:8].tolist() == [2, 5, 6, 7, 9, 8, 3, 0]
     assert len(ids) == 52
     assert checkpoint.preprocess_cfg["resize_mode"] == "squash"
+
+
+def test_a_tag_of_a_name_without_tags_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no tags, 'openai' was given"):
+        load_checkpoint("Long-CLIP-B-16", weights=tmp_path / "longclip-B.pt", like="openai")

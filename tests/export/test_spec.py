@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from families import chinese_clip
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint
 from tritonclip_export.errors import CheckpointError, SpecError
@@ -81,3 +82,20 @@ def test_preprocessing_of_another_size_than_the_tower_is_refused() -> None:
 def test_weights_without_a_scale_are_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="no logit_scale"):
         build_spec(checkpoint, {name: value for name, value in tiny_state_dict().items() if name != "logit_scale"})
+
+
+def test_a_tokenizer_that_ends_elsewhere_than_the_tower_pools_is_refused(checkpoint: Checkpoint) -> None:
+    text = {**checkpoint.model_cfg["text_cfg"], "pool_type": "eos", "eos_id": 5}
+    other = replace(checkpoint, model_cfg={**checkpoint.model_cfg, "text_cfg": text})
+    with pytest.raises(CheckpointError, match="pools at the id 49406, the tokenizer ends a text with 49407"):
+        build_spec(other, checkpoint.state_dict)
+
+
+def test_a_tokenizer_that_pads_with_what_the_tower_reads_is_refused(tmp_path: Path) -> None:
+    chinese_clip(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["pad_token_id"] = 7
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = load_checkpoint(str(tmp_path))
+    with pytest.raises(CheckpointError, match="masks the id 7, the tokenizer pads with 0"):
+        build_spec(checkpoint, checkpoint.state_dict)
