@@ -10,8 +10,6 @@ from tritonclip_export.cn_clip import from_cn_clip, is_cn_clip
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 
-# What training wrappers put before a name: torch.compile, data parallel.
-_WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")
 # Buffers 0, 1, 2 … that old transformers versions saved.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|embeddings\.token_type_ids)$")
 # What `CustomTextCLIP` keeps below `text.` and `CLIP` does not.
@@ -23,13 +21,12 @@ _LONG_CLIP_STEPS = 4
 
 
 def adopt(tensors: Mapping[str, torch.Tensor], model_cfg: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Take wrappers and buffers off, put `text.` where the config wants it, join Long-CLIP's two tables,
+    """Take buffers off, put `text.` where the config wants it, join Long-CLIP's two tables,
     give cn_clip's weights the names of transformers.
 
     `model_cfg` is changed where the weights say more than it does: Long-CLIP's context length.
     """
-    named = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
-    named = {name: tensor for name, tensor in named.items() if not _BUFFERS.search(name)}
+    named = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
     if "hf_config" in model_cfg and is_cn_clip(named):
         return from_cn_clip(named)
     for scalar in ("logit_scale", "logit_bias"):

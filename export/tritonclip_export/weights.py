@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,9 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # Lists which of several files holds which weight.
 INDEX_SUFFIX = ".index.json"
 
+# What training puts before a name: torch.compile, data parallel.
+_WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")
+
 # Scalars that OpenAI's files carry beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -24,7 +28,7 @@ _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict from safetensors, from a pickle that holds nothing but tensors, or from an index of such files.
 
-    Training wrappers are taken off: a `state_dict` entry, and the `module.` prefix of data parallel.
+    Training wrappers are taken off: a `state_dict` entry, the prefixes of data parallel and of torch.compile.
 
     Raises:
         CheckpointError: the file is missing, cut off, of another kind, or wants to run code.
@@ -88,7 +92,7 @@ def unwrap(tensors: object, path: Path) -> dict[str, torch.Tensor]:
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(key, str) for key in tensors):
         raise CheckpointError(f"{path} holds {type(tensors).__name__}, not a state dict of named tensors")
-    named = {key.removeprefix("module."): value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
+    named = {_WRAPPERS.sub("", key): value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
     strange = [key for key, value in named.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise CheckpointError(f"{path} holds {len(strange)} entries that are no tensors, first {strange[0]!r}")

@@ -9,11 +9,6 @@ from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
 
 
-def test_compiled_and_data_parallel_names_are_taken_off() -> None:
-    wrapped = {f"_orig_mod.module.{name}": tensor for name, tensor in tiny_state_dict().items()}
-    load_strictly(new_model(MODEL_CFG), adopt(wrapped, dict(MODEL_CFG)), "tiny")
-
-
 def test_a_plain_text_tower_moves_below_text_where_the_config_wants_it() -> None:
     cfg = {**MODEL_CFG, "custom_text": True}
     adopted = adopt(tiny_state_dict(), cfg)

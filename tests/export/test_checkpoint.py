@@ -228,8 +228,8 @@ def test_a_file_cut_in_half_is_refused(tmp_path: Path, suffix: str) -> None:
 
 def test_training_wrappers_are_taken_off(tmp_path: Path) -> None:
     path = tmp_path / "epoch_3.pt"
-    torch.save({"epoch": 3, "state_dict": {"module.a": torch.ones(2)}}, path)
-    assert list(read_weights(path)) == ["a"]
+    torch.save({"epoch": 3, "state_dict": {"module.a": torch.ones(2), "_orig_mod.module.b": torch.ones(2)}}, path)
+    assert list(read_weights(path)) == ["a", "b"]
 
 
 def test_a_torchscript_program_is_refused_for_what_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.adapter import Adapter
 from tritonclip_export.lora.folding import weight_delta
 from tritonclip_export.lora.keys import LowRank, Parts, sort_parts, unwrapped
-from tritonclip_export.lora.prefix import find_prefix
+from tritonclip_export.lora.prefix import find_prefix, fits
 from tritonclip_export.lora.shapes import misfit
 from tritonclip_export.lora.targets import Target, locate, pattern_name
 from tritonclip_export.lora.weights import BaseWeights
@@ -47,14 +47,7 @@ def _the_one_that_fits(adapter: Adapter, base: BaseWeights) -> Adapter:
 
 def _fits(adapter: Adapter, base: BaseWeights) -> bool:
     parts = sort_parts(adapter.tensors)
-    prefix = find_prefix(adapter, parts, base)
-    for module in parts.low_rank:
-        target = locate(module, prefix, base, adapter.settings.peft_version)
-        weight = base.get(target.weight) if isinstance(target, Target) else None
-        rank = adapter.settings.rank(pattern_name(module.trained))
-        if weight is None or not isinstance(target, Target) or misfit(module, target, weight, rank):
-            return False
-    return True
+    return fits(adapter, parts, find_prefix(adapter, parts, base), base)
 
 
 def _without_base(adapter: Adapter, base: BaseWeights) -> Adapter:

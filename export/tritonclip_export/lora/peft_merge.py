@@ -12,7 +12,7 @@ from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.formats.files import load
 from tritonclip_export.lora.namespace import Namespace, recognize
-from tritonclip_export.lora.read import _weight_file
+from tritonclip_export.lora.read import find_weights
 from tritonclip_export.lora.refusals import refuse_unmergeable
 
 # What PEFT puts before a module's name, and before what all modules share (VeRA's projections).
@@ -63,7 +63,7 @@ def read_method(folder: Path, raw_config: Mapping[str, Any]) -> MethodAdapter:
     config_file = folder / CONFIG_FILE
     refuse_unmergeable(raw_config, config_file)
     _refuse_what_peft_ignores(raw_config, config_file)
-    weight_file = _weight_file(folder)
+    weight_file = find_weights(folder)
     tensors = _tensors(weight_file)
     auto_mapping = raw_config.get("auto_mapping") or {}
     settings = MethodSettings(

@@ -40,7 +40,7 @@ def find_prefix(adapter: Adapter, parts: Parts, base: BaseWeights) -> str:
         return ""
     if trained_class in _TOWER_CLASSES:
         return _TOWER_CLASSES[trained_class]
-    fitting = [prefix for prefix in (TEXT, VISION) if _fits(adapter, parts, prefix, base)]
+    fitting = [prefix for prefix in (TEXT, VISION) if fits(adapter, parts, prefix, base)]
     if len(fitting) == 2:
         raise AdapterError(
             f"{adapter.path} was trained on one tower and fits both; add "
@@ -57,7 +57,7 @@ def _open_clip_prefix(adapter: Adapter, parts: Parts, base: BaseWeights) -> str:
     if trained_class == "VisionTransformer" or any(map(BARE_VISUAL.match, adapter.tensors)):
         return VISUAL
     only_blocks = all(name.startswith("transformer.") for name in adapter.tensors)
-    if trained_class is None and only_blocks and all(_fits(adapter, parts, p, base) for p in ("", VISUAL)):
+    if trained_class is None and only_blocks and all(fits(adapter, parts, p, base) for p in ("", VISUAL)):
         raise AdapterError(
             f"{adapter.path} names blocks that both towers have, and does not record what it was trained on; add "
             '"auto_mapping": {"base_model_class": "CLIP"} (or "VisionTransformer") to its adapter_config.json.'
@@ -65,7 +65,8 @@ def _open_clip_prefix(adapter: Adapter, parts: Parts, base: BaseWeights) -> str:
     return ""
 
 
-def _fits(adapter: Adapter, parts: Parts, prefix: str, base: BaseWeights) -> bool:
+def fits(adapter: Adapter, parts: Parts, prefix: str, base: BaseWeights) -> bool:
+    """Whether `base` has a place of the right shape for everything in `adapter`."""
     settings = adapter.settings
     for module in parts.low_rank:
         target = locate(module, prefix, base, settings.peft_version)

@@ -60,7 +60,7 @@ def _read_directory(folder: Path) -> Adapter | MethodAdapter:
 
         return read_method(folder, raw)
     settings = parse_settings(raw, config_file)
-    weight_file = _weight_file(folder)
+    weight_file = find_weights(folder)
     tensors = _tensors(weight_file)
     namespace = recognize(tensors, settings.base_model_class, folder)
     return Adapter(folder, settings, namespace, tensors, (config_file, weight_file))
@@ -76,7 +76,8 @@ def _refuse_options(folder: Path, alpha: float | None, rank: int | None, format:
         )
 
 
-def _weight_file(folder: Path) -> Path:
+def find_weights(folder: Path) -> Path:
+    """PEFT's file of weights in `folder`."""
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
         raise AdapterError(f"{folder} has none of {', '.join(WEIGHT_FILES)}; save the adapter again with PEFT.")
