@@ -95,10 +95,11 @@ def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_res
         scores = client.similarity(encoded[:1], list(TEXTS[:4]))
     cosines = [(own * other.numpy()).sum(axis=1).min() for own, other in zip(served, expected, strict=True)]
     most = max(np.abs(own - other.numpy()).max() for own, other in zip(served, expected, strict=True))
+    text_difference = np.abs(served[1] - expected[1].numpy()).max()
     family_results(exported.record(*cosines, most, served=True))
     assert min(cosines) >= LEAST_COSINE
-    # Preprocessing may round a level differently; a row of levels moves an embedding by less than this.
-    assert most <= 10 * MOST_ABS
+    # Of texts only: a picture's levels may be rounded differently, by one of 255, and the cosine holds that.
+    assert text_difference <= MOST_ABS
     assert np.allclose(scores.probabilities, _probabilities(model, expected[0][:1], expected[1][:4]), atol=1e-3)
 
 

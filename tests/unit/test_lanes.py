@@ -179,8 +179,9 @@ class OneByOne(Graph):
         return batch + 1
 
 
-def test_a_free_lane_waits_for_the_senders_it_just_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_lanes, "PATIENCE", 1e9)
+@pytest.fixture
+def half_free() -> Iterator[tuple[OneByOne, Lanes, Answers]]:
+    """Two lanes took four rows each; one of them is done, the other still runs."""
     graph, answers = OneByOne(), Answers()
     lanes = Lanes(graph.narrow, graph.wide, 2, 4)
     answers.submit(lanes, 0, rows(8))
@@ -188,34 +189,33 @@ def test_a_free_lane_waits_for_the_senders_it_just_answered(monkeypatch: pytest.
     graph.turns.release()
     while lanes._busy == 2:
         time.sleep(0.001)
+    yield graph, lanes, answers
+    for _ in range(9):
+        graph.turns.release()
+    lanes.close()
+
+
+def test_a_free_lane_waits_for_the_senders_it_just_answered(
+    half_free: tuple[OneByOne, Lanes, Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_lanes, "PATIENCE", 1e9)
+    graph, lanes, answers = half_free
     for key in (1, 2, 3):
         answers.submit(lanes, key, rows(1))
     assert not graph.started.acquire(timeout=0.2)
     answers.submit(lanes, 4, rows(1))
     graph.wait_for_runs(1)
     assert graph.narrow_runs == [4, 4, 4]
-    finish(graph, lanes)
 
 
-def test_a_free_lane_does_not_wait_longer_than_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_free_lane_does_not_wait_longer_than_its_patience(
+    half_free: tuple[OneByOne, Lanes, Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(clip_lanes, "PATIENCE", 0.0)
-    graph, answers = OneByOne(), Answers()
-    lanes = Lanes(graph.narrow, graph.wide, 2, 4)
-    answers.submit(lanes, 0, rows(8))
-    graph.wait_for_runs(2)
-    graph.turns.release()
-    while lanes._busy == 2:
-        time.sleep(0.001)
+    graph, lanes, answers = half_free
     answers.submit(lanes, 1, rows(1))
     graph.wait_for_runs(1)
     assert graph.narrow_runs == [4, 4, 1]
-    finish(graph, lanes)
-
-
-def finish(graph: OneByOne, lanes: Lanes) -> None:
-    for _ in range(9):
-        graph.turns.release()
-    lanes.close()
 
 
 def test_closing_answers_what_waits(graph: Graph) -> None:

@@ -34,7 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an adapter's directory or file, or a fine-tuned checkpoint as a task vector; repeat for several, each "
         "with its weight (default 1)",
     )
-    adapters = parser.add_argument_group("adapters")
+    _add_adapters(parser.add_argument_group("adapters"))
+    _add_weights(parser.add_argument_group("weights of an architecture (one of the first three)"))
+    _add_limits(parser.add_argument_group("serving"))
+    probes = parser.add_argument_group("parity gate")
+    probes.add_argument("--probe-pictures", metavar="DIR", type=Path, help="your pictures, beside the built-in ones")
+    probes.add_argument("--probe-texts", metavar="FILE", type=Path, help="your texts, one a line")
+    parser.add_argument("--force", action="store_true", help="replace the model repository that stands in OUT")
+
+
+def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
     adapters.add_argument(
         "--lora-alpha", metavar="N", type=float, help="LoRA's alpha, where the file does not store it"
     )
@@ -48,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     adapters.add_argument("--merge-density", metavar="SHARE", type=float, help="the share of values TIES and DARE keep")
     adapters.add_argument("--merge-seed", metavar="N", type=int, default=0, help="what DARE draws with (default: 0)")
-    weights = parser.add_argument_group("weights of an architecture (one of the first three)")
+
+
+def _add_weights(weights: argparse._ArgumentGroup) -> None:
     weights.add_argument(
         "--weights", metavar="FILE", type=Path, help="a state dict; needs --like where the name has tags"
     )
@@ -66,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stretch 77 text positions to Long-CLIP's 248, to fine-tune or try long captions without training",
     )
-    limits = parser.add_argument_group("serving")
+
+
+def _add_limits(limits: argparse._ArgumentGroup) -> None:
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
     limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
     limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
@@ -84,10 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="cores that a tower uses (default: 0, all of the serving machine)",
     )
-    probes = parser.add_argument_group("parity gate")
-    probes.add_argument("--probe-pictures", metavar="DIR", type=Path, help="your pictures, beside the built-in ones")
-    probes.add_argument("--probe-texts", metavar="FILE", type=Path, help="your texts, one a line")
-    parser.add_argument("--force", action="store_true", help="replace the model repository that stands in OUT")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import regex
 from clip_text import CLEAN, FOLD, TextError, TextSettings, basic_clean, decode, settings_from
 from tokenizers import Tokenizer as Library
-from tokenizers import pre_tokenizers
+from tokenizers import models, pre_tokenizers
 
 __all__ = ["ClipTokenizer", "HfTokenizer", "TextError", "TextSettings", "Tokens", "open_tokenizer", "settings_from"]
 
@@ -127,12 +127,11 @@ class HfTokenizer:
 
 def open_library(file: Path) -> Library:
     """A tokenizer of the `tokenizers` library that takes special tokens in a text for text."""
-    document = json.loads(file.read_text(encoding="utf-8"))
-    if document["model"]["type"] == "Unigram":
+    library = Library.from_file(str(file))
+    if isinstance(library.model, models.Unigram):
+        document = json.loads(file.read_text(encoding="utf-8"))
         _hide_special_pieces(document)
         library = Library.from_str(json.dumps(document))
-    else:
-        library = Library.from_file(str(file))
     library.encode_special_tokens = True
     return library
 
