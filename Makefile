@@ -8,7 +8,7 @@ DEMO_DIR ?= work/demo
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu lint format bench demo-checkpoint constraints clean
+.PHONY: help install demo test test-all test-gpu lint format bench bench-memory families demo-checkpoint constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,15 @@ bench: $(STAMP) work/vit-b-32 ## measure again what benchmarks/results/ holds; w
 	$(BIN)/python benchmarks/tokenizer_speed.py
 	$(BIN)/python benchmarks/demo_accuracy.py
 	$(BIN)/python benchmarks/served_vs_inprocess.py --repository work/vit-b-32
+
+bench-memory: $(STAMP) ## measure again what an export takes; wants 12 GiB of memory and 20 of disk
+	$(BIN)/python benchmarks/export_memory.py ViT-H-14
+	$(BIN)/python benchmarks/export_memory.py ViT-g-14
+
+families: $(STAMP) ## exercise every family and write docs/families.md from what came out
+	mkdir -p work
+	$(BIN)/pytest tests/families --family-results work/families.json
+	$(BIN)/python -m tritonclip_export.registry.table work/families.json
 
 work/vit-b-32: | $(STAMP)
 	$(BIN)/tritonclip export ViT-B-32 $@ --random-weights 0
