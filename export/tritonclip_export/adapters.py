@@ -43,10 +43,11 @@ def read_adapters(
     """
     found = Adapters([], [])
     for path, weight in given:
-        if is_graft(path):
-            found.grafts.append(_read_graft(path, weight))
-        elif is_checkpoint(path):
+        # First, because to tell a graft its weights are read.
+        if is_checkpoint(path):
             found.merged.append((read_task_vector(path), weight))
+        elif is_graft(path):
+            found.grafts.append(_read_graft(path, weight))
         else:
             # A directory of PEFT's says everything itself; beside it a file may need the options.
             is_file = path.is_file()

@@ -82,7 +82,7 @@ def read_graft(path: Path | str, *, ratio: float = RATIO) -> Graft:
     if _any(_CLASS_TOKENS, tensors):
         raise AdapterError(
             f"{path} is CoOp's, which learned the prompt of fixed classes and leaves both towers as they are: their "
-            "text features are constants; give it to `tritonclip classifier build`"
+            "text features are constants; give it to `tritonclip classifier coop`"
         )
     if is_clip_adapter(tensors):
         return read_clip_adapter(path, file, tensors, ratio)
