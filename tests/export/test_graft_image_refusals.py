@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_named_and_the_model_stays_as_it_was(tensors, messa
         ({"prompt_learner.meta_net.linear2.bias": noise(2), "prompt_learner.ctx": noise(4, 16)}, "CoCoOp"),
         ({"adapter.cross_attn.in_proj_weight": noise(6, 2)}, "attention joins both towers"),
         ({"multimodal_adapter.attn.q.weight": noise(6, 2)}, "attention joins both towers"),
-        ({"ctx": noise(4, 16), "token_prefix": noise(3, 1, 16)}, "CoOp's.*classifier build"),
+        ({"ctx": noise(4, 16), "token_prefix": noise(3, 1, 16)}, "CoOp's.*classifier coop"),
     ],
 )
 def test_methods_that_are_no_two_towers_are_refused_with_the_reason(tensors, message: str, tmp_path: Path) -> None:
