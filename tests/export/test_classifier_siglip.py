@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from classifier_command import add_classifier
-from families import hf_siglip
+from family_checkpoints import hf_siglip
 from tritonclip_client.main import main
 from tritonclip_client.templates import TEMPLATES
 from tritonclip_export.checkpoint import load_checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from families import chinese_clip, hf_siglip
+from family_checkpoints import chinese_clip, hf_siglip
 from lora_models import (
     MODEL_CFG,
     hf_embeddings,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from families import chinese_clip
+from family_checkpoints import chinese_clip
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint
 from tritonclip_export.errors import CheckpointError, SpecError

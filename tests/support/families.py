@@ -6,23 +6,14 @@ else, the names, the preprocessing, the activation, the context, the pooling, th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from family_checkpoints import chinese_clip, hf_clip, hf_siglip, long_clip, open_clip_directory
 
-import local_tokenizers
-from tritonclip_export.checkpoint import new_model
-from tritonclip_export.frameworks import open_clip, torch
-
-SHRUNK_NATIVE = {"layers": 2, "width": 64, "head_width": 32}
-SHRUNK_TEXT = {"layers": 2, "width": 64, "heads": 2}
-EMBED_DIM = 48
 HF_DIRECTORY = "Hugging Face directory"
 
 
@@ -49,113 +40,6 @@ class Family:
     def test_id(self) -> str:
         """For pytest."""
         return f"{self.name}: {self.config}, {self.source}"
-
-
-def perturbed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's random weights, with biases and scales that are neither 0 nor 1, so that a forgotten one shows."""
-    weights = {
-        name: tensor + 0.05 * torch.randn_like(tensor) if tensor.ndim == 1 and tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    return {
-        name: tensor.abs() if name.endswith("running_var") else tensor.contiguous().clone()
-        for name, tensor in weights.items()
-    }
-
-
-def open_clip_directory(
-    folder: Path, config: str, tag: str | None, tokenizer: str | None = None, *, hf_text: str | None = None, **text: Any
-) -> dict[str, torch.Tensor]:
-    """Write `config`, shrunk, with the preprocessing of `tag`; returns its weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model_cfg = deepcopy(open_clip.get_model_config(config))
-    preprocess_cfg = open_clip.get_pretrained_cfg(config, tag) if tag else {}
-    if "timm_model_name" not in model_cfg["vision_cfg"] and not isinstance(model_cfg["vision_cfg"]["layers"], list):
-        model_cfg["vision_cfg"].update(SHRUNK_NATIVE)
-        model_cfg["embed_dim"] = EMBED_DIM
-    vocabulary = local_tokenizers.KINDS[tokenizer](folder) if tokenizer else None
-    if hf_text:
-        (folder / "config.json").write_text(json.dumps(hf_text_config(hf_text, vocabulary)))
-    else:
-        model_cfg["text_cfg"].update(SHRUNK_TEXT, **text)
-        model_cfg["text_cfg"].update({"vocab_size": vocabulary} if vocabulary else {})
-    model_cfg["quick_gelu"] = bool(model_cfg.get("quick_gelu") or preprocess_cfg.get("quick_gelu"))
-    kept = ("mean", "std", "interpolation", "resize_mode")
-    written = {"model_cfg": model_cfg, "preprocess_cfg": {k: preprocess_cfg[k] for k in kept if k in preprocess_cfg}}
-    (folder / "open_clip_config.json").write_text(json.dumps(written))
-    torch.manual_seed(0)
-    buildable = deepcopy(model_cfg)
-    if hf_text:
-        buildable["text_cfg"]["hf_model_name"] = str(folder)
-    weights = perturbed(new_model(buildable))
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return weights
-
-
-def hf_text_config(kind: str, vocabulary: int | None) -> dict[str, Any]:
-    """A two-layer text tower of Hugging Face."""
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-    return {"model_type": kind, "vocab_size": vocabulary, "pad_token_id": 1, "max_position_embeddings": 130, **sizes}
-
-
-def long_clip(folder: Path) -> None:
-    """OpenAI's names, 248 positions in two tables, of which each is half used."""
-    weights = open_clip_directory(folder, "ViT-B-16-quickgelu", "openai", context_length=248)
-    weights["positional_embedding_res"] = torch.randn_like(weights["positional_embedding"]) * 0.05
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"]["context_length"] = 77
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    save_file(weights, folder / "open_clip_model.safetensors")
-
-
-HF_SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def hf_clip(folder: Path) -> None:
-    """A `CLIPModel` directory."""
-    from transformers import CLIPConfig, CLIPModel
-
-    text = {**HF_SIZES, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406, "pad_token_id": 0}
-    config = CLIPConfig(text_config=text, vision_config=HF_SIZES, projection_dim=EMBED_DIM)
-    crop = {"size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-    _save_hf(folder, CLIPModel(config), "CLIPImageProcessor", open_clip.OPENAI_DATASET_MEAN, crop)
-
-
-def hf_siglip(folder: Path) -> None:
-    """A `SiglipModel` directory."""
-    from transformers import SiglipConfig, SiglipModel
-
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = local_tokenizers.t5(folder)
-    local_tokenizers.set_class(folder, "SiglipTokenizer")
-    text = {**HF_SIZES, "vocab_size": vocabulary, "max_position_embeddings": 64, "projection_size": 64}
-    ids = {"pad_token_id": 1, "eos_token_id": 1, "bos_token_id": None}
-    config = SiglipConfig(text_config={**text, **ids}, vision_config={**HF_SIZES, "image_size": 224, "patch_size": 16})
-    squash = {"size": {"height": 224, "width": 224}}
-    _save_hf(folder, SiglipModel(config), "SiglipImageProcessor", (0.5, 0.5, 0.5), squash)
-
-
-def chinese_clip(folder: Path) -> None:
-    """A `ChineseCLIPModel` directory."""
-    from transformers import ChineseCLIPConfig, ChineseCLIPModel
-
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = local_tokenizers.bert(folder)
-    text = {**HF_SIZES, "vocab_size": vocabulary, "pad_token_id": 0, "max_position_embeddings": 512}
-    vision = {**HF_SIZES, "image_size": 224, "patch_size": 16, "hidden_act": "quick_gelu"}
-    config = ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBED_DIM)
-    squash = {"size": {"height": 224, "width": 224}, "do_center_crop": False}
-    model = ChineseCLIPModel(config)
-    _save_hf(folder, model, "ChineseCLIPImageProcessor", open_clip.OPENAI_DATASET_MEAN, squash)
-
-
-def _save_hf(folder: Path, model: Any, processor: str, mean: tuple[float, ...], geometry: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    weights = perturbed(model)
-    model.save_pretrained(folder, state_dict=weights)
-    std = open_clip.OPENAI_DATASET_STD if mean == open_clip.OPENAI_DATASET_MEAN else mean
-    settings = {"image_processor_type": processor, "resample": 3, "image_mean": list(mean), "image_std": list(std)}
-    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, **geometry}))
 
 
 def _of(config: str, tag: str | None, *args: Any, **options: Any) -> Callable[[Path], Any]:
