@@ -98,6 +98,8 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
             "resize_mode": image.resize_mode,
             "interpolation": image.interpolation,
             "fill_color": ",".join(str(value) for value in image.fill_color),
+            "crop_offset": image.crop_offset,
+            "to_rgb": image.to_rgb,
         },
         "tokenizer": tokenizer,
         "split_text": tokenizer,

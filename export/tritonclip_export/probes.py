@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tritonclip_export.errors import ExportError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.processors import hf_pixel_values
 from tritonclip_export.tokenization import Tokenization
 
 SEED = 20260
@@ -73,7 +74,9 @@ def make_probes(
 
 
 def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:
-    """The checkpoint's own transform: float32 [N, 3, H, W], normalised."""
+    """The checkpoint's own transform, by the library that owns it: float32 [N, 3, H, W], normalised."""
+    if "crop_offset" in preprocess_cfg:
+        return hf_pixel_values(images, preprocess_cfg)
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     transform = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)

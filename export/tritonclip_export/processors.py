@@ -1,14 +1,17 @@
-"""How a checkpoint prepares its pictures, in open_clip's terms."""
+"""How a checkpoint prepares its pictures, in open_clip's terms and a few that transformers adds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import open_clip
+from tritonclip_export.frameworks import open_clip, torch
 
 HF_PREPROCESSOR = "preprocessor_config.json"
 HF_PROCESSOR = "processor_config.json"
@@ -17,13 +20,20 @@ HF_PROCESSOR = "processor_config.json"
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 # The processors that crop, and take OpenAI's mean and std, where their file does not say.
 _CLIP_PROCESSORS = ("CLIP", "ChineseCLIP")
+# Those that convert to RGB where their file does not say; a null in it says no.
+_CONVERTING_PROCESSORS = (*_CLIP_PROCESSORS, "SiglipImageProcessor")
 
 
 def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
-    """Translate an image processor of CLIP's kind; refuse what open_clip's transforms cannot express."""
-    config = {key: value for key, value in _processor(path).items() if value is not None}
+    """Translate an image processor of CLIP's kind; refuse what cannot be served.
+
+    It is open_clip's PreprocessCfg as a dict, with the `crop_offset` and `to_rgb` of `spec.ImageSpec`.
+    """
+    settings = _processor(path)
+    config = {key: value for key, value in settings.items() if value is not None}
     _refuse_missing_steps(config, path)
-    like_clip = str(config.get("image_processor_type", "CLIP")).startswith(_CLIP_PROCESSORS)
+    kind = str(config.get("image_processor_type", "CLIP"))
+    like_clip = kind.startswith(_CLIP_PROCESSORS)
     unsaid = sorted({"image_mean", "image_std", "resample"} - set(config))
     if not like_clip and unsaid:
         raise CheckpointError(f"{path} does not say {', '.join(unsaid)}; save the model's processor into it again")
@@ -47,7 +57,7 @@ def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
             f"{path} has resample {resample} and rescale_factor {config.get('rescale_factor')}; "
             "allowed: resample 2 (bilinear) or 3 (bicubic), rescale_factor 1/255"
         )
-    return complete_preprocess(
+    as_open_clip = complete_preprocess(
         {
             "size": image_size,
             "mean": config.get("image_mean", open_clip.OPENAI_DATASET_MEAN),
@@ -56,6 +66,9 @@ def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
             "resize_mode": resize_mode,
         }
     )
+    # A processor that does not convert takes RGB alone, so that its users convert first.
+    to_rgb = "white" if settings.get("do_convert_rgb", kind.startswith(_CONVERTING_PROCESSORS)) else "first"
+    return {**as_open_clip, "crop_offset": "floor", "to_rgb": to_rgb}
 
 
 def _processor(path: Path) -> dict[str, Any]:
@@ -79,6 +92,29 @@ def _refuse_missing_steps(config: dict[str, Any], path: Path) -> None:
             f"{path} switches {', '.join(off)} off; this version serves pictures that are resized, scaled to 0 "
             "to 1 and normalized"
         )
+
+
+def hf_pixel_values(images: Sequence[Image.Image], preprocess_cfg: Mapping[str, Any]) -> torch.Tensor:
+    """What the processor that `hf_preprocess` translated makes of RGB pictures, run by transformers on Pillow.
+
+    float32 [N, 3, H, W], normalized.
+    """
+    import transformers
+
+    # transformers 4 has one class, which is Pillow's.
+    kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    side, crops = preprocess_cfg["size"], preprocess_cfg["resize_mode"] == "shortest"
+    box = {"height": side, "width": side}
+    processor = kind(
+        size={"shortest_edge": side} if crops else box,
+        do_center_crop=crops,
+        crop_size=box,
+        resample=next(number for number, name in _RESAMPLE.items() if name == preprocess_cfg["interpolation"]),
+        image_mean=list(preprocess_cfg["mean"]),
+        image_std=list(preprocess_cfg["std"]),
+    )
+    pixel_values: torch.Tensor = processor(list(images), return_tensors="pt").pixel_values
+    return pixel_values
 
 
 def complete_preprocess(overlay: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tritonclip_export.errors import SpecError
 
 RESIZE_MODES = ("shortest", "longest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
+CROP_OFFSETS = ("round", "floor")
+TO_RGB = ("last", "first", "white")
 TOKENIZERS = ("clip", "hf")
 CLEANINGS = ("lower", "whitespace", "canonicalize", "none", "punctuation")
 POOLINGS = ("argmax", "eos", "first", "last", "class", "mean")
@@ -35,6 +37,10 @@ class ImageSpec:
         resize_mode: "shortest" side to size, then center crop; "longest" side to size, then pad with
             `fill_color`; or "squash" both sides.
         fill_color: RGB, 0 to 255.
+        crop_offset: where a center crop begins if half of what is cut off is no whole number: "round" half to even
+            (torchvision), or "floor" (transformers).
+        to_rgb: "last" resizes in the picture's own mode (open_clip), "first" converts before, "white" does so too and
+            lays what is transparent over white (transformers' `do_convert_rgb`).
     """
 
     height: int
@@ -44,8 +50,12 @@ class ImageSpec:
     interpolation: str
     resize_mode: str
     fill_color: tuple[int, int, int]
+    crop_offset: str = "round"
+    to_rgb: str = "last"
 
     def __post_init__(self) -> None:
+        _require("crop_offset", self.crop_offset, CROP_OFFSETS)
+        _require("to_rgb", self.to_rgb, TO_RGB)
         _require("interpolation", self.interpolation, INTERPOLATIONS)
         _require("resize_mode", self.resize_mode, RESIZE_MODES)
 
@@ -117,8 +127,13 @@ class ServingSpec:
     fingerprint: str = ""
 
     def to_json(self) -> str:
-        """One line of JSON, keys sorted, so that equal specs are equal strings."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """One line of JSON, keys sorted, so that equal specs are equal strings.
+
+        What `image` leaves at its default is left out, so that a later field changes no earlier fingerprint.
+        """
+        defaults = {entry.name: entry.default for entry in fields(ImageSpec)}
+        image = {key: value for key, value in asdict(self.image).items() if value != defaults[key]}
+        return json.dumps({**asdict(self), "image": image}, sort_keys=True)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ServingSpec:

@@ -12,6 +12,8 @@ from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
 from tritonclip_export.towers import masked_id, text_pooling
 
+# What only some processors of transformers say.
+OPTIONAL_STEPS = ("crop_offset", "to_rgb")
 # What the libraries call the table whose rows are the tokens.
 TOKEN_TABLE = re.compile(r"(^|\.)(token_embedding|word_embeddings|embed_tokens|shared)\.weight$")
 
@@ -49,6 +51,7 @@ def _image_spec(checkpoint: Checkpoint) -> ImageSpec:
         interpolation=config["interpolation"],
         resize_mode=config["resize_mode"],
         fill_color=_triple(config["fill_color"]),
+        **{key: config[key] for key in OPTIONAL_STEPS if key in config},
     )
 
 

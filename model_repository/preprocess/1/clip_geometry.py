@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+# Python rounds half to even, as torchvision does; transformers rounds down.
+CROP_OFFSETS: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,21 @@ class Geometry:
     always_bicubic: bool
 
 
-def plan(size: tuple[int, int], target: tuple[int, int], resize_mode: str) -> Geometry:
+def plan(size: tuple[int, int], target: tuple[int, int], resize_mode: str, crop_offset: str = "round") -> Geometry:
     """Geometry for a picture of `size` that becomes `target`, both (width, height)."""
     full = _FULL_SIZE[resize_mode](size, target)
     # open_clip resizes to a target that is not square with its default filter, whatever the configuration says.
     always_bicubic = resize_mode == "shortest" and target[0] != target[1]
-    x, y = (_axis(*lengths) for lengths in zip(size, full, target, strict=True))
+    x, y = (_axis(*lengths, crop_offset) for lengths in zip(size, full, target, strict=True))
     return Geometry(x, y, always_bicubic)
 
 
-def _axis(source: int, full: int, target: int) -> Axis:
-    """Crop or pad in the middle; an odd pixel is padded behind, a crop offset rounds half to even."""
+def _axis(source: int, full: int, target: int, crop_offset: str) -> Axis:
+    """Crop or pad in the middle; an odd pixel is padded behind."""
     missing = target - full
     if missing > 0:
         return Axis(source, full, 0, full, missing // 2, missing - missing // 2)
-    return Axis(source, full, round(-missing / 2.0), target, 0, 0)
+    return Axis(source, full, CROP_OFFSETS[crop_offset](-missing / 2.0), target, 0, 0)
 
 
 def _shortest(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Encoded pictures to the pixels that the image tower was trained on: decode, orientation, resize, crop, RGB.
 
-The reference is open_clip's `image_transform` on Pillow. Colour JPEG and every other RGB or grey picture takes
-a faster way that stays within one level of it; whatever is not proven to, Pillow itself does.
+The reference is open_clip's `image_transform` on Pillow, or the processor of transformers. Colour JPEG and every
+other RGB or grey picture takes a faster way that stays within one level of it; whatever is not proven to, Pillow does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from clip_geometry import Geometry, plan
+from clip_geometry import CROP_OFFSETS, Geometry, plan
 from clip_resize import resize_image, resize_pixels
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
@@ -25,6 +25,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
 EXIF_MODES = ("transpose", "ignore")
+TO_RGB = ("last", "first", "white")
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_SIZE = slice(16, 24)
@@ -61,6 +62,9 @@ class PictureSettings:
         max_pixels: the largest picture, width x height; also the largest picture resized before cropping.
         max_bytes: the longest encoded picture.
         exif: "transpose" turns a picture upright as its EXIF orientation says, "ignore" leaves it.
+        crop_offset: how half of an odd number is rounded: "round" to even, or "floor".
+        to_rgb: "last" resizes in the picture's own mode, "first" converts before, "white" also lays transparent
+            pictures over white.
     """
 
     height: int
@@ -71,11 +75,15 @@ class PictureSettings:
     max_pixels: int
     max_bytes: int
     exif: str = "transpose"
+    crop_offset: str = "round"
+    to_rgb: str = "last"
 
     def __post_init__(self) -> None:
         _require("resize_mode", self.resize_mode, RESIZE_MODES)
         _require("interpolation", self.interpolation, tuple(INTERPOLATIONS))
         _require("exif", self.exif, EXIF_MODES)
+        _require("crop_offset", self.crop_offset, tuple(CROP_OFFSETS))
+        _require("to_rgb", self.to_rgb, TO_RGB)
 
 
 def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
@@ -90,6 +98,8 @@ def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
         max_pixels=int(parameters["max_pixels"]),
         max_bytes=int(parameters["max_bytes"]),
         exif=parameters.get("exif", "transpose"),
+        crop_offset=parameters.get("crop_offset", "round"),
+        to_rgb=parameters.get("to_rgb", "last"),
     )
 
 
@@ -213,15 +223,25 @@ def _turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> 
 
 
 def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
-    """Resize, crop or pad, and only then colour to RGB: open_clip's order."""
+    """Resize, crop or pad, and colour to RGB: last, in open_clip's order, or first, in transformers'."""
+    if isinstance(picture, Image.Image) and settings.to_rgb != "last":
+        picture = _rgb(picture, on_white=settings.to_rgb == "white")
     if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
         picture = np.asarray(picture).reshape(picture.height, picture.width, -1)
     size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
-    geometry = plan(size, (settings.width, settings.height), settings.resize_mode)
+    geometry = plan(size, (settings.width, settings.height), settings.resize_mode, settings.crop_offset)
     resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]
     if isinstance(picture, Image.Image):
         return _pad_image(resize_image(picture, geometry, resample, settings.max_pixels), geometry, settings)
     return _pad_pixels(resize_pixels(picture, geometry, resample, settings.max_pixels), geometry, settings)
+
+
+def _rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
+    """As `Image.convert`, which drops alpha, or as transformers' `convert_to_rgb`."""
+    if on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
 
 
 def _pad_image(image: Image.Image, geometry: Geometry, settings: PictureSettings) -> Pixels:
