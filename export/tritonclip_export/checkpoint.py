@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.frameworks import init_empty_weights, open_clip, torch
 from tritonclip_export.tokenization import Tokenization, first_line
 
 HUB_SCHEME = "hf-hub:"
@@ -49,7 +49,7 @@ class Checkpoint:
 
         It has `encode_image` (float32 [N, 3, H, W], normalized) and `encode_text` (int64 [N, L]), both to [N, D].
         """
-        model = new_model(self.model_cfg)
+        model = new_model(self.model_cfg, empty=True)
         load_strictly(model, self.state_dict if state_dict is None else state_dict, self.architecture)
         return model
 
@@ -114,12 +114,20 @@ def with_long_context(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, state_dict=weights, model_cfg=model_cfg, tokenization=tokenization, source=source)
 
 
-def new_model(model_cfg: Mapping[str, Any]) -> Any:
+def new_model(model_cfg: Mapping[str, Any], *, empty: bool = False) -> Any:
     """A float32 model in eval mode with untrained weights: open_clip's, or transformers' of an `hf_config`.
+
+    Args:
+        empty: its parameters take no memory, on the device "meta", until weights are assigned; buffers are real.
 
     Raises:
         CheckpointError: the config is none that can be built.
     """
+    with init_empty_weights(include_buffers=False) if empty else nullcontext():
+        return _new_model(model_cfg)
+
+
+def _new_model(model_cfg: Mapping[str, Any]) -> Any:
     if "hf_config" in model_cfg:
         from tritonclip_export.hf_towers import new_hf_model
 

@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, and with it open_clip, timm and peft.
+"""The one place that imports torchvision, and with it open_clip, timm, peft and accelerate.
 
 PyPI's torchvision is built for CUDA; beside a CPU build of torch its compiled operators do not load
 and `import torchvision` dies while registering two of them. Its transforms, all that is used here,
@@ -38,5 +38,6 @@ def _declare_operators() -> None:
 _ensure_torchvision()
 
 import open_clip  # noqa: E402
+from accelerate import init_empty_weights  # noqa: E402
 
-__all__ = ["open_clip", "torch"]
+__all__ = ["init_empty_weights", "open_clip", "torch"]

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.frameworks import init_empty_weights, open_clip, torch
 from tritonclip_export.names import to_hf
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def build_hf_clip(model_cfg: Mapping[str, Any], state_dict: Mapping[str, torch.T
     """
     from transformers import CLIPModel
 
-    model: CLIPModel = CLIPModel(hf_config(model_cfg)).eval()
+    with init_empty_weights(include_buffers=False):
+        model: CLIPModel = CLIPModel(hf_config(model_cfg)).eval()
     weights = {name: tensor.float() for name, tensor in to_hf(state_dict).items()}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the model config: {error}") from error
     return model

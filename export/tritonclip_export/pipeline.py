@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,13 +15,12 @@ from tritonclip_export import manifest, onnx_export, parity, repository
 from tritonclip_export.adapters import Adapters, read_adapters
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
 from tritonclip_export.configs import Limits, apply_spec
-from tritonclip_export.frameworks import torch
+from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
 from tritonclip_export.grafts import Graft
-from tritonclip_export.lora import MergeResult, merge_adapters
+from tritonclip_export.lora import MergeResult, plan_merge
 from tritonclip_export.lora.compose import Composition
-from tritonclip_export.probes import Probes, make_probes
+from tritonclip_export.probes import make_probes
 from tritonclip_export.progress import step
-from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.towers import served_towers
@@ -61,6 +61,23 @@ class ExportRequest:
     force: bool = False
 
 
+@dataclass
+class Prepared:
+    """A checkpoint, merged and ready to be converted.
+
+    Attributes:
+        checkpoint: without its weights.
+        towers: image and text, until they are written.
+        account: what went in and how it was merged, for the manifest.
+    """
+
+    checkpoint: Checkpoint
+    spec: ServingSpec
+    gate: Gate
+    towers: list[Any]
+    account: dict[str, Any]
+
+
 def export(request: ExportRequest) -> dict[str, Any]:
     """Export a checkpoint; returns the manifest.
 
@@ -70,6 +87,17 @@ def export(request: ExportRequest) -> dict[str, Any]:
     repository.check_output(request.out, force=request.force)
     # Where OUT is a link, the link stays and what it points to is replaced.
     out = request.out.resolve()
+    # Before anything is written: here weights that do not fit their config are found.
+    prepared = _prepare(request)
+    with repository.staged(out) as staging:
+        report = _convert(prepared, staging)
+        _complete(prepared.checkpoint, prepared.spec, request.limits, staging)
+        manifest.write_manifest(staging, _manifest(prepared, report))
+    return manifest.read_manifest(out)
+
+
+def _prepare(request: ExportRequest) -> Prepared:
+    """Read, merge and build. Weights are let go as soon as the next ones are made of them."""
     with step("read the checkpoint"):
         checkpoint = _load(request)
         source_hash = weights_hash(checkpoint.state_dict)
@@ -79,20 +107,27 @@ def export(request: ExportRequest) -> dict[str, Any]:
         adapters = read_adapters(
             request.adapters, alpha=request.lora_alpha, rank=request.lora_rank, file_format=request.adapter_format
         )
-    with step(f"merge {len(adapters.merged)} adapters" if adapters.merged else "take the weights as they are"):
-        merged = merge_adapters(checkpoint.state_dict, adapters.merged, build=checkpoint.build, how=request.composition)
-        spec = _stamp(build_spec(checkpoint, merged.state_dict), merged, adapters.grafts)
+        merge = plan_merge(checkpoint.state_dict, adapters.merged, build=checkpoint.build, how=request.composition)
     probes = make_probes(
         checkpoint.preprocess_cfg, checkpoint.tokenization, pictures=request.probe_pictures, texts=request.probe_texts
     )
-    # Before anything is written: here weights that do not fit their config are found.
     with step("embed the probes in PyTorch"):
-        gate = _open_gate(checkpoint, adapters, merged, probes)
-    with repository.staged(out) as staging:
-        report = _convert(checkpoint, merged, adapters.grafts, spec, gate, staging)
-        _complete(checkpoint, spec, request.limits, staging)
-        manifest.write_manifest(staging, _manifest(checkpoint, source_hash, adapters, merged, spec, report))
-    return manifest.read_manifest(out)
+        gate = unmerged_gate(checkpoint, adapters, probes, request.composition)
+    with step(f"merge {len(adapters.merged)} adapters" if adapters.merged else "take the weights as they are"):
+        merged = merge()
+        account = _account(checkpoint, source_hash, adapters, merged)
+        checkpoint = replace(checkpoint, state_dict={})
+        del in_float32, merge
+        adapters.merged.clear()
+        spec = _stamp(build_spec(checkpoint, merged.state_dict), merged, adapters.grafts)
+    if isinstance(gate, str):
+        with step("embed the probes with the merged weights"):
+            gate = merged_gate(checkpoint, merged, adapters.grafts, probes, gate)
+    model = checkpoint.build(merged.state_dict)
+    for graft in adapters.grafts:
+        graft.attach(model)
+    towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
+    return Prepared(checkpoint, spec, gate, list(towers), account)
 
 
 def _load(request: ExportRequest) -> Checkpoint:
@@ -115,65 +150,30 @@ def _stamp(spec: ServingSpec, merged: MergeResult, grafts: Sequence[Graft]) -> S
     return spec.with_fingerprint(hashlib.sha256(content.encode()).hexdigest())
 
 
-def _convert(
-    checkpoint: Checkpoint,
-    merged: MergeResult,
-    grafts: Sequence[Graft],
-    spec: ServingSpec,
-    gate: Gate,
-    staging: Path,
-) -> parity.ParityReport:
+def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
     """Write both ONNX files into `staging` and pass them through the gate.
 
-    One copy of the weights at a time beside the checkpoint's: the towers, then ONNX Runtime's.
+    One copy of the weights at a time: the towers', then ONNX Runtime's.
     """
-    model = checkpoint.build(merged.state_dict)
-    for graft in grafts:
-        graft.attach(model)
-    towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
-    del model
+    gate, spec = prepared.gate, prepared.spec
+    report = parity.ParityReport(
+        gate.reference, parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision]
+    )
     files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
+    image, text = prepared.towers
     with step("convert the image tower to ONNX"):
-        onnx_export.export_image_tower(towers[0], spec, files[0])
+        onnx_export.export_image_tower(image, spec, files[0])
     with step("convert the text tower to ONNX"):
-        onnx_export.export_text_tower(towers[1], spec, files[1])
+        onnx_export.export_text_tower(text, spec, files[1])
     with step("compare with PyTorch"):
-        report = parity.ParityReport(
-            gate.reference, parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision]
-        )
-        parity.compare_merged(gate.expected, gate.probes, towers, report)
-        del towers
+        parity.compare_merged(gate.expected, gate.probes, (image, text), report)
+        del image, text
+        prepared.towers.clear()
+        # The exporter leaves cycles that hold the weights.
+        gc.collect()
         parity.compare_onnx(gate.expected, gate.probes, files, spec.text, report)
     report.require()
     return report
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Inputs, their image and text embeddings in float32 PyTorch, and what computed these."""
-
-    probes: Probes
-    expected: tuple[Any, Any]
-    reference: str
-
-
-def _open_gate(checkpoint: Checkpoint, adapters: Adapters, merged: MergeResult, probes: Probes) -> Gate:
-    method, why = merged.report.composition.method, ""
-    try:
-        if adapters.merged and method != "sum":
-            raise ReferenceUnavailable(f"PEFT has no unmerged forward for {method}. The merge itself is possible.")
-        reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
-        description = reference.description
-    except ReferenceUnavailable as error:
-        # Only the words: the error would keep the first model alive.
-        why = str(error)
-    if why:
-        reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], adapters.grafts)
-        description = f"{reference.description} with the merged weights, because: {why}"
-    with torch.no_grad():
-        images = reference.encode_image(probes.pixel_values).numpy()
-        texts = reference.encode_text(probes.input_ids).numpy()
-    return Gate(probes, (images, texts), description)
 
 
 def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging: Path) -> None:
@@ -182,17 +182,8 @@ def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging
     repository.write_warmups(staging, checkpoint.preprocess_cfg, checkpoint.tokenization, spec.text.buckets[0])
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    source_hash: str,
-    adapters: Adapters,
-    merged: MergeResult,
-    spec: ServingSpec,
-    report: parity.ParityReport,
-) -> dict[str, Any]:
+def _account(checkpoint: Checkpoint, source_hash: str, adapters: Adapters, merged: MergeResult) -> dict[str, Any]:
     return {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "spec": asdict(spec),
         "source": {**checkpoint.source, "weights_sha256": source_hash},
         "adapters": [
             {
@@ -214,6 +205,14 @@ def _manifest(
             **merged.report.to_dict(),
             "notes": [*merged.report.warnings, *(note for graft in adapters.grafts for note in graft.notes)],
         },
+    }
+
+
+def _manifest(prepared: Prepared, report: parity.ParityReport) -> dict[str, Any]:
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "spec": asdict(prepared.spec),
+        **prepared.account,
         "parity": report.to_dict(),
         "tools": {tool: version(tool) for tool in TOOLS},
     }

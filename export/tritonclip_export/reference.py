@@ -81,7 +81,7 @@ def _own_reference(
     adapters: Sequence[tuple[AnyAdapter, float]],
     grafts: Sequence[Graft],
 ) -> Reference:
-    model = new_model(model_cfg)
+    model = new_model(model_cfg, empty=True)
     # PEFT merges an attention's adapter into its weights and out again at every forward; that must not be seen outside.
     own = {name: tensor.clone() for name, tensor in state_dict.items()} if adapters else state_dict
     load_strictly(model, own, "the model config")

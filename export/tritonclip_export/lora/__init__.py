@@ -5,7 +5,7 @@ result = merge_adapters(state_dict, [(adapter, 1.0)], build=checkpoint.build, ho
 """
 
 from tritonclip_export.lora.compose import Composition
-from tritonclip_export.lora.merge import MergeResult, merge_adapters
+from tritonclip_export.lora.merge import MergeResult, merge_adapters, plan_merge
 from tritonclip_export.lora.read import Adapter, read_adapter
 from tritonclip_export.lora.report import AdapterReport, MergeReport, Skipped
 from tritonclip_export.lora.task_vector import TaskVector, is_checkpoint, read_task_vector
@@ -22,6 +22,7 @@ __all__ = [
     "TaskVector",
     "is_checkpoint",
     "merge_adapters",
+    "plan_merge",
     "read_adapter",
     "read_task_vector",
 ]

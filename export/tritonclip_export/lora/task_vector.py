@@ -86,16 +86,6 @@ def check_task_vector(vector: TaskVector, state_dict: Mapping[str, torch.Tensor]
     return {base[name]: tuned[name] for name in shared if name not in SCORING}
 
 
-def task_vector_deltas(vector: TaskVector, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """tuned - base, float32, of every tensor that differs, by the names of `state_dict`."""
-    deltas = {}
-    for name, own in check_task_vector(vector, state_dict).items():
-        tuned, base = vector.tensors[own].float(), state_dict[name].float()
-        if not torch.equal(tuned, base):
-            deltas[name] = tuned - base
-    return deltas
-
-
 def scoring_note(vector: TaskVector, state_dict: Mapping[str, torch.Tensor]) -> str | None:
     """What is left out of the difference, or None where the scoring was not changed."""
     changed = [

@@ -16,6 +16,9 @@ class BaseWeights(Protocol):
     def get(self, name: str) -> torch.Tensor | None:
         """The float32 weight of that name in the adapter's names, None if the model has none."""
 
+    def native_name(self, name: str) -> str:
+        """The state dict's own name of the tensor that holds `name`, which the model has."""
+
     def native(self, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Differences by the adapter's names as differences by the state dict's own names."""
 
@@ -32,9 +35,13 @@ class OpenClipWeights:
         own = self._names.get(names.canonical(name))
         return None if own is None else self._state_dict[own].float()
 
+    def native_name(self, name: str) -> str:
+        """See `BaseWeights`."""
+        return self._names[names.canonical(name)]
+
     def native(self, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `BaseWeights`."""
-        return {self._names[names.canonical(name)]: delta for name, delta in deltas.items()}
+        return {self.native_name(name): delta for name, delta in deltas.items()}
 
 
 class HfWeights:
@@ -53,6 +60,11 @@ class HfWeights:
         if weight is None:
             return None
         return match.split(weight)[match.hf.index(name)]
+
+    def native_name(self, name: str) -> str:
+        """See `BaseWeights`."""
+        match = names.of_hf(name)
+        return self._open_clip.native_name(name if match is None else match.native)
 
     def native(self, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `BaseWeights`; a part of q, k, v that no delta names stays as it is."""

@@ -1,0 +1,54 @@
+"""What an export is measured against: the probes, and their embeddings by the library that owns the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tritonclip_export.adapters import Adapters
+from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.frameworks import torch
+from tritonclip_export.grafts import Graft
+from tritonclip_export.lora import MergeResult
+from tritonclip_export.lora.compose import Composition
+from tritonclip_export.parity import Array
+from tritonclip_export.probes import Probes
+from tritonclip_export.reference import Reference, ReferenceUnavailable, unmerged_reference
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Inputs, their image and text embeddings in float32 PyTorch, and what computed these."""
+
+    probes: Probes
+    expected: tuple[Array, Array]
+    reference: str
+
+
+def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, how: Composition) -> Gate | str:
+    """The gate of the checkpoint with its adapters beside the weights, or why none can run.
+
+    Raises:
+        CheckpointError: the weights do not fit their config.
+    """
+    if adapters.merged and how.method != "sum":
+        return f"PEFT has no unmerged forward for {how.method}. The merge itself is possible."
+    try:
+        reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
+    except ReferenceUnavailable as error:
+        # Only the words: the error would keep the model alive.
+        return str(error)
+    return _gate(reference, probes, reference.description)
+
+
+def merged_gate(checkpoint: Checkpoint, merged: MergeResult, grafts: Sequence[Graft], probes: Probes, why: str) -> Gate:
+    """The gate of the merged weights, where `why` names the reason that nothing runs unmerged."""
+    reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], grafts)
+    return _gate(reference, probes, f"{reference.description} with the merged weights, because: {why}")
+
+
+def _gate(reference: Reference, probes: Probes, description: str) -> Gate:
+    with torch.no_grad():
+        images = reference.encode_image(probes.pixel_values).numpy()
+        texts = reference.encode_text(probes.input_ids).numpy()
+    return Gate(probes, (images, texts), description)
