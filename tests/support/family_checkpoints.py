@@ -18,6 +18,21 @@ SHRUNK_TEXT = {"layers": 2, "width": 64, "heads": 2}
 EMBED_DIM = 48
 
 
+def shrunk_tower(name: str, **sizes: Any) -> str:
+    """The name under which timm now builds its model `name` in other sizes, of the same parts."""
+    import timm
+
+    local = f"{name}_shrunk"
+    if not timm.is_model(local):
+
+        def entrypoint(pretrained: bool = False, **options: Any) -> torch.nn.Module:
+            return timm.model_entrypoint(name)(pretrained=pretrained, **{**sizes, **options})
+
+        entrypoint.__name__ = local
+        timm.models.register_model(entrypoint)
+    return local
+
+
 def perturbed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The model's random weights, with biases and scales that are neither 0 nor 1, so that a forgotten one shows."""
     weights = {
@@ -31,15 +46,29 @@ def perturbed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def open_clip_directory(
-    folder: Path, config: str, tag: str | None, tokenizer: str | None = None, *, hf_text: str | None = None, **text: Any
+    folder: Path,
+    config: str,
+    tag: str | None,
+    tokenizer: str | None = None,
+    *,
+    hf_text: str | None = None,
+    tower: dict[str, Any] | None = None,
+    **text: Any,
 ) -> dict[str, torch.Tensor]:
-    """Write `config`, shrunk, with the preprocessing of `tag`; returns its weights."""
+    """Write `config`, shrunk, with the preprocessing of `tag`; returns its weights.
+
+    Args:
+        tokenizer: one of `local_tokenizers.KINDS`; None: CLIP's.
+        hf_text: the model type of a text tower of Hugging Face.
+        tower: the sizes of an image tower of timm; None: its own.
+        text: settings of a text tower of open_clip.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model_cfg = deepcopy(open_clip.get_model_config(config))
     preprocess_cfg = open_clip.get_pretrained_cfg(config, tag) if tag else {}
-    if "timm_model_name" not in model_cfg["vision_cfg"] and not isinstance(model_cfg["vision_cfg"]["layers"], list):
-        model_cfg["vision_cfg"].update(SHRUNK_NATIVE)
-        model_cfg["embed_dim"] = EMBED_DIM
+    _shrink_image_tower(model_cfg, tower)
+    if "multimodal_cfg" in model_cfg:
+        model_cfg["multimodal_cfg"].update(SHRUNK_TEXT)
     vocabulary = local_tokenizers.KINDS[tokenizer](folder) if tokenizer else None
     if hf_text:
         (folder / "config.json").write_text(json.dumps(hf_text_config(hf_text, vocabulary)))
@@ -59,10 +88,29 @@ def open_clip_directory(
     return weights
 
 
+def _shrink_image_tower(model_cfg: dict[str, Any], tower: dict[str, Any] | None) -> None:
+    vision = model_cfg["vision_cfg"]
+    if tower:
+        vision["timm_model_name"] = shrunk_tower(vision["timm_model_name"], **tower)
+        # Without a projection, the embedding has the width of the tower.
+        model_cfg["embed_dim"] = tower["embed_dim"] if vision["timm_proj"] == "none" else EMBED_DIM
+    elif "timm_model_name" not in vision and not isinstance(vision["layers"], list):
+        vision.update(SHRUNK_NATIVE)
+        model_cfg["embed_dim"] = EMBED_DIM
+
+
 def hf_text_config(kind: str, vocabulary: int | None) -> dict[str, Any]:
-    """A two-layer text tower of Hugging Face."""
+    """A two-layer text tower of Hugging Face; an encoder's decoder, which open_clip drops, has one."""
+    common = {"model_type": kind, "vocab_size": vocabulary, "pad_token_id": 1, "max_position_embeddings": 130}
+    if kind == "mt5":
+        sizes = {"d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2}
+        return {**common, **sizes, "pad_token_id": 0, "eos_token_id": 1, "feed_forward_proj": "gated-gelu"}
+    if kind == "m2m_100":
+        layers = {"encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        return {**common, **layers, **heads, "d_model": 64, "activation_function": "relu", "scale_embedding": True}
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-    return {"model_type": kind, "vocab_size": vocabulary, "pad_token_id": 1, "max_position_embeddings": 130, **sizes}
+    return {**common, **sizes}
 
 
 def long_clip(folder: Path) -> None:

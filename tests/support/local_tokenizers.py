@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import NllbTokenizer, PreTrainedTokenizerFast
 
 from sample_texts import ACTIONS, PLACES, SUBJECTS, WORLD
 
@@ -53,6 +53,28 @@ def t5(folder: Path, size: int = 600) -> int:
     return _unigram(folder, size, ["<pad>", "</s>", "<unk>"], "$A </s>", pad="</s>")
 
 
+def mt5(folder: Path, size: int = 600) -> int:
+    """Unigram with padding 0 and a closing </s>, as mT5 has."""
+    vocabulary = _unigram(folder, size, ["<pad>", "</s>", "<unk>"], "$A </s>")
+    # T5's class would add 100 tokens of its own.
+    set_class(folder, "T5Tokenizer", extra_ids=0)
+    return vocabulary
+
+
+def nllb(folder: Path, size: int = 600) -> int:
+    """BPE between a language's code and </s>, as NLLB's own class sets it, for three of its 202 languages."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, special_tokens=special, **QUIET))
+    learnt = json.loads(tokenizer.to_str())["model"]
+    languages = ["eng_Latn", "fra_Latn", "zho_Hans"]
+    merges = [tuple(pair) for pair in learnt["merges"]]
+    finished = NllbTokenizer(vocab=learnt["vocab"], merges=merges, extra_special_tokens=languages)
+    finished.save_pretrained(folder)
+    return len(finished)
+
+
 def _unigram(folder: Path, size: int, special: list[str], template: str, pad: str = "<pad>") -> int:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
@@ -69,10 +91,17 @@ def _save(tokenizer: Tokenizer, folder: Path, **special: str) -> int:
     return tokenizer.get_vocab_size()
 
 
-def set_class(folder: Path, name: str) -> None:
+def set_class(folder: Path, name: str, **settings: object) -> None:
     """Say in tokenizer_config.json whose tokenizer this is."""
     path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": name}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": name, **settings}))
 
 
-KINDS: dict[str, Callable[[Path], int]] = {"bert": bert, "roberta": roberta, "xlm": xlm, "t5": t5}
+KINDS: dict[str, Callable[[Path], int]] = {
+    "bert": bert,
+    "roberta": roberta,
+    "xlm": xlm,
+    "t5": t5,
+    "mt5": mt5,
+    "nllb": nllb,
+}
