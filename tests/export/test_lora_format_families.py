@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from families import SHRUNK_EVA
+from family_checkpoints import shrunk_tower
 from lora_files import TOLERANCE, Tensors, assert_merged_equals, embeddings, merge_file
 from lora_models import (
     MODEL_CFG,
@@ -96,6 +98,28 @@ def test_a_timm_tower_that_was_trained_alone(timm_tower: Any, tmp_path: Path) ->
     merged = new_model(TIMM_CFG)
     load_strictly(merged, merge_file(state_dict, tmp_path).state_dict, "test")
     assert largest_difference(timm_embeddings(merged), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("targets", [["qkv"], ["qkv", "proj", "fc1"]])
+def test_the_fused_projection_of_eva_never_runs(targets: list[str], tmp_path: Path) -> None:
+    """The attention of EVA01-g-14 and EVA02-E-14 keeps q and v biases beside the layer, and reads its weight."""
+    vision = {"timm_model_name": shrunk_tower("eva_giant_patch14_224", **SHRUNK_EVA), "timm_pool": "token"}
+    cfg = {**MODEL_CFG, "vision_cfg": {**vision, "image_size": 224, "timm_proj": None}}
+    torch.manual_seed(0)
+    model = new_model(cfg)
+    state_dict = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    pixels = torch.randn(2, 3, 224, 224)
+    plain = embeddings(model, pixels)
+    peft_directory(model, tmp_path, target_modules=targets)
+    expected = embeddings(model, pixels)
+    assert (largest_difference(expected, plain) > 1e-3) == ("proj" in targets)
+    result = merge_file(state_dict, tmp_path)
+    merged = new_model(cfg)
+    load_strictly(merged, result.state_dict, "test")
+    assert largest_difference(embeddings(merged, pixels), expected) <= TOLERANCE
+    report = result.report.adapters[0]
+    assert [entry.key for entry in report.skipped] == [f"visual.trunk.blocks.{block}.attn.qkv" for block in (0, 1)]
+    assert "2 adapted layers never run" in report.warnings[0]
 
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

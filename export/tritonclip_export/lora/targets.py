@@ -62,6 +62,8 @@ def locate(module: LowRank, prefix: str, base: BaseWeights, peft_version: str | 
     in_attention = attention and leaf == "out_proj"
     if in_attention and not module.trained.endswith(WRAPPED_OUT_PROJ):
         return Dead("nn.MultiheadAttention reads out_proj's weight and never calls the layer")
+    if leaf == "qkv" and base.get(f"{parent}.q_bias") is not None:
+        return Dead("timm's EVA keeps the biases of q and v apart, reads qkv's weight and never calls the layer")
     if _ATTENTION_POOL.match(name):
         return Dead("the attention pool reads the layer's weight and never calls it")
     if base.get(f"{name}.in_proj_weight") is not None:
