@@ -17,7 +17,8 @@ from typing import Any
 
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import init_empty_weights, open_clip, torch
-from tritonclip_export.tokenization import Tokenization, first_line
+from tritonclip_export.tokenization import ClipBpe, Tokenization, first_line
+from tritonclip_export.weights_check import require_finite, require_fit
 
 HUB_SCHEME = "hf-hub:"
 
@@ -81,6 +82,8 @@ def load_checkpoint(
     """
     from tritonclip_export import sources
 
+    if tokenizer is not None and not tokenizer.is_dir():
+        raise CheckpointError(f"--tokenizer {tokenizer} is no directory; give the one that holds the tokenizer's files")
     given = [weights is not None, pretrained is not None, random_weights is not None]
     folder = Path(source)
     if folder.exists() or source.startswith(HUB_SCHEME):
@@ -101,6 +104,14 @@ def load_checkpoint(
         model_cfg = sources.with_text_model(model_cfg, tokenizer)
         checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights, tokenizer)
     check_supported(checkpoint.model_cfg)
+    if tokenizer is not None and isinstance(checkpoint.tokenization, ClipBpe):
+        raise CheckpointError(
+            f"--tokenizer {tokenizer} would not be used: {checkpoint.name} has CLIP's own vocabulary, which open_clip "
+            "brings along; leave the option out"
+        )
+    # Before the tokenizer and adapters, which would be blamed for weights of another model.
+    require_fit(new_model(checkpoint.model_cfg, empty=True).state_dict(), checkpoint.state_dict, checkpoint.name)
+    require_finite(checkpoint.state_dict)
     return checkpoint if name is None else replace(checkpoint, name=name)
 
 
@@ -173,27 +184,10 @@ def load_strictly(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]
     """Load every weight, none left over, in float32; a float32 tensor is shared with `state_dict`, not copied.
 
     Raises:
-        CheckpointError: names the first missing, unknown or misshapen tensors and counts the rest.
+        CheckpointError: they do not fit (see `require_fit`), or hold NaN or infinity.
     """
-    wanted = model.state_dict()
-    problems = [f"missing {key}" for key in wanted if key not in state_dict]
-    problems += [f"unknown {key}" for key in state_dict if key not in wanted]
-    problems += [
-        f"{key} is {tuple(state_dict[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state_dict and state_dict[key].shape != wanted[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(
-            f"the weights do not fit {architecture}: {'; '.join(problems[:4])}{more}; check that "
-            "the architecture is the one that these weights were trained with"
-        )
-    bad = [key for key, value in state_dict.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise CheckpointError(
-            f"{len(bad)} tensors hold NaN or infinity, first {bad[0]}; export a checkpoint that trained well"
-        )
+    require_fit(model.state_dict(), state_dict, architecture)
+    require_finite(state_dict)
     # Shared, because a copy of the largest models does not fit beside what reads and writes them.
     model.load_state_dict({key: value.float() for key, value in state_dict.items()}, assign=True)
 

@@ -18,11 +18,12 @@ from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.processors import HF_PREPROCESSOR, complete_preprocess, hf_preprocess, read_json
 from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, first_line, open_clip_tokenization
 from tritonclip_export.weights import read_weights
+from tritonclip_export.weights_check import require_fit
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
 HF_TOKENIZER = "tokenizer_config.json"
-HF_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+HF_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 OPEN_CLIP_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -106,12 +107,17 @@ def from_architecture(
     """Build one of open_clip's named architectures with weights from a file, a tag or a seed."""
     files = None if tokenizer is None else str(tokenizer)
     if (extra := extra_architecture(architecture)) is not None:
-        if pretrained or like:
-            raise CheckpointError(f"{architecture} has no tags, {pretrained or like!r} was given; leave the option out")
+        tag = pretrained if like is None else like
+        if tag is not None:
+            raise CheckpointError(f"{architecture} has no tags, {tag!r} was given; leave the option out")
         return _extra(architecture, extra, weights, random_weights, files)
     if random_weights is not None:
         return _with_random_weights(architecture, model_cfg, like, random_weights, files)
-    tag = pretrained or like
+    if pretrained is not None and like is not None:
+        raise CheckpointError(
+            f"the weights of --pretrained {pretrained} say how they were trained; leave --like {like} out"
+        )
+    tag = like if pretrained is None else pretrained
     if tag is None:
         raise CheckpointError(
             f"{weights} does not say which preprocessing and activation it was trained with; add --like TAG, "
@@ -179,9 +185,11 @@ def _from_open_clip_directory(path: Path, files: Path) -> Checkpoint:
 
 def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
     model_cfg = _hf_model_cfg(path)
-    tensors = read_weights(_first_present(path, HF_WEIGHTS))
-    # CLIPModel has a place in open_clip, the others run as they are.
-    tensors = adopt(tensors, model_cfg) if "hf_config" in model_cfg else names.from_hf(tensors)
+    tensors = adopt(read_weights(_first_present(path, HF_WEIGHTS)), model_cfg)
+    if "hf_config" not in model_cfg:
+        # CLIPModel has a place in open_clip, the others run as they are. Checked by the names that people know.
+        require_fit(names.to_hf(new_model(model_cfg, empty=True).state_dict()), tensors, f"the CLIPModel of {path}")
+        tensors = names.from_hf(tensors)
     preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"]["image_size"])
     tokenization = _hf_tokenization(model_cfg, files)
     name = path.resolve().name
@@ -205,8 +213,14 @@ def _hf_model_cfg(path: Path) -> dict[str, Any]:
 def _hf_tokenization(model_cfg: Mapping[str, Any], files: Path) -> Tokenization:
     """The tokenizer in the directory; CLIP's own vocabulary where a CLIP brings none."""
     text = model_cfg["text_cfg"]
-    if "hf_config" not in model_cfg and not any((files / name).is_file() for name in HF_TOKENIZER_FILES):
+    has_files = any(found for pattern in HF_TOKENIZER_FILES for found in files.glob(pattern))
+    if not has_files and "hf_config" not in model_cfg:
         return ClipBpe(text["context_length"])
+    if not has_files:
+        raise CheckpointError(
+            f"{files} holds no tokenizer (none of {', '.join(HF_TOKENIZER_FILES)}); save the model's own into it, or "
+            "give its directory: --tokenizer DIR"
+        )
     settings = read_json(files / HF_TOKENIZER) if (files / HF_TOKENIZER).is_file() else {}
     kind = settings.get("tokenizer_class") or ""
     is_siglip = kind.startswith("SiglipTokenizer") or (not kind and _model_type(model_cfg) == "siglip")

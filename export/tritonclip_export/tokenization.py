@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.spec import TextSpec, text_buckets
-from tritonclip_export.tokenizer_file import write_tokenizer
+from tritonclip_export.tokenizer_file import write_json, write_tokenizer
 
 CLIP_PAD_ID = 0
 # The share of a tower's token table that its own tokenizer uses at least.
@@ -66,7 +66,8 @@ class ClipBpe:
         if vocab_size != self._tokenizer.vocab_size:
             raise CheckpointError(
                 f"the text tower knows {vocab_size} tokens, CLIP's byte-pair vocabulary has "
-                f"{self._tokenizer.vocab_size}; give the directory with the checkpoint's own tokenizer: --tokenizer DIR"
+                f"{self._tokenizer.vocab_size}; put the checkpoint's own tokenizer into its directory, and name it in "
+                "text_cfg.hf_tokenizer_name where the config is open_clip's"
             )
         return TextSpec(
             kind="clip",
@@ -185,8 +186,7 @@ class HfTokenizer:
             pad_token=tokenizer.pad_token,
             direction=tokenizer.padding_side,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        backend.save(str(path), pretty=False)
+        write_json(path, backend)
 
 
 def open_clip_tokenization(model_cfg: Mapping[str, Any], files: str | None) -> Tokenization:

@@ -34,8 +34,13 @@ def write_tokenizer(path: Path, tokenizer: Any) -> None:
             f"the model's tokenizer is a {type(tokenizer).__name__}; open_clip's SimpleTokenizer can be served; "
             "choose a model whose text tower uses CLIP's own BPE vocabulary"
         )
+    write_json(path, build_tokenizer(tokenizer.encoder, tokenizer.bpe_ranks))
+
+
+def write_json(path: Path, tokenizer: Tokenizer) -> None:
+    """Write `tokenizer` to `path`; a full disk is an OSError, which `Tokenizer.save` does not raise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    build_tokenizer(tokenizer.encoder, tokenizer.bpe_ranks).save(str(path), pretty=False)
+    path.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
 
 
 def build_tokenizer(vocabulary: dict[str, int], ranks: dict[tuple[str, str], int]) -> Tokenizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{index} is no index of weights ({error!r}); copy or download it again") from error
     if any(str(file).endswith(INDEX_SUFFIX) for file in files):
         raise CheckpointError(f"{index} lists another index; copy or download it again")
+    absent = [Path(file).name for file in files if not (index.parent / Path(file).name).is_file()]
+    if absent or not files:
+        raise CheckpointError(
+            f"{index} lists {len(files)} files of weights, {len(absent)} of them missing ({', '.join(absent[:3])}); "
+            "copy or download the whole directory again"
+        )
     shards = [read_weights(index.parent / Path(file).name) for file in files]
     return {name: tensor for shard in shards for name, tensor in shard.items()}
 
@@ -69,14 +76,17 @@ def read_pickle(path: Path) -> object:
             "it, and save its state dict as safetensors"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of pickles that it did not write, before it refuses them.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is no file of weights, or holds more than tensors and would run code when read; if you trust "
             "it, save its state dict as safetensors"
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
-        raise CheckpointError(f"{path} cannot be read ({error}); copy or download it again") from error
+        raise CheckpointError(f"{path} cannot be read ({error!r}); copy or download it again") from error
 
 
 def _is_script(path: Path) -> bool:
@@ -90,7 +100,9 @@ def unwrap(tensors: object, path: Path) -> dict[str, torch.Tensor]:
     """The state dict inside `tensors`, without what training wrapped around it."""
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
         tensors = tensors["state_dict"]
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(key, str) for key in tensors):
+    if isinstance(tensors, dict) and not tensors:
+        raise CheckpointError(f"{path} holds no tensors; save or copy it again")
+    if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
         raise CheckpointError(f"{path} holds {type(tensors).__name__}, not a state dict of named tensors")
     named = {_WRAPPERS.sub("", key): value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
     strange = [key for key, value in named.items() if not isinstance(value, torch.Tensor)]

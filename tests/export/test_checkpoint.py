@@ -12,6 +12,7 @@ from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export.checkpoint import load_checkpoint, load_strictly, new_model, weights_hash
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.sources import from_architecture, named_architecture
 from tritonclip_export.weights import read_weights
 
 
@@ -138,11 +139,11 @@ def test_weights_without_their_preprocessing_are_not_guessed(tmp_path: Path) -> 
 def test_like_brings_activation_and_preprocessing(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(1)}, path)
-    checkpoint = load_checkpoint("ViT-B-32", weights=path, like="openai")
-    assert checkpoint.model_cfg["quick_gelu"] is True
-    assert load_checkpoint("ViT-B-32", weights=path, like="laion400m_e32").model_cfg["quick_gelu"] is True
-    assert load_checkpoint("ViT-B-32", weights=path, like="laion2b_s34b_b79k").model_cfg["quick_gelu"] is False
-    assert checkpoint.preprocess_cfg["mean"] == (0.48145466, 0.4578275, 0.40821073)
+    model_cfg = named_architecture("ViT-B-32")
+    tags = ("openai", "laion400m_e32", "laion2b_s34b_b79k")
+    read = [from_architecture("ViT-B-32", model_cfg, path, None, tag, None, None) for tag in tags]
+    assert [checkpoint.model_cfg["quick_gelu"] for checkpoint in read] == [True, True, False]
+    assert read[0].preprocess_cfg["mean"] == (0.48145466, 0.4578275, 0.40821073)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ def test_like_brings_activation_and_preprocessing(tmp_path: Path) -> None:
     [
         ("ViT-B-32", {}, "0 sources"),
         ("ViT-B-32", {"pretrained": "openai", "random_weights": 1}, "2 sources"),
+        ("ViT-B-32", {"pretrained": "openai", "like": "openai"}, "leave --like openai out"),
         ("./no-such-folder", {}, "neither a directory nor an open_clip architecture"),
         ("ViT-B-33", {"random_weights": 1}, "neither a directory nor an open_clip architecture"),
         ("ViT-B32", {"random_weights": 1}, "did you mean ViT-B-32"),
@@ -190,7 +192,12 @@ def test_missing_unknown_and_misshapen_weights_are_named() -> None:
     del tensors["visual.proj"]
     tensors["extra"] = torch.zeros(1)
     tensors["ln_final.weight"] = torch.zeros(5)
-    message = r"missing visual\.proj; unknown extra; ln_final\.weight is \(5,\), not \(32,\)"
+    tensors["visual.ln_post.bias"] = torch.zeros(48, dtype=torch.int8)
+    message = (
+        r"fit tiny: 1 missing \(visual\.proj\); 1 unknown \(extra\); 1 of another shape \(ln_final\.weight \(5,\), not "
+        r"\(32,\)\); 1 in whole numbers, as quantized weights are \(visual\.ln_post\.bias\)\. They look like those of "
+        "open_clip with a plain ViT"
+    )
     with pytest.raises(CheckpointError, match=message):
         load_strictly(new_model(MODEL_CFG), tensors, "tiny")
 
@@ -198,7 +205,7 @@ def test_missing_unknown_and_misshapen_weights_are_named() -> None:
 def test_nan_is_refused() -> None:
     tensors = tiny_state_dict()
     tensors["ln_final.weight"][3] = float("nan")
-    with pytest.raises(CheckpointError, match=r"NaN or infinity, first ln_final\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 hold NaN or infinity \(ln_final\.weight\)"):
         load_strictly(new_model(MODEL_CFG), tensors, "tiny")
 
 
@@ -242,7 +249,7 @@ def test_a_torchscript_program_is_refused_for_what_it_is(tmp_path: Path) -> None
         read_weights(path)
 
 
-@pytest.mark.parametrize("content", [{1: torch.zeros(2)}, torch.zeros(2), {}])
+@pytest.mark.parametrize("content", [{1: torch.zeros(2)}, torch.zeros(2)])
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "weights.pt"
     torch.save(content, path)

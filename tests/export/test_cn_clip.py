@@ -1,6 +1,7 @@
 """Chinese-CLIP in cn_clip's own format, against what cn_clip computed (tests/golden/make_cn_clip.py)."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,7 @@ from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture, names
 from tritonclip_export.frameworks import torch
 from tritonclip_export.hf_towers import model_cfg
+from tritonclip_export.sources import from_architecture
 from tritonclip_export.weights import unwrap
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cn_clip.safetensors"
@@ -76,14 +78,26 @@ def test_a_bare_vocabulary_is_a_bert_tokenizer(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "clip_cn.safetensors")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "一", "只", "猫", "cat", "a"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    options = {"weights": tmp_path / "clip_cn.safetensors", "tokenizer": tmp_path}
-    checkpoint = load_checkpoint("Chinese-CLIP-ViT-B-16", **options)
+    # Below `load_checkpoint`, because the golden weights are smaller than that architecture's.
+    file = tmp_path / "clip_cn.safetensors"
+    checkpoint = from_architecture("Chinese-CLIP-ViT-B-16", {}, file, None, None, None, tmp_path)
     ids = checkpoint.tokenization(["一只猫 a CAT"])[0]
     assert ids[:8].tolist() == [2, 5, 6, 7, 9, 8, 3, 0]
     assert len(ids) == 52
     assert checkpoint.preprocess_cfg["resize_mode"] == "squash"
 
 
-def test_a_tag_of_a_name_without_tags_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no tags, 'openai' was given"):
-        load_checkpoint("Long-CLIP-B-16", weights=tmp_path / "longclip-B.pt", like="openai")
+@pytest.mark.parametrize("architecture", ["Long-CLIP-B-16", "Chinese-CLIP-ViT-B-16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": Path("longclip-B.pt"), "like": "openai"},
+        {"random_weights": 0, "like": "openai"},
+        {"random_weights": 0, "like": ""},
+        {"pretrained": "openai"},
+    ],
+)
+def test_a_tag_of_a_name_without_tags_is_refused(architecture: str, options: dict[str, Any]) -> None:
+    tag = options.get("like", "openai")
+    with pytest.raises(CheckpointError, match=f"{architecture} has no tags, '{tag}' was given; leave the option out"):
+        load_checkpoint(architecture, **options)

@@ -34,7 +34,7 @@ def test_a_tokenizer_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_clips_own_vocabulary_in_another_tower_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"1000 tokens.*--tokenizer DIR"):
+    with pytest.raises(CheckpointError, match=r"1000 tokens.*hf_tokenizer_name"):
         ClipBpe(77).spec(1000, "argmax", any_length=True)
 
 
