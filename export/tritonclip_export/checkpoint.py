@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,12 +130,16 @@ def new_model(model_cfg: Mapping[str, Any], *, empty: bool = False) -> Any:
 
     Args:
         empty: its parameters take no memory, on the device "meta", until weights are assigned; buffers are real.
+            A model that cannot be built so is built as ever.
 
     Raises:
         CheckpointError: the config is none that can be built.
     """
-    with init_empty_weights(include_buffers=False) if empty else nullcontext():
-        return _new_model(model_cfg)
+    if empty:
+        # timm's hybrid towers run their stem once to learn its size, which takes real weights.
+        with suppress(CheckpointError), init_empty_weights(include_buffers=False):
+            return _new_model(model_cfg)
+    return _new_model(model_cfg)
 
 
 def _new_model(model_cfg: Mapping[str, Any]) -> Any:

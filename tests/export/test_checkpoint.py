@@ -255,3 +255,12 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> No
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="not a state dict of named tensors"):
         read_weights(path)
+
+
+def test_an_empty_model_that_timm_builds_by_a_forward_takes_weights() -> None:
+    model_cfg = named_architecture("ViTamin-S")
+    model_cfg["text_cfg"].update(width=64, heads=2, layers=2)
+    weights = new_model(model_cfg).state_dict()
+    model = new_model(model_cfg, empty=True)
+    load_strictly(model, weights, "ViTamin-S")
+    assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
