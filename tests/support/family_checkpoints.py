@@ -64,17 +64,13 @@ def open_clip_directory(
         text: settings of a text tower of open_clip.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model_cfg = deepcopy(open_clip.get_model_config(config))
     preprocess_cfg = open_clip.get_pretrained_cfg(config, tag) if tag else {}
-    _shrink_image_tower(model_cfg, tower)
-    if "multimodal_cfg" in model_cfg:
-        model_cfg["multimodal_cfg"].update(SHRUNK_TEXT)
     vocabulary = local_tokenizers.KINDS[tokenizer](folder) if tokenizer else None
     if hf_text:
         (folder / "config.json").write_text(json.dumps(hf_text_config(hf_text, vocabulary)))
     else:
-        model_cfg["text_cfg"].update(SHRUNK_TEXT, **text)
-        model_cfg["text_cfg"].update({"vocab_size": vocabulary} if vocabulary else {})
+        text.update({"vocab_size": vocabulary} if vocabulary else {})
+    model_cfg = shrunk_config(config, tower, **text)
     model_cfg["quick_gelu"] = bool(model_cfg.get("quick_gelu") or preprocess_cfg.get("quick_gelu"))
     kept = ("mean", "std", "interpolation", "resize_mode")
     written = {"model_cfg": model_cfg, "preprocess_cfg": {k: preprocess_cfg[k] for k in kept if k in preprocess_cfg}}
@@ -88,7 +84,9 @@ def open_clip_directory(
     return weights
 
 
-def _shrink_image_tower(model_cfg: dict[str, Any], tower: dict[str, Any] | None) -> None:
+def shrunk_config(config: str, tower: dict[str, Any] | None = None, **text: Any) -> dict[str, Any]:
+    """open_clip's `config` in small; see `open_clip_directory`."""
+    model_cfg: dict[str, Any] = deepcopy(open_clip.get_model_config(config))
     vision = model_cfg["vision_cfg"]
     if tower:
         vision["timm_model_name"] = shrunk_tower(vision["timm_model_name"], **tower)
@@ -97,6 +95,11 @@ def _shrink_image_tower(model_cfg: dict[str, Any], tower: dict[str, Any] | None)
     elif "timm_model_name" not in vision and not isinstance(vision["layers"], list):
         vision.update(SHRUNK_NATIVE)
         model_cfg["embed_dim"] = EMBED_DIM
+    if "multimodal_cfg" in model_cfg:
+        model_cfg["multimodal_cfg"].update(SHRUNK_TEXT)
+    if "hf_model_name" not in model_cfg["text_cfg"]:
+        model_cfg["text_cfg"].update(SHRUNK_TEXT, **text)
+    return model_cfg
 
 
 def hf_text_config(kind: str, vocabulary: int | None) -> dict[str, Any]:
