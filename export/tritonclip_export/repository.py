@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from tritonclip_export.tokenization import Tokenization
 
 WARMUP_TEXT = "a photo of a cat"
 _BYTES_LENGTH_PREFIX = 4
+_TEMPLATES_ONLY = shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
+# What a path or a disk that cannot take it answers; other errors are faults of this program.
+_REFUSED_BY_DISK = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG),
+}
 
 
 def templates() -> Path:
@@ -53,26 +60,48 @@ def check_output(out: Path, *, force: bool) -> None:
 def staged(out: Path) -> Iterator[Path]:
     """A copy of the templates beside `out`, which takes its place when the block ends well.
 
+    What was made on the way, parent directories too, is removed when it ends otherwise.
+
     Raises:
-        RepositoryError: the parent of `out` cannot be written to.
+        RepositoryError: the parent of `out` cannot be written to, or its disk is full.
     """
     out = out.absolute()
     staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+    absent = [folder for folder in out.parents if not folder.exists()]
     try:
-        _copy_templates(staging)
+        _copy_templates(staging, out)
         yield staging
         _replace(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except BaseException as error:
+        _clear(staging, absent)
+        if isinstance(error, OSError) and error.errno in _REFUSED_BY_DISK:
+            raise _not_written(out, error) from error
+        raise
 
 
-def _copy_templates(staging: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
+def _copy_templates(staging: Path, out: Path) -> None:
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(templates(), staging, ignore=ignored)
+        shutil.copytree(templates(), staging, ignore=_TEMPLATES_ONLY)
+    except shutil.Error as error:
+        # It goes on after an error, and tells of all of them.
+        raise _not_written(out, error.args[0][0][2]) from error
     except OSError as error:
-        raise RepositoryError(f"{staging.parent} cannot be written to ({error}); give another directory") from error
+        raise _not_written(out, error) from error
+
+
+def _not_written(out: Path, why: object) -> RepositoryError:
+    return RepositoryError(
+        f"{out} cannot be written ({why}), and nothing was kept; free space there, or give another directory"
+    )
+
+
+def _clear(staging: Path, made: Sequence[Path]) -> None:
+    """Remove `staging`, and the folders above it that were `made`, the innermost first, as far as they are empty."""
+    shutil.rmtree(staging, ignore_errors=True)
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenization: Tokenization, length: int) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +84,35 @@ def test_force_replaces_a_repository_and_nothing_else(source: Path, tmp_path: Pa
 
 
 def test_a_failure_inside_leaves_no_trace(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), repository.staged(tmp_path / "out"):
+    with pytest.raises(ZeroDivisionError), repository.staged(tmp_path / "made" / "for it" / "out"):
         _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parents_that_somebody_else_uses_meanwhile_stay(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), repository.staged(tmp_path / "made" / "for it" / "out"):
+        (tmp_path / "made" / "other").mkdir() or (tmp_path / "made" / "other").mkdir()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("limit", [10_000, 400_000, 6_000_000], ids=["templates", "image tower", "text tower"])
+def test_a_disk_that_takes_no_more_is_one_clear_error(source: Path, tmp_path: Path, limit: int, capsys) -> None:
+    """No file may grow above the limit, as with a quota; a full disk comes at the same places."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        status = main(["export", str(source), str(tmp_path / "deep" / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    assert re.search("error: .*out cannot be written .*; free space there, or give", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parent_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RepositoryError, match="cannot be written to"), repository.staged(tmp_path / "file" / "out"):
+    with (
+        pytest.raises(RepositoryError, match="out cannot be written .*File exists"),
+        repository.staged(tmp_path / "file" / "out"),
+    ):
         pass
