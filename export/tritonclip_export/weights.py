@@ -6,12 +6,12 @@ import json
 import pickle
 import re
 import warnings
-import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from tritonclip_export import torchscript
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 
@@ -69,13 +69,10 @@ def _read_safetensors(path: Path) -> object:
 
 
 def read_pickle(path: Path) -> object:
-    """What torch saved, if it is data; raises CheckpointError for code, TorchScript and broken files."""
-    if _is_script(path):
-        raise CheckpointError(
-            f"{path} is a TorchScript program, as OpenAI published CLIP; read it with torch.jit.load where you trust "
-            "it, and save its state dict as safetensors"
-        )
+    """What torch saved, if it is data; raises CheckpointError for code and broken files."""
     try:
+        if torchscript.is_script(path):
+            return torchscript.load(path)
         with warnings.catch_warnings():
             # torch warns of pickles that it did not write, before it refuses them.
             warnings.simplefilter("ignore")
@@ -87,13 +84,6 @@ def read_pickle(path: Path) -> object:
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise CheckpointError(f"{path} cannot be read ({error!r}); copy or download it again") from error
-
-
-def _is_script(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def unwrap(tensors: object, path: Path) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
@@ -237,16 +236,6 @@ def test_training_wrappers_are_taken_off(tmp_path: Path) -> None:
     path = tmp_path / "epoch_3.pt"
     torch.save({"epoch": 3, "state_dict": {"module.a": torch.ones(2), "_orig_mod.module.b": torch.ones(2)}}, path)
     assert list(read_weights(path)) == ["a", "b"]
-
-
-def test_a_torchscript_program_is_refused_for_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "ViT-B-32.pt"
-    with warnings.catch_warnings():
-        # torch deprecates making what people still have.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path))
-    with pytest.raises(CheckpointError, match="TorchScript program.*state dict as safetensors"):
-        read_weights(path)
 
 
 @pytest.mark.parametrize("content", [{1: torch.zeros(2)}, torch.zeros(2)])

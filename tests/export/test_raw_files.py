@@ -48,11 +48,38 @@ def training_checkpoint(path: Path, weights: Tensors) -> None:
     torch.save({"epoch": 3, "name": "run", "state_dict": state_dict, **states}, path)
 
 
-def openai(path: Path, weights: Tensors) -> None:
-    """The state dict of OpenAI's own model: 16 bits, with three numbers beside the weights."""
+def as_openai(weights: Tensors) -> Tensors:
+    """OpenAI's own model: 16 bits, with three numbers beside the weights."""
     numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    torch.save({**halves, **{name: torch.tensor(number) for name, number in numbers.items()}}, path)
+    return {**halves, **{name: torch.tensor(number) for name, number in numbers.items()}}
+
+
+def openai(path: Path, weights: Tensors) -> None:
+    """Its state dict."""
+    torch.save(as_openai(weights), path)
+
+
+class Place(torch.nn.Module):
+    """A module that is nothing but its weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def script(path: Path, weights: Tensors) -> None:
+    """OpenAI's TorchScript archive: a program, and in its modules the weights of `openai`."""
+    root = Place()
+    for name, tensor in as_openai(weights).items():
+        place = root
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            place = place._modules.setdefault(parent, Place())
+        place.register_buffer(leaf, tensor)
+    with warnings.catch_warnings():
+        # torch deprecates making what people still have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(root, torch.zeros(1)).save(str(path))
 
 
 def before_custom_text(path: Path, weights: Tensors) -> None:
@@ -109,6 +136,7 @@ CASES = {
     "legacy": Case("RN50-quickgelu", "openai", "weights.pt", legacy, RESNET),
     "training": Case("ViT-B-32-quickgelu", "metaclip_400m", "epoch_3.pt", training_checkpoint),
     "openai": Case("ViT-B-32", "openai", "weights.pth", openai, OPENAI, read=by_openai),
+    "script": Case("ViT-B-32", "openai", "ViT-B-32.pt", script, OPENAI, read=by_openai),
     "float16": Case("EVA02-B-16", "merged2b_s8b_b131k", "w.safetensors", safetensors_of(torch.float16), EVA),
     "bfloat16": Case("ViT-B-16-SigLIP", "webli", "w.safetensors", safetensors_of(torch.bfloat16), SIGLIP, "t5"),
     "old names": Case("EVA02-B-16", "merged2b_s8b_b131k", "weights.pt", before_custom_text, EVA),
@@ -178,7 +206,7 @@ def inputs_of(case: Case) -> tuple[np.ndarray, torch.Tensor]:
     return pixels, open_clip.get_tokenizer(case.architecture)(TEXTS)
 
 
-@pytest.mark.parametrize("case", ["plain", "training", "openai", "float16", "bfloat16"], indirect=True)
+@pytest.mark.parametrize("case", ["plain", "training", "script", "float16", "bfloat16"], indirect=True)
 def test_a_file_is_served_with_the_embeddings_of_open_clip(case: Case, tmp_path: Path) -> None:
     out = tmp_path / "repository"
     tokenizer = tmp_path / "tokenizer" if case.tokenizer else None
@@ -189,8 +217,8 @@ def test_a_file_is_served_with_the_embeddings_of_open_clip(case: Case, tmp_path:
     assert close(served(out, pixels, ids), embeddings(read_by_open_clip(case, tmp_path / case.file), pixels, ids, case))
 
 
-@pytest.mark.parametrize("case", ["legacy", "old names", "old buffers"], indirect=True)
-def test_an_old_file_is_read_as_open_clip_reads_it(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["openai", "legacy", "old names", "old buffers"], indirect=True)
+def test_a_file_is_read_as_open_clip_reads_it(case: Case, tmp_path: Path) -> None:
     path = tmp_path / case.file
     tokenizer = tmp_path / "tokenizer" if case.tokenizer else None
     checkpoint = load_checkpoint(case.architecture, weights=path, like=case.like, tokenizer=tokenizer)

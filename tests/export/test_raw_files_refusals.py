@@ -1,0 +1,80 @@
+"""Weights in a file that are refused: those of another model, archives that are damaged or want to run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tritonclip_export.errors import CheckpointError
+from tritonclip_export.frameworks import torch
+from tritonclip_export.pipeline import ExportRequest, export
+from tritonclip_export.weights import read_weights
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A TorchScript archive of no CLIP."""
+    path = tmp_path / "program.pt"
+    with warnings.catch_warnings():
+        # torch deprecates making what people still have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path))
+    return path
+
+
+def replaced(archive: Path, ending: str, content: bytes | None) -> Path:
+    """A copy of the archive whose file of that ending has other content, or is not there."""
+    copy = archive.with_name("changed.pt")
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(copy, "w") as new:
+        for name in old.namelist():
+            if not name.endswith(ending):
+                new.writestr(name, old.read(name))
+            elif content is not None:
+                new.writestr(name, content)
+    return copy
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.system, ("echo code ran",))
+
+
+def test_a_program_with_code_in_its_pickle_is_refused(program: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    evil = replaced(program, "/data.pkl", pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(CheckpointError, match="would run code"):
+        read_weights(evil)
+    assert "code ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 4])
+def test_a_program_without_all_of_its_weights_is_refused(program: Path, content: bytes | None) -> None:
+    with pytest.raises(CheckpointError, match="copy or download it again"):
+        read_weights(replaced(program, "/data/0", content))
+
+
+# The first weights of files that no library reads under an architecture of open_clip.
+OTHER_NAMES = {
+    "EVA-CLIP's own": "visual.blocks.0.attn.q_proj.weight",
+    "PE's own": "visual.transformer.resblocks.0.attn.in_proj_weight",
+    "Hugging Face": "vision_model.encoder.layers.0.self_attn.q_proj.weight",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES.values(), ids=OTHER_NAMES)
+def test_weights_by_names_of_another_library_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({name: torch.zeros(2, 2)}, path)
+    with pytest.raises(CheckpointError, match=rf"do not fit EVA02-B-16: .*1 unknown \({name}\)"):
+        export(ExportRequest("EVA02-B-16", tmp_path / "out", weights=path, like="merged2b_s8b_b131k"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_program_of_another_model_is_refused(program: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"do not fit ViT-B-32: .*2 unknown \(weight, bias\)"):
+        export(ExportRequest("ViT-B-32", tmp_path / "out", weights=program, like="openai"))
+    assert not (tmp_path / "out").exists()
