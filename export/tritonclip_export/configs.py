@@ -100,6 +100,8 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
             "fill_color": ",".join(str(value) for value in image.fill_color),
             "crop_offset": image.crop_offset,
             "to_rgb": image.to_rgb,
+            "patch_size": str(image.patch_size or 0),
+            "max_num_patches": str(image.max_num_patches or 0),
         },
         "tokenizer": tokenizer,
         "split_text": tokenizer,
@@ -117,7 +119,7 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
 
 
 def _set_sizes(config: ModelConfig, spec: ServingSpec, limits: Limits) -> None:
-    pixels = [spec.image.height, spec.image.width, 3]
+    pixels = list(spec.image.pixel_shape)
     for tensor in (*config.input, *config.output):
         if tensor.name == "pixels":
             tensor.dims[:] = pixels

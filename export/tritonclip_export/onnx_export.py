@@ -39,8 +39,8 @@ FULL_TEXT = Signature("input_ids", "text_embedding", {0: "batch"})
 
 
 def export_image_tower(tower: ImageTower, spec: ServingSpec, path: Path) -> None:
-    """Write the image tower: `pixels` uint8 [batch, H, W, 3] to `image_embedding` [batch, D]."""
-    example = torch.zeros(2, spec.image.height, spec.image.width, 3, dtype=torch.uint8)
+    """Write the image tower: `pixels` uint8 [batch, *pixel_shape] to `image_embedding` [batch, D]."""
+    example = torch.zeros(2, *spec.image.pixel_shape, dtype=torch.uint8)
     _export(tower, example, IMAGE, {0: Dim("batch", min=1)}, path)
 
 

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tritonclip_export.errors import ExportError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.naflex import join_rows, split_rows
 from tritonclip_export.processors import hf_pixel_values
 from tritonclip_export.tokenization import Tokenization
 
@@ -45,8 +46,8 @@ class Probes:
     """Inputs of both towers.
 
     Attributes:
-        pixels: uint8 [N, H, W, 3], the checkpoint's own transform before normalisation.
-        pixel_values: float32 [N, 3, H, W], the same, normalised by that transform.
+        pixels: uint8 [N, H, W, 3], the checkpoint's own transform before normalisation; or rows, see `naflex`.
+        pixel_values: float32 [N, 3, H, W] or rows, the same, normalised by that transform.
         input_ids: int32 [M, context_length].
     """
 
@@ -74,7 +75,7 @@ def make_probes(
 
 
 def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:
-    """The checkpoint's own transform, by the library that owns it: float32 [N, 3, H, W], normalised."""
+    """The checkpoint's own transform, by the library that owns it: float32 [N, 3, H, W] or rows, normalised."""
     if "crop_offset" in preprocess_cfg:
         return hf_pixel_values(images, preprocess_cfg)
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -84,7 +85,12 @@ def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, 
 
 
 def to_uint8(pixel_values: torch.Tensor, preprocess_cfg: dict[str, Any]) -> torch.Tensor:
-    """Undo the normalisation, exactly: [N, 3, H, W] float32 to [N, H, W, 3] uint8."""
+    """Undo the normalisation, exactly: [N, 3, H, W] float32 to [N, H, W, 3] uint8, or rows to rows (see `naflex`)."""
+    if preprocess_cfg["resize_mode"] == "naflex":
+        patches, grids = split_rows(pixel_values)
+        colors = patches.unflatten(-1, (-1, 3)).movedim(-1, 1)
+        levels = to_uint8(colors, {**preprocess_cfg, "resize_mode": "squash"})
+        return join_rows(levels.flatten(2), grids)
     mean = torch.tensor(preprocess_cfg["mean"]).reshape(1, 3, 1, 1)
     std = torch.tensor(preprocess_cfg["std"]).reshape(1, 3, 1, 1)
     levels = (pixel_values * std + mean) * 255

@@ -12,10 +12,13 @@ from PIL import Image
 
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.naflex import join_rows
 
 HF_PREPROCESSOR = "preprocessor_config.json"
 HF_PROCESSOR = "processor_config.json"
 
+# Of 4096 the weights of all positions take 0.5 GB for a table of 16 x 16, and grow with the square.
+MOST_PATCHES = 4096
 # Pillow's numbers, which Hugging Face's preprocessor_config.json stores.
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 # The processors that crop, and take OpenAI's mean and std, where their file does not say.
@@ -24,10 +27,14 @@ _CLIP_PROCESSORS = ("CLIP", "ChineseCLIP")
 _CONVERTING_PROCESSORS = (*_CLIP_PROCESSORS, "SiglipImageProcessor")
 
 
-def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
+def hf_preprocess(path: Path, vision_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Translate an image processor of CLIP's kind; refuse what cannot be served.
 
-    It is open_clip's PreprocessCfg as a dict, with the `crop_offset` and `to_rgb` of `spec.ImageSpec`.
+    It is open_clip's PreprocessCfg as a dict, with what `spec.ImageSpec` says beyond it.
+
+    Args:
+        path: the processor's file.
+        vision_cfg: of `hf_towers.model_cfg`.
     """
     settings = _processor(path)
     config = {key: value for key, value in settings.items() if value is not None}
@@ -37,20 +44,10 @@ def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
     unsaid = sorted({"image_mean", "image_std", "resample"} - set(config))
     if not like_clip and unsaid:
         raise CheckpointError(f"{path} does not say {', '.join(unsaid)}; save the model's processor into it again")
-    size, crop = config.get("size", {}), config.get("crop_size", {})
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    box = {"height": image_size, "width": image_size}
-    crops = config.get("do_center_crop", like_clip)
-    if size.get("shortest_edge") == image_size and crops and crop == box:
-        resize_mode = "shortest"
-    elif size == box and (not crops or crop == box):
-        resize_mode = "squash"
+    if "num_patches" in vision_cfg:
+        geometry = _naflex(config, path, vision_cfg["patch_size"])
     else:
-        raise CheckpointError(
-            f"{path} resizes to {size} and crops to {crop or None}; this version serves shortest side then "
-            f"center crop, or both sides, at the tower's {image_size} pixels"
-        )
+        geometry = {"resize_mode": _resize_mode(config, path, vision_cfg["image_size"], crops=like_clip)}
     resample = config.get("resample", 3)
     if resample not in _RESAMPLE or abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
         raise CheckpointError(
@@ -59,16 +56,42 @@ def hf_preprocess(path: Path, image_size: int) -> dict[str, Any]:
         )
     as_open_clip = complete_preprocess(
         {
-            "size": image_size,
+            "size": vision_cfg["image_size"],
             "mean": config.get("image_mean", open_clip.OPENAI_DATASET_MEAN),
             "std": config.get("image_std", open_clip.OPENAI_DATASET_STD),
             "interpolation": _RESAMPLE[resample],
-            "resize_mode": resize_mode,
         }
     )
     # A processor that does not convert takes RGB alone, so that its users convert first.
     to_rgb = "white" if settings.get("do_convert_rgb", kind.startswith(_CONVERTING_PROCESSORS)) else "first"
-    return {**as_open_clip, "crop_offset": "floor", "to_rgb": to_rgb}
+    return {**as_open_clip, **geometry, "crop_offset": "floor", "to_rgb": to_rgb}
+
+
+def _resize_mode(config: dict[str, Any], path: Path, image_size: int, *, crops: bool) -> str:
+    """`crops` is the processor's default."""
+    size, crop = config.get("size", {}), config.get("crop_size", {})
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    box = {"height": image_size, "width": image_size}
+    crops = config.get("do_center_crop", crops)
+    if size.get("shortest_edge") == image_size and crops and crop == box:
+        return "shortest"
+    if size == box and (not crops or crop == box):
+        return "squash"
+    raise CheckpointError(
+        f"{path} resizes to {size} and crops to {crop or None}; this version serves shortest side then "
+        f"center crop, or both sides, at the tower's {image_size} pixels"
+    )
+
+
+def _naflex(config: dict[str, Any], path: Path, patch_size: int) -> dict[str, Any]:
+    given, most = config.get("patch_size"), config.get("max_num_patches")
+    if given != patch_size or not isinstance(most, int) or not 1 <= most <= MOST_PATCHES:
+        raise CheckpointError(
+            f"{path} has patch_size {given} and max_num_patches {most}; this NaFlex tower takes patches of "
+            f"{patch_size}, of which 1 to {MOST_PATCHES} are served; save the model's Siglip2ImageProcessor into it"
+        )
+    return {"resize_mode": "naflex", "patch_size": patch_size, "max_num_patches": most}
 
 
 def _processor(path: Path) -> dict[str, Any]:
@@ -97,24 +120,31 @@ def _refuse_missing_steps(config: dict[str, Any], path: Path) -> None:
 def hf_pixel_values(images: Sequence[Image.Image], preprocess_cfg: Mapping[str, Any]) -> torch.Tensor:
     """What the processor that `hf_preprocess` translated makes of RGB pictures, run by transformers on Pillow.
 
-    float32 [N, 3, H, W], normalized.
+    float32 [N, 3, H, W], or rows (see `naflex`), normalized.
     """
-    import transformers
-
-    # transformers 4 has one class, which is Pillow's.
-    kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    shared = {
+        "resample": next(number for number, name in _RESAMPLE.items() if name == preprocess_cfg["interpolation"]),
+        "image_mean": list(preprocess_cfg["mean"]),
+        "image_std": list(preprocess_cfg["std"]),
+    }
+    if preprocess_cfg["resize_mode"] == "naflex":
+        most = {key: preprocess_cfg[key] for key in ("patch_size", "max_num_patches")}
+        made = _pillow_processor("Siglip2")(**shared, **most)(list(images), return_tensors="pt")
+        return join_rows(made.pixel_values, made.spatial_shapes)
     side, crops = preprocess_cfg["size"], preprocess_cfg["resize_mode"] == "shortest"
     box = {"height": side, "width": side}
-    processor = kind(
-        size={"shortest_edge": side} if crops else box,
-        do_center_crop=crops,
-        crop_size=box,
-        resample=next(number for number, name in _RESAMPLE.items() if name == preprocess_cfg["interpolation"]),
-        image_mean=list(preprocess_cfg["mean"]),
-        image_std=list(preprocess_cfg["std"]),
-    )
+    size = {"shortest_edge": side} if crops else box
+    processor = _pillow_processor("CLIP")(size=size, do_center_crop=crops, crop_size=box, **shared)
     pixel_values: torch.Tensor = processor(list(images), return_tensors="pt").pixel_values
     return pixel_values
+
+
+def _pillow_processor(family: str) -> Any:
+    import transformers
+
+    name = f"{family}ImageProcessor"
+    # transformers 4 has one class, which is Pillow's.
+    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
 
 
 def complete_preprocess(overlay: dict[str, Any]) -> dict[str, Any]:

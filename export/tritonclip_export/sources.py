@@ -190,8 +190,10 @@ def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
         # CLIPModel has a place in open_clip, the others run as they are. Checked by the names that people know.
         require_fit(names.to_hf(new_model(model_cfg, empty=True).state_dict()), tensors, f"the CLIPModel of {path}")
         tensors = names.from_hf(tensors)
-    preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"]["image_size"])
+    preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"])
     tokenization = _hf_tokenization(model_cfg, files)
+    if _model_type(model_cfg) == "siglip2":
+        model_cfg = _complete_siglip2(model_cfg, preprocess_cfg, tokenization)
     name = path.resolve().name
     return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
 
@@ -228,8 +230,21 @@ def _hf_tokenization(model_cfg: Mapping[str, Any], files: Path) -> Tokenization:
         raise CheckpointError(
             f"{files / HF_TOKENIZER} keeps capitals (do_lower_case); this version lowers SigLIP's texts"
         )
+    if _model_type(model_cfg) == "siglip2":
+        # Its file may name Gemma's class, which does not lower capitals.
+        return HfTokenizer(str(files), text["context_length"], "none", tokenizer_class="Siglip2Tokenizer")
     # Not part of SigLIP's tokenizer.json: transformers does it in Python.
     return HfTokenizer(str(files), text["context_length"], "punctuation" if is_siglip else "none")
+
+
+def _complete_siglip2(
+    model_cfg: dict[str, Any], preprocess_cfg: Mapping[str, Any], tokenization: Tokenization
+) -> dict[str, Any]:
+    """The config with what its processor alone says: how many patches, and which id the text tower is told to mask."""
+    vision_cfg = {**model_cfg["vision_cfg"], "max_num_patches": preprocess_cfg["max_num_patches"]}
+    masked_id = tokenization.masked_id if isinstance(tokenization, HfTokenizer) else None
+    told = {} if masked_id is None else {"masked_id": masked_id}
+    return {**model_cfg, "vision_cfg": vision_cfg, "hf_config": {**model_cfg["hf_config"], **told}}
 
 
 def _model_type(model_cfg: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclip_export.errors import SpecError
 
-RESIZE_MODES = ("shortest", "longest", "squash")
+RESIZE_MODES = ("shortest", "longest", "squash", "naflex")
 INTERPOLATIONS = ("bicubic", "bilinear")
 CROP_OFFSETS = ("round", "floor")
 TO_RGB = ("last", "first", "white")
@@ -31,16 +31,18 @@ class ImageSpec:
     """How an encoded picture becomes the tower's pixels.
 
     Attributes:
-        height, width: pixels of the tower's input.
+        height, width: pixels of the tower's input; of "naflex" those of a square picture as the tower was trained on.
         mean, std: per RGB channel, for values in [0, 1].
         interpolation: of the antialiased resize.
         resize_mode: "shortest" side to size, then center crop; "longest" side to size, then pad with
-            `fill_color`; or "squash" both sides.
+            `fill_color`; "squash" both sides; or "naflex", both sides to whole patches, as many as `max_num_patches`
+            allows at nearly the picture's aspect ratio.
         fill_color: RGB, 0 to 255.
         crop_offset: where a center crop begins if half of what is cut off is no whole number: "round" half to even
             (torchvision), or "floor" (transformers).
         to_rgb: "last" resizes in the picture's own mode (open_clip), "first" converts before, "white" does so too and
             lays what is transparent over white (transformers' `do_convert_rgb`).
+        patch_size, max_num_patches: of "naflex" alone: the side of a patch, and the most that a picture becomes.
     """
 
     height: int
@@ -52,8 +54,19 @@ class ImageSpec:
     fill_color: tuple[int, int, int]
     crop_offset: str = "round"
     to_rgb: str = "last"
+    patch_size: int | None = None
+    max_num_patches: int | None = None
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Of the uint8 `pixels` of one picture: [H, W, 3], or the rows that `naflex` describes."""
+        if self.patch_size is None or self.max_num_patches is None:
+            return self.height, self.width, 3
+        return 1 + self.max_num_patches, 3 * self.patch_size**2
 
     def __post_init__(self) -> None:
+        if (self.resize_mode == "naflex") != (self.patch_size is not None and self.max_num_patches is not None):
+            raise SpecError("patch_size and max_num_patches are given with the resize_mode naflex, and with no other")
         _require("crop_offset", self.crop_offset, CROP_OFFSETS)
         _require("to_rgb", self.to_rgb, TO_RGB)
         _require("interpolation", self.interpolation, INTERPOLATIONS)

@@ -13,7 +13,7 @@ from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
 from tritonclip_export.towers import masked_id, text_pooling
 
 # What only some processors of transformers say.
-OPTIONAL_STEPS = ("crop_offset", "to_rgb")
+OPTIONAL_STEPS = ("crop_offset", "to_rgb", "patch_size", "max_num_patches")
 # What the libraries call the table whose rows are the tokens.
 TOKEN_TABLE = re.compile(r"(^|\.)(token_embedding|word_embeddings|embed_tokens|shared)\.weight$")
 

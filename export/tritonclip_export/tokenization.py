@@ -98,16 +98,24 @@ class HfTokenizer:
         source: its directory, or its name on the hub.
         clean: what is done to a text before: one of the spec's CLEANINGS.
         strip_sep: whether the separator's id becomes 0, as CLIPA was trained.
+        tokenizer_class: transformers' class, where the files do not decide it.
     """
 
     source: str
     context_length: int
     clean: str = "whitespace"
     strip_sep: bool = False
+    tokenizer_class: str = "AutoTokenizer"
+
+    @property
+    def masked_id(self) -> int | None:
+        """The padding's id where transformers' processor tells the model to mask it; None where it does not."""
+        return int(self._tokenizer.pad_token_id) if "attention_mask" in self._tokenizer.model_input_names else None
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+        import transformers
+        from transformers import BertTokenizer, PreTrainedTokenizerFast
 
         folder = Path(self.source)
         is_bare = (folder / "vocab.txt").is_file() and not (folder / "tokenizer_config.json").is_file()
@@ -115,7 +123,8 @@ class HfTokenizer:
             # transformers 5 has one BertTokenizer, a fast one; AutoTokenizer would ask for a config.json.
             # SigLIP's own class has no fast one, but its tokenizer.json can be read as it is.
             is_file = self.clean == "punctuation" and (folder / "tokenizer.json").is_file()
-            kind: Any = BertTokenizer if is_bare else PreTrainedTokenizerFast if is_file else AutoTokenizer
+            named = getattr(transformers, self.tokenizer_class)
+            kind: Any = BertTokenizer if is_bare else PreTrainedTokenizerFast if is_file else named
             tokenizer = kind.from_pretrained(self.source, trust_remote_code=False)
             if not tokenizer.is_fast:
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(self.source)

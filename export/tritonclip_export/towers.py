@@ -14,8 +14,9 @@ import torch.nn.functional as functional
 from torch import nn
 
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.naflex import MASKED, PatchEmbeddings, inside, split_rows
 
-_HF_POOLING = {"siglip": "last", "chinese_clip": "first"}
+_HF_POOLING = {"siglip": "last", "siglip2": "last", "chinese_clip": "first"}
 # open_clip's poolers of Hugging Face text towers.
 _HF_POOLERS = {"mean_pooler": "mean", "cls_pooler": "first", "cls_last_hidden_state_pooler": "first"}
 
@@ -39,6 +40,23 @@ class ImageTower(nn.Module):
         """Embed `pixels`."""
         values = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
         return functional.normalize(self.model.encode_image(values).float(), dim=-1)
+
+
+class PatchTower(ImageTower):
+    """`pixels` uint8 [N, 1 + max_num_patches, 3 * patch_size²], see `naflex`, to `image_embedding` float32 [N, D]."""
+
+    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float], max_num_patches: int) -> None:
+        super().__init__(model, mean, std)
+        vision = model.vision_model
+        vision.embeddings = PatchEmbeddings(vision.embeddings, max_num_patches)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed `pixels`."""
+        patches, grids = split_rows(pixels)
+        values = patches.unflatten(-1, (-1, 3)).float() * self.scale.flatten() + self.shift.flatten()
+        mask = (1 - inside(grids, patches.shape[1]).float()) * MASKED
+        features = self.model.encode_patches(values.flatten(2), grids, mask[:, None, None])
+        return functional.normalize(features.float(), dim=-1)
 
 
 class FullTextTower(nn.Module):
@@ -135,11 +153,13 @@ def served_towers(
             if isinstance(child, nn.MultiheadAttention) and _is_self_attention(child, parent):
                 setattr(parent, name, SelfAttention(child))
     pooling, any_length = text_pooling(model_cfg)
+    most = model_cfg["vision_cfg"].get("max_num_patches")
+    image = PatchTower(model, mean, std, most) if most else ImageTower(model, mean, std)
     if not any_length:
-        return ImageTower(model, mean, std).eval(), FullTextTower(model).eval()
+        return image.eval(), FullTextTower(model).eval()
     native = getattr(model, "text", model)
     text = TextTower(native, open_clip.CLIPTextCfg(**model_cfg["text_cfg"]).eos_id if pooling == "eos" else None)
-    return ImageTower(model, mean, std).eval(), text.eval()
+    return image.eval(), text.eval()
 
 
 def text_pooling(model_cfg: Mapping[str, Any]) -> tuple[str, bool]:
@@ -161,6 +181,8 @@ def masked_id(model_cfg: Mapping[str, Any]) -> int | None:
     """The id that the text tower takes for padding and does not attend to; None where it attends to every one."""
     if "hf_config" in model_cfg:
         hf_config = model_cfg["hf_config"]
+        if "masked_id" in hf_config:
+            return int(hf_config["masked_id"])
         pad_id = hf_config["text_config"].get("pad_token_id", 0)
         return int(pad_id) if hf_config["model_type"] == "chinese_clip" else None
     name = open_clip.CLIPTextCfg(**model_cfg["text_cfg"]).hf_model_name

@@ -98,7 +98,8 @@ def _take_out_dead(module: torch.nn.Module) -> Iterator[Skipped]:
     for name, layer in list(_adapted(module)):
         parent_name, _, leaf = name.rpartition(".")
         parent = module.get_submodule(parent_name)
-        if isinstance(parent, _NEVER_CALLING) or (leaf == "qkv" and _adds_own_bias(parent)):
+        resized = leaf == "position_embedding" and hasattr(parent, "resize_positional_embeddings")
+        if isinstance(parent, _NEVER_CALLING) or resized or (leaf == "qkv" and _adds_own_bias(parent)):
             setattr(parent, leaf, layer.get_base_layer())
             yield Skipped(name, f"{type(parent).__name__} reads the layer's weight and never calls the layer")
 

@@ -18,10 +18,12 @@ _TOWER_CLASSES = {
     "CLIPTextTransformer": TEXT,
     "SiglipTextModel": TEXT,
     "SiglipTextTransformer": TEXT,
+    "Siglip2TextModel": TEXT,
     "ChineseCLIPTextModel": TEXT,
     "CLIPVisionModel": VISION,
     "SiglipVisionModel": VISION,
     "SiglipVisionTransformer": VISION,
+    "Siglip2VisionModel": VISION,
     "ChineseCLIPVisionModel": VISION,
     "CLIPVisionTransformer": VISION,
 }

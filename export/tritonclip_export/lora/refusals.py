@@ -84,7 +84,7 @@ _REFUSED = {
 
 
 # Families of transformers that this version exports.
-_HF_FAMILIES = ("clip", "metaclip_2", "siglip", "chinese_clip")
+_HF_FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2", "chinese_clip")
 # What trained classes begin with, and a tensor that only such models have; the rest are CLIPs.
 _FAMILY_MARKS = {
     "Siglip": "vision_model.head.probe",

@@ -66,6 +66,8 @@ def locate(module: LowRank, prefix: str, base: BaseWeights, peft_version: str | 
         return Dead("timm's EVA keeps the biases of q and v apart, reads qkv's weight and never calls the layer")
     if _ATTENTION_POOL.match(name):
         return Dead("the attention pool reads the layer's weight and never calls it")
+    if leaf == "position_embedding" and _is_naflex(parent, base):
+        return Dead("SigLIP 2's NaFlex tower resizes the layer's weight and never calls it")
     if base.get(f"{name}.in_proj_weight") is not None:
         return Target(f"{name}.in_proj_weight", None, "linear")
     weight = base.get(f"{name}.weight")
@@ -74,6 +76,12 @@ def locate(module: LowRank, prefix: str, base: BaseWeights, peft_version: str | 
     repeats = out_proj_repeats(peft_version) if in_attention else 1
     bias = f"{name}.bias" if base.get(f"{name}.bias") is not None else None
     return Target(f"{name}.weight", bias, _kind(module, weight.ndim), repeats)
+
+
+def _is_naflex(embeddings: str, base: BaseWeights) -> bool:
+    """Whether these embed patches that are rows; all other towers have a convolution, texts have no patches."""
+    patches = base.get(f"{embeddings}.patch_embedding.weight")
+    return patches is not None and patches.ndim == 2
 
 
 def out_proj_repeats(peft_version: str | None) -> int:

@@ -38,6 +38,8 @@ _STAND_INS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CLIPVisionModelWithProjection": ("image", ("vision_model", "visual_projection")),
     "SiglipTextModel": ("text", ("text_model",)),
     "SiglipVisionModel": ("image", ("vision_model",)),
+    "Siglip2TextModel": ("text", ("text_model",)),
+    "Siglip2VisionModel": ("image", ("vision_model",)),
     "ChineseCLIPTextModel": ("text", ("text_model",)),
     "ChineseCLIPVisionModel": ("image", ("vision_model",)),
     "TextTransformer": ("text", ("transformer", "token_embedding", "ln_final")),

@@ -9,23 +9,22 @@ from __future__ import annotations
 import io
 import struct
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from clip_geometry import CROP_OFFSETS, Geometry, plan
+from clip_geometry import Geometry, plan
+from clip_patches import patched_size, to_rows
 from clip_resize import resize_image, resize_pixels
+from clip_settings import INTERPOLATIONS, PictureSettings, settings_from
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+
+__all__ = ["PictureError", "PictureSettings", "preprocess", "preprocess_batch", "settings_from"]
 
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
-INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-RESIZE_MODES = ("shortest", "longest", "squash")
-EXIF_MODES = ("transpose", "ignore")
-TO_RGB = ("last", "first", "white")
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_SIZE = slice(16, 24)
@@ -51,65 +50,13 @@ class PictureError(ValueError):
     """A picture that cannot be served: what was given; what is allowed; what to do."""
 
 
-@dataclass(frozen=True)
-class PictureSettings:
-    """What the checkpoint's own transform does, and what a caller may send.
-
-    Attributes:
-        height, width: of the pixels that come out.
-        resize_mode: "shortest" side to size, then crop; "longest" side to size, then pad; or "squash" both.
-        fill_color: RGB of the padding of "longest".
-        max_pixels: the largest picture, width x height; also the largest picture resized before cropping.
-        max_bytes: the longest encoded picture.
-        exif: "transpose" turns a picture upright as its EXIF orientation says, "ignore" leaves it.
-        crop_offset: how half of an odd number is rounded: "round" to even, or "floor".
-        to_rgb: "last" resizes in the picture's own mode, "first" converts before, "white" also lays transparent
-            pictures over white.
-    """
-
-    height: int
-    width: int
-    resize_mode: str
-    interpolation: str
-    fill_color: tuple[int, int, int]
-    max_pixels: int
-    max_bytes: int
-    exif: str = "transpose"
-    crop_offset: str = "round"
-    to_rgb: str = "last"
-
-    def __post_init__(self) -> None:
-        _require("resize_mode", self.resize_mode, RESIZE_MODES)
-        _require("interpolation", self.interpolation, tuple(INTERPOLATIONS))
-        _require("exif", self.exif, EXIF_MODES)
-        _require("crop_offset", self.crop_offset, tuple(CROP_OFFSETS))
-        _require("to_rgb", self.to_rgb, TO_RGB)
-
-
-def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
-    """Read the parameters of config.pbtxt, all of them strings."""
-    red, green, blue = (int(level) for level in parameters["fill_color"].split(","))
-    return PictureSettings(
-        height=int(parameters["image_height"]),
-        width=int(parameters["image_width"]),
-        resize_mode=parameters["resize_mode"],
-        interpolation=parameters["interpolation"],
-        fill_color=(red, green, blue),
-        max_pixels=int(parameters["max_pixels"]),
-        max_bytes=int(parameters["max_bytes"]),
-        exif=parameters.get("exif", "transpose"),
-        crop_offset=parameters.get("crop_offset", "round"),
-        to_rgb=parameters.get("to_rgb", "last"),
-    )
-
-
 def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pixels:
-    """Pixels of every picture, uint8 [B, H, W, 3].
+    """Pixels of every picture, uint8 [B, H, W, 3], or the rows of `clip_patches`.
 
     Raises:
         PictureError: a picture is refused; the message begins with its index, `image[3]: `.
     """
-    pixels = np.empty((len(pictures), settings.height, settings.width, 3), np.uint8)
+    pixels = np.empty((len(pictures), *settings.pixel_shape), np.uint8)
     for index, encoded in enumerate(pictures):
         try:
             pixels[index] = preprocess(encoded, settings)
@@ -119,7 +66,7 @@ def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pi
 
 
 def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
-    """Pixels of one picture, uint8 [H, W, 3].
+    """Pixels of one picture, uint8 [H, W, 3], or the rows of `clip_patches`.
 
     Raises:
         PictureError: too large, empty, of no known format, cut off or damaged.
@@ -128,7 +75,10 @@ def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
         try:
             decoded = _decode(image, encoded)
             pixels = _shape(_turn(decoded, _orientation(image), settings.exif), settings)
-            return np.broadcast_to(pixels, (settings.height, settings.width, 3))
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+            if settings.resize_mode == "naflex":
+                return to_rows(pixels, settings.patch_size, settings.max_num_patches)
+            return pixels
         except PictureError:
             raise
         except Exception as error:
@@ -229,11 +179,17 @@ def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
     if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
         picture = np.asarray(picture).reshape(picture.height, picture.width, -1)
     size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
-    geometry = plan(size, (settings.width, settings.height), settings.resize_mode, settings.crop_offset)
+    geometry = _plan(size, settings)
     resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]
     if isinstance(picture, Image.Image):
         return _pad_image(resize_image(picture, geometry, resample, settings.max_pixels), geometry, settings)
     return _pad_pixels(resize_pixels(picture, geometry, resample, settings.max_pixels), geometry, settings)
+
+
+def _plan(size: tuple[int, int], settings: PictureSettings) -> Geometry:
+    if settings.resize_mode == "naflex":
+        return plan(size, patched_size(size, settings.patch_size, settings.max_num_patches), "squash")
+    return plan(size, (settings.width, settings.height), settings.resize_mode, settings.crop_offset)
 
 
 def _rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
@@ -262,7 +218,7 @@ def _pad_image(image: Image.Image, geometry: Geometry, settings: PictureSettings
 
 def _pad_pixels(pixels: Pixels, geometry: Geometry, settings: PictureSettings) -> Pixels:
     x, y = geometry.x, geometry.y
-    if (x.keep, y.keep) == (settings.width, settings.height):
+    if not any((x.before, x.after, y.before, y.after)):
         return pixels
     canvas = np.empty((settings.height, settings.width, 3), np.uint8)
     canvas[:] = settings.fill_color
@@ -280,8 +236,3 @@ def _damaged(image: Image.Image, error: Exception) -> PictureError:
 
 def _allowed() -> str:
     return f"{', '.join(FORMATS)} are allowed"
-
-
-def _require(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; {', '.join(allowed)} are allowed; set the parameter `{name}`")

@@ -1,4 +1,4 @@
-"""Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, H, W, 3] out, one answer or one error a request."""
+"""Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, …] out, one answer or one error a request."""
 
 import json
 from typing import Any
