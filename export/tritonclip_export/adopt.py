@@ -6,14 +6,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tritonclip_export.checkpoint import new_model
 from tritonclip_export.cn_clip import from_cn_clip, is_cn_clip
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.frameworks import torch
+from tritonclip_export.frameworks import open_clip, torch
 
 # Buffers 0, 1, 2 … that old transformers versions saved.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|embeddings\.token_type_ids)$")
 # What `CustomTextCLIP` keeps below `text.` and `CLIP` does not.
 _TEXT_TOWER = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "cls_emb")
+
+# Image towers in Apple's own files of MobileCLIP.
+_APPLE = "image_encoder.model."
 
 LONG_CLIP_KEPT = 20
 _LONG_CLIP_TABLE = "positional_embedding_res"
@@ -22,13 +26,15 @@ _LONG_CLIP_STEPS = 4
 
 def adopt(tensors: Mapping[str, torch.Tensor], model_cfg: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Take buffers off, put `text.` where the config wants it, join Long-CLIP's two tables,
-    give cn_clip's weights the names of transformers.
+    give cn_clip's weights the names of transformers and Apple's those of open_clip.
 
     `model_cfg` is changed where the weights say more than it does: Long-CLIP's context length.
     """
     named = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
     if "hf_config" in model_cfg and is_cn_clip(named):
         return from_cn_clip(named)
+    if "timm_model_name" in model_cfg["vision_cfg"] and any(name.startswith(_APPLE) for name in named):
+        named = _from_apple(named, model_cfg)
     for scalar in ("logit_scale", "logit_bias"):
         if scalar in named and "hf_config" not in model_cfg and named[scalar].numel() == 1:
             named[scalar] = named[scalar].reshape(())
@@ -65,6 +71,18 @@ def stretch_context(
     longer = torch.cat([table[:LONG_CLIP_KEPT], stretched, last]).to(tensors[key].dtype)
     text_cfg = {**model_cfg["text_cfg"], "context_length": len(longer)}
     return {**tensors, key: longer}, {**model_cfg, "text_cfg": text_cfg}
+
+
+def _from_apple(tensors: dict[str, torch.Tensor], model_cfg: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """By open_clip's own conversion, which looks at the model that is to load them."""
+    try:
+        converted = open_clip.convert.convert_state_dict(new_model(model_cfg, empty=True), tensors)
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights have the names of Apple's MobileCLIP, but open_clip cannot convert them ({error!r}); give "
+            "the architecture that they were trained with, and the whole file"
+        ) from error
+    return dict(converted)
 
 
 def _join_long_clip(tensors: Mapping[str, torch.Tensor], trained: torch.Tensor) -> torch.Tensor:

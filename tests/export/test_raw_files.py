@@ -15,6 +15,8 @@ import pytest
 from safetensors.torch import save_file
 
 import local_tokenizers
+from apple_names import by_apple
+from families import SHRUNK_FASTVIT
 from family_checkpoints import hf_text_config, perturbed, shrunk_config
 from tritonclip_export.checkpoint import load_checkpoint, new_model, quiet_open_clip
 from tritonclip_export.frameworks import open_clip, torch
@@ -93,6 +95,11 @@ def of_old_transformers(path: Path, weights: Tensors) -> None:
     torch.save({**weights, "text.transformer.embeddings.position_ids": torch.arange(130)[None]}, path)
 
 
+def apple(path: Path, weights: Tensors) -> None:
+    """As Apple published MobileCLIP."""
+    torch.save(by_apple(weights), path)
+
+
 def safetensors_of(dtype: torch.dtype) -> Callable[[Path, Tensors], None]:
     return lambda path, weights: save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, path)
 
@@ -139,6 +146,8 @@ CASES = {
     "script": Case("ViT-B-32", "openai", "ViT-B-32.pt", script, OPENAI, read=by_openai),
     "float16": Case("EVA02-B-16", "merged2b_s8b_b131k", "w.safetensors", safetensors_of(torch.float16), EVA),
     "bfloat16": Case("ViT-B-16-SigLIP", "webli", "w.safetensors", safetensors_of(torch.bfloat16), SIGLIP, "t5"),
+    "Apple's S1": Case("MobileCLIP-S1", "datacompdr", "mobileclip_s1.pt", apple, {"tower": SHRUNK_FASTVIT}),
+    "Apple's B": Case("MobileCLIP-B", "datacompdr", "mobileclip_b.pt", apple, {"tower": {"depth": 2}}),
     "old names": Case("EVA02-B-16", "merged2b_s8b_b131k", "weights.pt", before_custom_text, EVA),
     "old buffers": Case(
         "roberta-ViT-B-32", "laion2b_s12b_b32k", "weights.bin", of_old_transformers, {}, "roberta", "roberta"
@@ -217,7 +226,9 @@ def test_a_file_is_served_with_the_embeddings_of_open_clip(case: Case, tmp_path:
     assert close(served(out, pixels, ids), embeddings(read_by_open_clip(case, tmp_path / case.file), pixels, ids, case))
 
 
-@pytest.mark.parametrize("case", ["openai", "legacy", "old names", "old buffers"], indirect=True)
+@pytest.mark.parametrize(
+    "case", ["openai", "legacy", "Apple's S1", "Apple's B", "old names", "old buffers"], indirect=True
+)
 def test_a_file_is_read_as_open_clip_reads_it(case: Case, tmp_path: Path) -> None:
     path = tmp_path / case.file
     tokenizer = tmp_path / "tokenizer" if case.tokenizer else None

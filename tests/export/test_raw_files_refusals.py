@@ -74,6 +74,16 @@ def test_weights_by_names_of_another_library_are_refused(name: str, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_half_a_mobileclip_by_apple_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mobileclip_s1.pt"
+    torch.save({"image_encoder.model.patch_embed.0.rbr_conv.0.conv.weight": torch.zeros(64, 3, 3, 3)}, path)
+    with pytest.raises(CheckpointError, match=r"names of Apple's MobileCLIP, .*'logit_scale'"):
+        export(ExportRequest("MobileCLIP-S1", tmp_path / "out", weights=path, like="datacompdr"))
+    with pytest.raises(CheckpointError, match=r"do not fit ViT-B-32"):
+        export(ExportRequest("ViT-B-32", tmp_path / "out", weights=path, like="openai"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_program_of_another_model_is_refused(program: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"do not fit ViT-B-32: .*2 unknown \(weight, bias\)"):
         export(ExportRequest("ViT-B-32", tmp_path / "out", weights=program, like="openai"))
