@@ -74,8 +74,6 @@ def test_the_export_reproduces_the_checkpoint(exported: Exported, family_results
 
 def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_results: Callable[..., None]) -> None:
     """Pictures of all shapes and texts of all lengths, through preprocessing and tokenizer, over gRPC."""
-    if not exported.family.serve:
-        pytest.skip("another config of its family, or one that differs in the text tower only, goes through the server")
     checkpoint = load_checkpoint(str(exported.folder / "checkpoint"))
     model = checkpoint.build()
     pictures = synthetic_pictures()

@@ -25,7 +25,6 @@ class Family:
     Attributes:
         config: the open_clip config, or the checkpoint's kind where open_clip has none.
         write: fills a directory with the checkpoint.
-        serve: whether the real server answers for this family.
         scale: "text shrunk" where the image tower has its real size.
         source: how people have the checkpoint.
     """
@@ -33,7 +32,6 @@ class Family:
     name: str
     config: str
     write: Callable[[Path], None]
-    serve: bool = True
     scale: str = "shrunk"
     source: str = "open_clip directory"
 
