@@ -161,6 +161,19 @@ def model_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def told_by_processor(model_cfg: Mapping[str, Any], max_num_patches: int, masked_id: int | None) -> dict[str, Any]:
+    """A SigLIP 2's model config with what its processor alone knows.
+
+    Args:
+        model_cfg: of `model_cfg`.
+        max_num_patches: that the image tower reads.
+        masked_id: that the text tower is told not to attend to, if any.
+    """
+    vision_cfg = {**model_cfg["vision_cfg"], "max_num_patches": max_num_patches}
+    told = {} if masked_id is None else {"masked_id": masked_id}
+    return {**model_cfg, "vision_cfg": vision_cfg, "hf_config": {**model_cfg["hf_config"], **told}}
+
+
 def new_hf_model(config: Mapping[str, Any]) -> Any:
     """The model of a config.json with untrained weights, float32, in eval mode."""
     family = _family(config)

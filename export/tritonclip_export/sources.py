@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import names
+from tritonclip_export import hf_towers, names
 from tritonclip_export.adopt import adopt
 from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, buildable, check_supported, new_model, quiet_open_clip
 from tritonclip_export.errors import CheckpointError
@@ -192,8 +192,8 @@ def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
         tensors = names.from_hf(tensors)
     preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"])
     tokenization = _hf_tokenization(model_cfg, files)
-    if _model_type(model_cfg) == "siglip2":
-        model_cfg = _complete_siglip2(model_cfg, preprocess_cfg, tokenization)
+    if isinstance(tokenization, HfTokenizer) and _model_type(model_cfg) == "siglip2":
+        model_cfg = hf_towers.told_by_processor(model_cfg, preprocess_cfg["max_num_patches"], tokenization.masked_id)
     name = path.resolve().name
     return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
 
@@ -201,7 +201,6 @@ def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
 def _hf_model_cfg(path: Path) -> dict[str, Any]:
     from transformers import CLIPConfig
 
-    from tritonclip_export import hf_towers
     from tritonclip_export.hf_clip import open_clip_model_cfg
 
     config = read_json(path / HF_CONFIG)
@@ -235,16 +234,6 @@ def _hf_tokenization(model_cfg: Mapping[str, Any], files: Path) -> Tokenization:
         return HfTokenizer(str(files), text["context_length"], "none", tokenizer_class="Siglip2Tokenizer")
     # Not part of SigLIP's tokenizer.json: transformers does it in Python.
     return HfTokenizer(str(files), text["context_length"], "punctuation" if is_siglip else "none")
-
-
-def _complete_siglip2(
-    model_cfg: dict[str, Any], preprocess_cfg: Mapping[str, Any], tokenization: Tokenization
-) -> dict[str, Any]:
-    """The config with what its processor alone says: how many patches, and which id the text tower is told to mask."""
-    vision_cfg = {**model_cfg["vision_cfg"], "max_num_patches": preprocess_cfg["max_num_patches"]}
-    masked_id = tokenization.masked_id if isinstance(tokenization, HfTokenizer) else None
-    told = {} if masked_id is None else {"masked_id": masked_id}
-    return {**model_cfg, "vision_cfg": vision_cfg, "hf_config": {**model_cfg["hf_config"], **told}}
 
 
 def _model_type(model_cfg: Mapping[str, Any]) -> str | None:
