@@ -17,6 +17,7 @@ from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.frameworks import torch
 from tritonclip_export.pipeline import ExportRequest, export
 from tritonclip_export.probes import synthetic_pictures, transform_pictures
+from tritonclip_export.registry.families import all_families
 from tritonclip_serve import TritonServer
 
 LEAST_COSINE = 0.99999
@@ -61,6 +62,11 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     family.write(folder / "checkpoint")
     manifest = export(ExportRequest(str(folder / "checkpoint"), folder / "repository", name=family.config))
     return Exported(family, folder, manifest)
+
+
+def test_every_family_that_has_weights_has_a_row() -> None:
+    missing = [one.name for one in all_families() if not any(one.is_called(row.name) for row in FAMILIES)]
+    assert missing == ["Without released weights"]
 
 
 def test_the_export_reproduces_the_checkpoint(exported: Exported, family_results: Callable[..., None]) -> None:
