@@ -140,7 +140,11 @@ def _load(request: ExportRequest) -> Checkpoint:
         tokenizer=request.tokenizer,
         name=request.name,
     )
-    return with_long_context(checkpoint) if request.stretch_context else checkpoint
+    if request.stretch_context:
+        checkpoint = with_long_context(checkpoint)
+    # Before anything runs: a tokenizer of another vocabulary makes ids that the tower does not have.
+    build_spec(checkpoint, checkpoint.state_dict)
+    return checkpoint
 
 
 def _stamp(spec: ServingSpec, merged: MergeResult, grafts: Sequence[Graft]) -> ServingSpec:

@@ -16,6 +16,7 @@ from lora_models import (
     set_config,
     train_adapter,
 )
+from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import merge_adapters, read_adapter, targets
 from tritonclip_export.lora.targets import out_proj_repeats
@@ -44,12 +45,19 @@ def test_a_release_that_adds_once_is_a_line_of_data(monkeypatch: pytest.MonkeyPa
     assert [out_proj_repeats(v) for v in (None, "0.21.2", "0.98.9", "0.99.0", "1.0.0")] == [2, 2, 2, 1, 1]
 
 
-def test_adapter_of_an_unmeasured_peft_is_reported(tmp_path: Path) -> None:
+def test_attention_of_an_unmeasured_peft_is_refused(tmp_path: Path) -> None:
     trained = train_adapter(tmp_path / "adapter", "open_clip", STATE_DICT, target_modules=["attn"])
     set_config(trained.path, peft_version="9.0.0")
-    (warning,) = merge_adapters(STATE_DICT, [(read_adapter(trained.path), 1.0)]).report.warnings
-    assert "9.0.0" in warning
-    assert "twice" in warning
+    words = r"trained with PEFT 9\.0\.0, .* up to 0\.21\.2, which adds .* twice.* set peft_version in .* to 0\.21\.2"
+    with pytest.raises(AdapterError, match=words):
+        merge_adapters(STATE_DICT, [(read_adapter(trained.path), 1.0)])
+
+
+def test_other_layers_of_an_unmeasured_peft_are_merged(tmp_path: Path) -> None:
+    trained = train_adapter(tmp_path / "adapter", "open_clip", STATE_DICT, target_modules=["c_fc"])
+    set_config(trained.path, peft_version="9.0.0")
+    merged = merge_adapters(STATE_DICT, [(read_adapter(trained.path), 1.0)]).state_dict
+    assert largest_difference(open_clip_embeddings(merged), trained.embeddings) <= TOLERANCE
 
 
 def test_dead_out_proj_changes_nothing_and_is_reported(tmp_path: Path) -> None:

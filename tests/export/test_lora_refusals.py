@@ -220,7 +220,7 @@ def test_merge_that_overflows_the_bases_dtype(adapter: Path) -> None:
 
 
 def test_second_adapter_is_checked_before_the_first_is_merged(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tritonclip_export.lora import merge as module
+    from tritonclip_export.lora import change as module
 
     good = read_adapter(adapter)
     unfit = Adapter(good.path, good.settings, good.namespace, {"text_model.x.weight": torch.ones(1)}, good.files)

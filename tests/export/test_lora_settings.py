@@ -54,6 +54,10 @@ def merge(path: Path) -> None:
         ({"rank_pattern": {"q_proj(": 4}}, "no regular expression"),
         ({"bias": "some"}, "allowed: none, all, lora_only"),
         ({"trainable_token_indices": ["a"]}, "list of token ids"),
+        ({"auto_mapping": "CLIPModel"}, "auto_mapping .* is 'CLIPModel'; it must be an object"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern .* must be an object"),
+        ({"modules_to_save": "visual"}, "modules_to_save .* must be a list of names"),
+        ({"peft_version": 0.21}, "peft_version .* is 0.21; it must be text"),
     ],
 )
 def test_settings(settings: dict[str, Any], words: str, adapter: Path) -> None:

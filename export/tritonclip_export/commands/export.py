@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_export.lora.compose import Composition
     from tritonclip_export.pipeline import ExportRequest, export
 
+    _require_adapter(args)
     limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.threads)
     request = ExportRequest(
         source=args.source,
@@ -130,6 +131,22 @@ def run(args: argparse.Namespace) -> int:
         written = export(request)
     _print_summary(args.out, written)
     return 0
+
+
+def _require_adapter(args: argparse.Namespace) -> None:
+    """Refuse what is said of adapters where none is given."""
+    from tritonclip_export.errors import AdapterError
+
+    given = {
+        "--lora-alpha": args.lora_alpha,
+        "--lora-rank": args.lora_rank,
+        "--adapter-format": args.adapter_format,
+        "--merge-method": None if args.merge_method == "sum" else args.merge_method,
+        "--merge-density": args.merge_density,
+    }
+    named = [f"{option} {value}" for option, value in given.items() if value is not None]
+    if named and not args.adapter:
+        raise AdapterError(f"{' and '.join(named)} without an adapter; add --adapter PATH, or leave it out")
 
 
 def parse_adapter(text: str) -> tuple[Path, float]:

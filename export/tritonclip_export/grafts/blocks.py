@@ -56,7 +56,7 @@ def native_blocks(model: Any, tower: Tower) -> list[Any]:
     blocks = _blocks(model, tower)
     if not blocks or not all(isinstance(block, _Block) for block in blocks):
         raise AdapterError(
-            f"the {tower} tower is a {type(_owner(model, tower)).__name__} without CLIP's plain transformer blocks, "
+            f"the {tower} tower is of {type(_owner(model, tower)).__name__}, without CLIP's plain transformer blocks, "
             "where this adapter sits; give the CLIP that it was trained on, with open_clip's native towers"
         )
     return blocks
@@ -82,7 +82,7 @@ def layer_count(model: Any, tower: Tower) -> int:
 
 
 def _owner(model: Any, tower: Tower) -> Any:
-    return getattr(model, "visual", None) if tower == "vision" else getattr(model, "text", model)
+    return getattr(model, "visual" if tower == "vision" else "text", model)
 
 
 def _blocks(model: Any, tower: Tower) -> list[nn.Module]:

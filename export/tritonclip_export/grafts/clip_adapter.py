@@ -50,7 +50,10 @@ class FeatureGraft(Graft):
         """See `Graft.attach`."""
         visual = getattr(model, "visual", None)
         if visual is None:
-            raise AdapterError(f"CLIP-Adapter follows open_clip's image tower, and {type(model).__name__} has none")
+            raise AdapterError(
+                f"the CLIP-Adapter in {self.path} follows an image tower of open_clip, and the checkpoint is a "
+                f"{type(model).__name__} of transformers; give open_clip's checkpoint of that model"
+            )
         if hasattr(visual, "clip_adapter"):
             raise AdapterError("the image tower has a CLIP-Adapter already; give one")
         down, up = self.tensors[_DOWN], self.tensors[_UP]

@@ -14,6 +14,7 @@ from tritonclip_export.grafts.hub_adapters import read_bottleneck, read_fusion
 from tritonclip_export.grafts.hub_files import ADAPTER_CONFIG, FUSION_CONFIG, read_hub_folder
 from tritonclip_export.grafts.hub_merge import read_merge
 from tritonclip_export.grafts.prompts import is_prompts, read_prompts
+from tritonclip_export.weights import SUFFIXES
 
 _KNOWN = "AdapterHub bottleneck adapters, AdapterFusion, LoRA and (IA)^3, CLIP-Adapter, VPT, MaPLe's image prompts"
 # Methods under which an embedding needs both inputs, or no embedding of any text exists.
@@ -48,7 +49,8 @@ def is_graft(path: Path | str) -> bool:
     try:
         names = read_tensors(file)
     except AdapterError:
-        return False
+        # Whose files no other reader takes; this one says what is wrong.
+        return file.suffix not in SUFFIXES
     return is_clip_adapter(names) or is_prompts(names) or _refusal(names) is not None or _any(_CLASS_TOKENS, names)
 
 

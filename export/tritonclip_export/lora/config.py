@@ -15,6 +15,15 @@ from tritonclip_export.lora.refusals import needs_peft, refuse_unmergeable
 
 CONFIG_FILE = "adapter_config.json"
 BIAS_CHOICES = ("none", "all", "lora_only")
+# Of settings that are looked into; None stands for one that is not there.
+_KINDS: dict[str, tuple[type, str]] = {
+    "auto_mapping": (dict, "an object"),
+    "rank_pattern": (dict, "an object"),
+    "alpha_pattern": (dict, "an object"),
+    "modules_to_save": (list, "a list of names"),
+    "peft_version": (str, "text"),
+    "base_model_name_or_path": (str, "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of `adapter_config.json`.
 
     Raises:
-        AdapterError: the file is missing or broken.
+        AdapterError: the file is missing or broken, or a setting of the wrong kind.
     """
-    return _read_json(folder / CONFIG_FILE)
+    path = folder / CONFIG_FILE
+    raw = _read_json(path)
+    for name, (kind, words) in _KINDS.items():
+        if not isinstance(raw.get(name), (kind, type(None))):
+            raise AdapterError(f"{name} in {path} is {raw[name]!r}; it must be {words}.")
+    return raw
 
 
 def read_settings(folder: Path) -> LoraSettings:

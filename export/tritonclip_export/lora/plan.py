@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.adapter import Adapter
+from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.keys import LowRank, Parts, sort_parts
 from tritonclip_export.lora.prefix import find_prefix
 from tritonclip_export.lora.report import Skipped
@@ -81,7 +82,7 @@ def _plan_modules(plan: Plan, parts: Parts) -> list[str]:
             f"{len(plan.skipped)} adapted layers never run, yet hold trained values (max |B| {peak:.3g}); they are "
             "left out, as in the trained model's forward. PEFT's merge_and_unload would add them."
         )
-    _warn_of_unknown_peft(plan)
+    _refuse_unknown_peft(plan)
     _warn_of_ambiguous_alpha(plan)
     return homeless
 
@@ -176,14 +177,17 @@ def _plan_replacements(plan: Plan, parts: Parts) -> list[str]:
     return homeless
 
 
-def _warn_of_unknown_peft(plan: Plan) -> None:
+def _refuse_unknown_peft(plan: Plan) -> None:
+    """A release that changes how often it adds an out_proj would otherwise be merged wrongly in silence."""
     version = parse_version(plan.adapter.settings.peft_version)
     newer = version is not None and version > NEWEST_KNOWN_PEFT
     if newer and any(fold.target.repeats != 1 for fold in plan.folds):
-        plan.warnings.append(
-            f"trained with PEFT {plan.adapter.settings.peft_version}, newer than those this version was measured "
-            "on; out_proj of nn.MultiheadAttention is added twice, as up to PEFT "
-            f"{'.'.join(map(str, NEWEST_KNOWN_PEFT))}."
+        newest = ".".join(map(str, NEWEST_KNOWN_PEFT))
+        raise AdapterError(
+            f"{plan.adapter.path} was trained with PEFT {plan.adapter.settings.peft_version}, and this version knows "
+            f"PEFT up to {newest}, which adds the change of an nn.MultiheadAttention's out_proj twice. If that release "
+            f"does so too, set peft_version in the adapter's {CONFIG_FILE} to {newest}; else merge with that PEFT and "
+            "export the merged model."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ class Options:
     alpha: float | None = None
     rank: int | None = None
     choice: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not math.isfinite(self.alpha):
+            raise AdapterError(f"alpha is {self.alpha}; give a finite number such as 16.")
+        if self.rank is not None and self.rank < 1:
+            raise AdapterError(f"rank is {self.rank}; give a whole number of at least 1.")
 
     def stored_or_given(self, stored: float | None, path: Path) -> float | None:
         """The alpha of the file, else the one that was given, else None.
