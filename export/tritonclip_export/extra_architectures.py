@@ -1,8 +1,9 @@
-"""Architectures by name that open_clip does not have: Chinese-CLIP's and Long-CLIP's."""
+"""Architectures by name that open_clip does not have: Chinese-CLIP's, Long-CLIP's and SigLIP 2's with NaFlex."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -23,17 +24,26 @@ def extra_architecture(name: str) -> tuple[dict[str, Any], dict[str, Any]] | Non
     model_cfg = _model_cfg(entry)
     trained = entry["weights"][0]
     overlay = {key: trained[key] for key in ("mean", "std", "interpolation")}
-    size = model_cfg["vision_cfg"]["image_size"]
-    return model_cfg, complete_preprocess({**overlay, "size": size, "resize_mode": trained["resize"]})
+    preprocess_cfg = complete_preprocess({**overlay, "size": model_cfg["vision_cfg"]["image_size"]})
+    return model_cfg, {**preprocess_cfg, "resize_mode": trained["resize"], **_naflex(model_cfg["vision_cfg"])}
 
 
 def _model_cfg(entry: dict[str, Any]) -> dict[str, Any]:
     if "hf_config" in entry:
-        from tritonclip_export.hf_towers import model_cfg
+        from tritonclip_export.hf_towers import model_cfg, told_by_processor
 
-        return model_cfg(entry["hf_config"])
-    config: dict[str, Any] = open_clip.get_model_config(entry["open_clip"])
+        config = model_cfg(entry["hf_config"])
+        return told_by_processor(config, entry["max_num_patches"], None) if "max_num_patches" in entry else config
+    config = open_clip.get_model_config(entry["open_clip"])
     return {**config, "text_cfg": {**config["text_cfg"], "context_length": entry["context_length"]}}
+
+
+def _naflex(vision_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What `spec.ImageSpec` says beyond open_clip of a tower that takes patches."""
+    if "max_num_patches" not in vision_cfg:
+        return {}
+    sizes = {key: vision_cfg[key] for key in ("patch_size", "max_num_patches")}
+    return {**sizes, "crop_offset": "floor", "to_rgb": "first"}
 
 
 def _entries() -> list[dict[str, Any]]:

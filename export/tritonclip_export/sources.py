@@ -139,7 +139,7 @@ def _extra(
     random_weights: int | None,
     files: str | None,
 ) -> Checkpoint:
-    """Chinese-CLIP and Long-CLIP: one preprocessing for all weights of a name, so that no tag is needed."""
+    """What open_clip lacks: one preprocessing for all weights of a name, so that no tag is needed."""
     model_cfg, preprocess_cfg = extra
     if weights is None and random_weights is None:
         raise CheckpointError(f"open_clip fetches no weights of {architecture}; give a file: --weights FILE")
@@ -151,10 +151,10 @@ def _extra(
         tokenization = open_clip_tokenization(model_cfg, files)
     elif files is None:
         raise CheckpointError(
-            f"{architecture} needs its BERT vocabulary; give the directory of vocab.txt: --tokenizer DIR"
+            f"{architecture} needs its tokenizer; give the directory of tokenizer.json or vocab.txt: --tokenizer DIR"
         )
     else:
-        tokenization = HfTokenizer(files, model_cfg["text_cfg"]["context_length"], "none")
+        tokenization = _hf_tokenization(model_cfg, Path(files))
     return Checkpoint(architecture, architecture, model_cfg, preprocess_cfg, tensors, tokenization, source)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from family_checkpoints import chinese_clip, hf_clip, hf_siglip, long_clip, open_clip_directory
+from naflex_checkpoint import hf_siglip2
 
 HF_DIRECTORY = "Hugging Face directory"
 
@@ -95,4 +96,5 @@ FAMILIES = (
     Family("Chinese-CLIP", "Chinese-CLIP-ViT-B-16", chinese_clip, source=HF_DIRECTORY),
     Family("OpenAI CLIP", "ViT-B-32-quickgelu", hf_clip, source=HF_DIRECTORY),
     Family("SigLIP", "ViT-B-16-SigLIP", hf_siglip, source=HF_DIRECTORY),
+    Family("SigLIP 2", "ViT-B-16-SigLIP2-NaFlex", hf_siglip2, source=HF_DIRECTORY),
 )

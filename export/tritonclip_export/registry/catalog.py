@@ -23,7 +23,7 @@ class Weights:
         name: open_clip's tag, or a repository of Hugging Face's hub.
         mean, std: per channel, of pixels in [0, 1].
         interpolation: "bicubic" or "bilinear".
-        resize: "shortest" (then the center is cropped) or "squash".
+        resize: "shortest" (then the center is cropped), "squash" or "naflex".
         quick_gelu: trained with QuickGELU, as their source records it.
     """
 

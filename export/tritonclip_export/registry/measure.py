@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export import hf_towers
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.registry.catalog import FILE, Model, Weights
-from tritonclip_export.registry.meta import EXTRA_MODELS, chinese_clip_model, flops, open_clip_model
+from tritonclip_export.registry.meta import EXTRA_MODELS, chinese_clip_model, flops, open_clip_model, siglip2_model
+from tritonclip_export.towers import PatchTower
 
 _CONTEXT_LENGTH = 77
 
@@ -46,14 +48,15 @@ def measure(config: str) -> Model:
 
 
 def measure_extra(entry: dict[str, Any]) -> Model:
-    """One entry of extra_models.json: a config of open_clip with another context, or a ChineseCLIPModel."""
+    """One entry of extra_models.json: a config of open_clip with another context, or a model of transformers."""
     weights = tuple(map(Weights.from_json, entry["weights"]))
     if "open_clip" in entry:
         context_length = entry["context_length"]
         model_cfg = open_clip.get_model_config(entry["open_clip"])
         model_cfg["text_cfg"]["context_length"] = context_length
         return _of_open_clip(entry["config"], model_cfg, open_clip_model(entry["open_clip"], context_length), weights)
-    return _of_chinese_clip(entry, weights)
+    is_siglip2 = entry["hf_config"]["model_type"] == "siglip2"
+    return (_of_siglip2 if is_siglip2 else _of_chinese_clip)(entry, weights)
 
 
 def released_weights(config: str) -> tuple[Weights, ...]:
@@ -110,6 +113,31 @@ def _of_chinese_clip(entry: dict[str, Any], weights: tuple[Weights, ...]) -> Mod
         text_flops=flops(
             lambda ids: model.get_text_features(input_ids=ids, attention_mask=mask), _text(context_length)
         ),
+        weights=weights,
+    )
+
+
+def _of_siglip2(entry: dict[str, Any], weights: tuple[Weights, ...]) -> Model:
+    model_cfg = hf_towers.model_cfg(entry["hf_config"])
+    vision, most = model_cfg["vision_cfg"], entry["max_num_patches"]
+    model: Any = siglip2_model(entry["hf_config"])
+    parameters = (_parameters(model.vision_model), _parameters(model.text_model))
+    rows = torch.empty(1, 1 + most, 3 * vision["patch_size"] ** 2, dtype=torch.uint8, device="meta")
+    with torch.device("meta"):
+        tower = PatchTower(model, weights[0].mean, weights[0].std, most)
+    return Model(
+        config=entry["config"],
+        library="transformers",
+        image_size=vision["image_size"],
+        context_length=entry["context_length"],
+        embed_dim=model_cfg["embed_dim"],
+        tokenizer=entry["tokenizer"],
+        scoring="sigmoid",
+        quick_gelu=False,
+        image_parameters=parameters[0],
+        text_parameters=parameters[1],
+        image_flops=flops(tower, rows),
+        text_flops=flops(model.encode_text, _text(entry["context_length"])),
         weights=weights,
     )
 

@@ -44,6 +44,14 @@ def chinese_clip_model(hf_config: dict[str, Any]) -> torch.nn.Module:
     return _frozen(model)
 
 
+def siglip2_model(hf_config: dict[str, Any]) -> torch.nn.Module:
+    """`hf_towers.Siglip2` of that config.json, in eval mode."""
+    from tritonclip_export.hf_towers import new_hf_model
+
+    with torch.device("meta"):
+        return _frozen(new_hf_model({**hf_config, "attn_implementation": "eager"}))
+
+
 def flops(forward: Any, inputs: torch.Tensor) -> int:
     """Floating-point operations of `forward(inputs)` on the meta device; a multiply-add is two.
 
