@@ -33,7 +33,7 @@ def split_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def inside(grids: torch.Tensor, length: int) -> torch.Tensor:
     """Which of `length` patches belong to pictures of these `grids`: bool [N, length]."""
-    return torch.arange(length, device=grids.device) < grids.prod(dim=1, keepdim=True)
+    return torch.arange(length, device=grids.device) < grids[:, :1] * grids[:, 1:]
 
 
 def interpolations(side: int, most: int) -> torch.Tensor:
@@ -73,7 +73,8 @@ class PatchEmbeddings(nn.Module):
         """[N, L, 3 * patch_size²] and int64 [N, 2] to [N, L, width]."""
         # Within the tables whatever is asked: what comes from outside must not fail a batch of others.
         rows, columns = spatial_shapes.clamp(1, self.most).split(1, dim=1)
-        row = torch.div(self.places, columns, rounding_mode="trunc")
+        # In float32, as ONNX divides integers in five steps; the half keeps the quotient off whole numbers.
+        row = ((self.places + 0.5) / columns).floor().long()
         column = self.places - row * columns
         of_row = self._weights(rows, torch.minimum(row, rows - 1))
         of_column = self._weights(columns, column)
@@ -82,5 +83,5 @@ class PatchEmbeddings(nn.Module):
         return embedded
 
     def _weights(self, lengths: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        first = torch.div(lengths * (lengths - 1), 2, rounding_mode="trunc")
-        return self.weights[first + places]
+        first = (lengths * (lengths - 1) * 0.5).long()
+        return nn.functional.embedding(first + places, self.weights)
