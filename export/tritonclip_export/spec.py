@@ -65,7 +65,7 @@ class ImageSpec:
         return 1 + self.max_num_patches, 3 * self.patch_size**2
 
     def __post_init__(self) -> None:
-        if (self.resize_mode == "naflex") != (self.patch_size is not None and self.max_num_patches is not None):
+        if {self.patch_size is not None, self.max_num_patches is not None} != {self.resize_mode == "naflex"}:
             raise SpecError("patch_size and max_num_patches are given with the resize_mode naflex, and with no other")
         _require("crop_offset", self.crop_offset, CROP_OFFSETS)
         _require("to_rgb", self.to_rgb, TO_RGB)

@@ -45,6 +45,23 @@ def test_json_round_trip(checkpoint: Checkpoint) -> None:
     assert ServingSpec.from_dict(json.loads(spec.to_json())) == spec
 
 
+def test_what_few_checkpoints_need_changes_no_fingerprint_of_the_others(checkpoint: Checkpoint) -> None:
+    """Fingerprints of stored embeddings are hashes of this text."""
+    spec = build_spec(checkpoint, checkpoint.state_dict)
+    usual = {"height", "width", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+    assert set(json.loads(spec.to_json())["image"]) == usual
+    other = replace(spec, image=replace(spec.image, crop_offset="floor", to_rgb="white"))
+    assert set(json.loads(other.to_json())["image"]) == usual | {"crop_offset", "to_rgb"}
+    assert ServingSpec.from_dict(json.loads(other.to_json())) == other
+
+
+@pytest.mark.parametrize("changes", [{"resize_mode": "naflex"}, {"patch_size": 16}, {"crop_offset": "up"}])
+def test_settings_that_contradict_each_other_are_refused(checkpoint: Checkpoint, changes: dict[str, object]) -> None:
+    image = build_spec(checkpoint, checkpoint.state_dict).image
+    with pytest.raises(SpecError, match=next(iter(changes)).replace("resize_mode", "patch_size")):
+        replace(image, **changes)
+
+
 def test_an_incomplete_or_unknown_record_is_refused(checkpoint: Checkpoint) -> None:
     values = asdict(build_spec(checkpoint, checkpoint.state_dict))
     with pytest.raises(SpecError, match="image"):
