@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from graft_models import GOLDEN, MEAN, MODEL_CFG, STD, build, golden, image_features, state_dict, text_features
+from graft_models import (
+    GOLDEN,
+    MEAN,
+    MODEL_CFG,
+    STD,
+    build,
+    golden,
+    image_features,
+    input_ids,
+    pixel_values,
+    state_dict,
+    text_features,
+)
+from graft_references import add_bottlenecks, hf_clip, hf_image_features, hf_text_features
 from tritonclip_export.checkpoint import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
@@ -50,6 +63,14 @@ def test_features_equal_those_of_adapterhub(case: str) -> None:
     assert (text_features(model) - golden(case, "text")).abs().max() < TOLERANCE
     # Every case changes the image tower by far more than the tolerance, so none passes by doing nothing.
     assert (golden(case, "image") - golden("plain", "image")).abs().max() > 0.1
+
+
+def test_the_formula_is_adapterhubs() -> None:
+    """The one that served adapters are compared with."""
+    model = hf_clip()
+    add_bottlenecks(model, GOLDEN / "pfeiffer")
+    assert (hf_image_features(model, pixel_values()) - golden("pfeiffer", "image")).abs().max() < TOLERANCE
+    assert (hf_text_features(model, input_ids()) - golden("pfeiffer", "text")).abs().max() < TOLERANCE
 
 
 def test_an_adapter_of_the_vision_class_alone() -> None:
@@ -220,7 +241,7 @@ def test_towers_that_cannot_take_it_are_refused() -> None:
     with pytest.raises(AdapterError, match="nothing for layer 2 of the vision tower"):
         read_graft(GOLDEN / "pfeiffer").attach(deeper)
     resnet = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
-    with pytest.raises(AdapterError, match="vision tower is a ModifiedResNet without CLIP's plain"):
+    with pytest.raises(AdapterError, match="vision tower is of ModifiedResNet, without CLIP's plain"):
         read_graft(GOLDEN / "vision_class").attach(new_model({**MODEL_CFG, "embed_dim": 32, "vision_cfg": resnet}))
     model = build()
     read_graft(GOLDEN / "pfeiffer").attach(model)

@@ -1,7 +1,7 @@
 """CLIP-Adapter, VPT and MaPLe's image prompts against their papers' formulas on Hugging Face's CLIP."""
 
-import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -19,55 +19,25 @@ from graft_models import (
     maple_weights,
     noise,
     pixel_values,
-    state_dict,
     text_features,
 )
+from graft_references import add_prompts, hf_clip, hf_image_features
 from tritonclip_export.checkpoint import new_model
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import read_graft
-from tritonclip_export.hf_clip import build_hf_clip
 
 TOLERANCE = 2e-5
 WIDTH, EMBED_DIM, TOKENS = VISION_WIDTH, MODEL_CFG["embed_dim"], 3
 
 
-def hf_clip():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return build_hf_clip(MODEL_CFG, state_dict())
+def hf_features(model: Any) -> torch.Tensor:
+    return hf_image_features(model, pixel_values())
 
 
-def hf_features(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model.visual_projection(model.vision_model(pixel_values=pixel_values()).pooler_output)
-
-
-def prompted(first, deep, *, append_before_norm: bool) -> torch.Tensor:
-    """Features of Hugging Face's CLIP with the prompts after the class token, or at the end and before the norm."""
+def prompted(first: torch.Tensor, deep: dict[int, torch.Tensor], *, append_before_norm: bool) -> torch.Tensor:
+    """Features of Hugging Face's CLIP with prompts."""
     model = hf_clip()
-    count = len(first)
-
-    def joined(_, __, hidden):
-        prompts = first.expand(len(hidden), -1, -1)
-        parts = [hidden, prompts] if append_before_norm else [hidden[:, :1], prompts, hidden[:, 1:]]
-        return torch.cat(parts, dim=1)
-
-    def overwritten(prompts):
-        def hook(_, args):
-            values = prompts.expand(len(args[0]), -1, -1)
-            hidden = args[0].clone()
-            if append_before_norm:
-                hidden[:, -count:] = values
-            else:
-                hidden[:, 1 : 1 + count] = values
-            return (hidden, *args[1:])
-
-        return hook
-
-    vision = model.vision_model
-    (vision.embeddings if append_before_norm else vision.pre_layrnorm).register_forward_hook(joined)
-    for layer, prompts in deep.items():
-        vision.encoder.layers[layer].register_forward_pre_hook(overwritten(prompts))
+    add_prompts(model, first, deep, append_before_norm=append_before_norm)
     return hf_features(model)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from lora_files import (
     TOLERANCE,
     Tensors,
     assert_merged_equals,
+    kohya_names,
     merge_file,
     peft_trained,
     saved,
@@ -40,28 +39,6 @@ STATE_DICT = random_state_dict()
 
 def trained(config: Any) -> tuple[Embeddings, Tensors]:
     return peft_trained(config, STATE_DICT)
-
-
-# PEFT's names of a part to kohya's, which LyCORIS shares.
-KOHYA_PARTS = {
-    "lora_A.weight": "lora_down.weight",
-    "lora_B.weight": "lora_up.weight",
-    "lora_magnitude_vector": "dora_scale",
-}
-
-
-def kohya_names(tensors: Mapping[str, torch.Tensor], encoder: str = "te", alpha: float | None = 8) -> Tensors:
-    """The tensors as sd-scripts and LyCORIS save them."""
-    renamed: Tensors = {}
-    for key, tensor in tensors.items():
-        found = re.match(r"(.+?)\.((?:lora|hada|lokr)_.+)$", key)
-        assert found, key
-        module = f"lora_{encoder}_{found[1].replace('.', '_')}"
-        part = KOHYA_PARTS.get(found[2], found[2])
-        renamed[f"{module}.{part}"] = tensor[:, None] if part == "dora_scale" else tensor
-        if alpha is not None:
-            renamed[f"{module}.alpha"] = torch.tensor(float(alpha))
-    return renamed
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tritonclip_export.lora.unmerged import attach_unmerged
 from tritonclip_export.lora.weights import base_weights
 
 STATE_DICT = random_state_dict()
-ALPHA, RANK = 6, 3
+ALPHA, RANK = layers.ALPHA, layers.RANK
 
 
 @pytest.fixture
@@ -29,50 +28,30 @@ def model() -> Any:
     return plain_model("open_clip", {name: tensor.clone() for name, tensor in STATE_DICT.items()})
 
 
-def lora_only(model: Any) -> dict[str, torch.Tensor]:
-    """loralib's `lora_state_dict(model)`."""
-    return {key: tensor for key, tensor in model.state_dict().items() if "lora_" in key}
-
-
-def adapt_mlp(model: Any, towers: Sequence[str] = ("text", "vision")) -> None:
-    for block in layers.blocks(model, *towers):
-        for name in ("c_fc", "c_proj"):
-            setattr(block.mlp, name, layers.Linear(getattr(block.mlp, name), RANK, ALPHA / RANK))
-
-
-def adapt_attention(model: Any, enabled: str) -> None:
-    for block in layers.blocks(model, "text", "vision"):
-        block.attn = layers.FusedAttention(block.attn)
-        base = block.attn.qkv
-        groups = [letter in enabled for letter in "qkv"]
-        block.attn.qkv = layers.MergedLinear(base.weight.data, base.bias.data, groups, RANK, ALPHA / RANK)
-        block.attn.proj = layers.Linear(block.attn.proj, RANK, ALPHA / RANK)
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_loralib_linear_embedding_and_convolution(suffix: str, model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
+    layers.adapt_mlp(model)
     model.token_embedding = layers.Embedding(model.token_embedding, RANK, ALPHA / RANK)
     model.visual.conv1 = layers.Conv2d(model.visual.conv1, RANK, ALPHA / RANK)
     path = tmp_path / f"lora{suffix}"
     save = torch.save if suffix == ".pt" else save_file
-    save(lora_only(model), path)
+    save(layers.lora_only(model), path)
     assert_merged_equals(embeddings(model), STATE_DICT, path, alpha=ALPHA)
 
 
 @pytest.mark.parametrize("enabled", ["qkv", "qv", "k"])
 def test_loralib_merged_linear(enabled: str, model: Any, tmp_path: Path) -> None:
-    adapt_attention(model, enabled)
+    layers.adapt_attention(model, enabled)
     path = tmp_path / "lora.pt"
-    torch.save(lora_only(model), path)
+    torch.save(layers.lora_only(model), path)
     named = None if enabled == "qkv" else f"loralib:{enabled}"
     assert_merged_equals(embeddings(model), STATE_DICT, path, alpha=ALPHA, format=named)
 
 
 def test_loralib_groups_that_the_file_does_not_name(model: Any, tmp_path: Path) -> None:
-    adapt_attention(model, "qv")
+    layers.adapt_attention(model, "qv")
     path = tmp_path / "lora.pt"
-    torch.save(lora_only(model), path)
+    torch.save(layers.lora_only(model), path)
     with pytest.raises(AdapterError, match=r"adapts 2 of query, key and value.*loralib:qk, loralib:qv, loralib:kv"):
         read_adapter(path, alpha=ALPHA)
 
@@ -83,14 +62,14 @@ def test_loralib_separate_projections(model: Any, tmp_path: Path) -> None:
         for name in ("q_proj", "v_proj", "proj"):
             setattr(block.attn, name, layers.Linear(getattr(block.attn, name), RANK, ALPHA / RANK))
     path = tmp_path / "lora.pt"
-    torch.save(lora_only(model), path)
+    torch.save(layers.lora_only(model), path)
     result = assert_merged_equals(embeddings(model), STATE_DICT, path, alpha=ALPHA)
     assert result.report.adapters[0].folded == 6
 
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_loralib_whole_state_dict_in_training_and_in_eval_mode(merged: bool, model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
+    layers.adapt_mlp(model)
     expected = embeddings(model)
     if merged:
         for block in layers.blocks(model, "text", "vision"):
@@ -104,7 +83,7 @@ def test_loralib_whole_state_dict_in_training_and_in_eval_mode(merged: bool, mod
 
 
 def test_loralib_whole_state_dict_with_trained_biases(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
+    layers.adapt_mlp(model)
     with torch.no_grad():
         model.ln_final.bias.add_(0.3)
     path = tmp_path / "lora.pt"
@@ -114,7 +93,7 @@ def test_loralib_whole_state_dict_with_trained_biases(model: Any, tmp_path: Path
 
 
 def test_loralib_file_of_another_base(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
+    layers.adapt_mlp(model)
     path = tmp_path / "lora.pt"
     torch.save(model.state_dict(), path)
     with pytest.raises(AdapterError, match="neither this model's nor this model's with the LoRA merged"):
@@ -122,22 +101,22 @@ def test_loralib_file_of_another_base(model: Any, tmp_path: Path) -> None:
 
 
 def test_loralib_needs_alpha(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
-    torch.save(lora_only(model), tmp_path / "lora.pt")
+    layers.adapt_mlp(model)
+    torch.save(layers.lora_only(model), tmp_path / "lora.pt")
     with pytest.raises(AdapterError, match=r"does not store alpha; give the lora_alpha of the training \(--lora-alpha"):
         read_adapter(tmp_path / "lora.pt")
 
 
 def test_loralib_wrong_alpha_would_fail(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
-    torch.save(lora_only(model), tmp_path / "lora.pt")
+    layers.adapt_mlp(model)
+    torch.save(layers.lora_only(model), tmp_path / "lora.pt")
     with pytest.raises(AssertionError):
         assert_merged_equals(embeddings(model), STATE_DICT, tmp_path / "lora.pt", alpha=ALPHA + 1)
 
 
 def test_loralib_half_a_pair(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
-    tensors = lora_only(model)
+    layers.adapt_mlp(model)
+    tensors = layers.lora_only(model)
     del tensors["transformer.resblocks.0.mlp.c_fc.lora_B"]
     torch.save(tensors, tmp_path / "lora.pt")
     with pytest.raises(AdapterError, match=r"resblocks\.0\.mlp\.c_fc .* has lora_A but no lora_B"):
@@ -145,8 +124,8 @@ def test_loralib_half_a_pair(model: Any, tmp_path: Path) -> None:
 
 
 def test_loralib_rank_that_is_not_the_files(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
-    torch.save(lora_only(model), tmp_path / "lora.pt")
+    layers.adapt_mlp(model)
+    torch.save(layers.lora_only(model), tmp_path / "lora.pt")
     with pytest.raises(AdapterError, match="has rank 3, not 4"):
         read_adapter(tmp_path / "lora.pt", alpha=ALPHA, rank=4)
 
@@ -202,7 +181,7 @@ def test_loraclip_without_its_random_projection(model: Any, tmp_path: Path) -> N
 
 
 def test_peft_runs_what_was_read_unmerged(model: Any, tmp_path: Path) -> None:
-    adapt_mlp(model)
+    layers.adapt_mlp(model)
     model.visual.conv1 = layers.Conv2d(model.visual.conv1, RANK, ALPHA / RANK)
     torch.save(model.state_dict(), tmp_path / "lora.pt")
     base = plain_model("hf", STATE_DICT)

@@ -44,9 +44,9 @@ MODEL_CFG: dict[str, Any] = {
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
-def state_dict() -> dict[str, torch.Tensor]:
-    """The golden files' weights under open_clip's names."""
-    plain = new_model(MODEL_CFG).state_dict()
+def state_dict(model_cfg: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
+    """The golden files' weights under open_clip's names, or those of another config that are made alike."""
+    plain = new_model(model_cfg or MODEL_CFG).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in to_hf(plain).items()}
     values = {name: torch.from_numpy(array) for name, array in base.random_weights(shapes).items()}
     return {**from_hf(values), "logit_scale": plain["logit_scale"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,15 @@ def assert_merged_equals(expected: Embeddings, state_dict: Tensors, path: Path, 
 
 def peft_trained(config: Any, state_dict: Tensors) -> tuple[Embeddings, Tensors]:
     """PEFT's unmerged forward of a whole `CLIPModel`, and the trained tensors as PEFT names them in a file."""
+    base = plain_model("hf", state_dict)
+    tensors = peft_train(base, config)
+    return hf_embeddings(base), tensors
+
+
+def peft_train(base: Any, config: Any) -> Tensors:
+    """Let PEFT adapt `base` in place and disturb what is trainable; returns that as PEFT names it in a file."""
     from peft import get_peft_model_state_dict
 
-    base = plain_model("hf", state_dict)
     model = peft_wrap(base, peft_config=config)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -71,7 +78,7 @@ def peft_trained(config: Any, state_dict: Tensors) -> tuple[Embeddings, Tensors]
     with quiet():
         saved = get_peft_model_state_dict(model)
     model.eval()
-    return hf_embeddings(base), {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
+    return {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
 
 
 def text_lora(targets: str = ALL_OF_TEXT, **settings: Any) -> Any:
@@ -79,6 +86,28 @@ def text_lora(targets: str = ALL_OF_TEXT, **settings: Any) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": targets, **settings})
+
+
+# PEFT's names of a part to kohya's, which LyCORIS shares.
+KOHYA_PARTS = {
+    "lora_A.weight": "lora_down.weight",
+    "lora_B.weight": "lora_up.weight",
+    "lora_magnitude_vector": "dora_scale",
+}
+
+
+def kohya_names(tensors: Mapping[str, torch.Tensor], encoder: str = "te", alpha: float | None = 8) -> Tensors:
+    """The tensors as sd-scripts and LyCORIS save them."""
+    renamed: Tensors = {}
+    for key, tensor in tensors.items():
+        found = re.match(r"(.+?)\.((?:lora|hada|lokr)_.+)$", key)
+        assert found, key
+        module = f"lora_{encoder}_{found[1].replace('.', '_')}"
+        part = KOHYA_PARTS.get(found[2], found[2])
+        renamed[f"{module}.{part}"] = tensor[:, None] if part == "dora_scale" else tensor
+        if alpha is not None:
+            renamed[f"{module}.alpha"] = torch.tensor(float(alpha))
+    return renamed
 
 
 def saved(path: Path, tensors: Mapping[str, torch.Tensor], **header: str) -> Path:

@@ -6,12 +6,15 @@ loralib (https://github.com/microsoft/LoRA), loraclip (https://pypi.org/project/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tritonclip_export.frameworks import torch
 
 functional = torch.nn.functional
 NOISE = 0.25
+# Of the layers of loralib that `adapt_mlp` and `adapt_attention` put in.
+ALPHA, RANK = 6, 3
 
 
 def noise(*shape: int) -> torch.nn.Parameter:
@@ -147,6 +150,26 @@ def blocks(model: Any, *towers: str) -> list[Any]:
     """The residual blocks of the named towers ("text", "vision"), text first."""
     found = {"text": model.transformer, "vision": model.visual.transformer}
     return [block for tower in towers for block in found[tower].resblocks]
+
+
+def lora_only(model: Any) -> dict[str, torch.Tensor]:
+    """loralib's `lora_state_dict(model)`."""
+    return {key: tensor for key, tensor in model.state_dict().items() if "lora_" in key}
+
+
+def adapt_mlp(model: Any, towers: Sequence[str] = ("text", "vision")) -> None:
+    for block in blocks(model, *towers):
+        for name in ("c_fc", "c_proj"):
+            setattr(block.mlp, name, Linear(getattr(block.mlp, name), RANK, ALPHA / RANK))
+
+
+def adapt_attention(model: Any, enabled: str) -> None:
+    for block in blocks(model, "text", "vision"):
+        block.attn = FusedAttention(block.attn)
+        base = block.attn.qkv
+        groups = [letter in enabled for letter in "qkv"]
+        block.attn.qkv = MergedLinear(base.weight.data, base.bias.data, groups, RANK, ALPHA / RANK)
+        block.attn.proj = Linear(block.attn.proj, RANK, ALPHA / RANK)
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> torch.nn.Linear:

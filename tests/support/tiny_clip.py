@@ -36,10 +36,15 @@ def tiny_state_dict(model_cfg: dict[str, Any] | None = None, seed: int = 0) -> d
     }
 
 
-def write_tiny_checkpoint(folder: Path, **preprocess: Any) -> Path:
-    """An open_clip directory; `preprocess` overrides entries of its preprocess_cfg."""
+def write_tiny_checkpoint(
+    folder: Path,
+    model_cfg: dict[str, Any] | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+    **preprocess: Any,
+) -> Path:
+    """An open_clip directory, of MODEL_CFG unless given; `preprocess` overrides entries of its preprocess_cfg."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": {**PREPROCESS_CFG, **preprocess}}
+    config = {"model_cfg": model_cfg or MODEL_CFG, "preprocess_cfg": {**PREPROCESS_CFG, **preprocess}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    save_file(tiny_state_dict(), folder / "open_clip_model.safetensors")
+    save_file(weights or tiny_state_dict(), folder / "open_clip_model.safetensors")
     return folder
