@@ -22,18 +22,6 @@ from tritonclip_export.manifest import file_hashes, verify
 LABELS = ["red circle", "blue square", "green heart", "crème brûlée", "pink star", "a very " + "long " * 90 + "label"]
 
 
-@pytest.fixture
-def repository(demo_repository: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(demo_repository, tmp_path / "repository")
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.txt"
-    path.write_text("\n".join(LABELS), encoding="utf-8")
-    return path
-
-
 def weights(repository: Path, name: str) -> np.ndarray:
     return np.load(repository / f"classifier_head_{name}" / "1" / "weights.npy")
 

@@ -1,6 +1,5 @@
 """CoOp's learned prompts, baked, against CoOp's own forward; its files as Dassl writes them."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.manifest import verify
 
 # Names of one, two and three tokens and more; CoOp reads _ as a space.
-CLASSES = ["cat", "red_circle", "Saint Bernard dog", "crème brûlée", "aardvark"]
+LABELS = ["cat", "red_circle", "Saint Bernard dog", "crème brûlée", "aardvark"]
 CONTEXT = 5
 # Of the demo checkpoint's text tower.
 WIDTH = 64
@@ -23,18 +22,6 @@ WIDTH = 64
 @pytest.fixture(scope="module")
 def checkpoint(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_merged_demo(demo, tmp_path_factory.mktemp("coop") / "checkpoint")
-
-
-@pytest.fixture
-def repository(demo_repository: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(demo_repository, tmp_path / "repository")
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.txt"
-    path.write_text("\n".join(CLASSES), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +35,7 @@ class PromptLearner(torch.nn.Module):
     def __init__(self, clip_model: Any, *, class_specific: bool, position: str, seed: int = 0) -> None:
         super().__init__()
         tokenizer = open_clip.SimpleTokenizer()
-        names = [name.replace("_", " ") for name in CLASSES]
+        names = [name.replace("_", " ") for name in LABELS]
         self.ids = tokenizer([" ".join(["X"] * CONTEXT) + " " + name + "." for name in names])
         self.name_lengths = [len(tokenizer.encode(name)) for name in names]
         self.position = position
@@ -61,7 +48,7 @@ class PromptLearner(torch.nn.Module):
         self.register_buffer("token_suffix", embedding[:, 1 + CONTEXT :])
 
     def forward(self) -> torch.Tensor:
-        contexts = self.ctx if self.ctx.dim() == 3 else self.ctx.expand(len(CLASSES), -1, -1)
+        contexts = self.ctx if self.ctx.dim() == 3 else self.ctx.expand(len(LABELS), -1, -1)
         before = {"end": CONTEXT, "middle": CONTEXT // 2, "front": 0}[self.position]
         rows = []
         for start, context, rest, length in zip(
@@ -173,7 +160,7 @@ def test_what_is_no_prompt_learner_of_this_checkpoint(
 
 def test_labels_in_another_order_are_found(checkpoint: Path, repository: Path, tmp_path: Path, clip_model: Any) -> None:
     file = save(PromptLearner(clip_model, class_specific=True, position="end"), tmp_path / "model.pth.tar-1")
-    (tmp_path / "swapped").write_text("\n".join([CLASSES[1], CLASSES[0], *CLASSES[2:]]), encoding="utf-8")
+    (tmp_path / "swapped").write_text("\n".join([LABELS[1], LABELS[0], *LABELS[2:]]), encoding="utf-8")
     options = ["--labels", tmp_path / "swapped", "--prompt-learner", file, "--checkpoint", checkpoint]
     with pytest.raises(ClassifierError, match="class 0 was not the label given at its place; give the class names"):
         add_classifier("coop", repository, "--name", "x", *options)

@@ -1,6 +1,5 @@
 """Tip-Adapter's cache and matrices made elsewhere: the head's logits against each method's own forward in PyTorch."""
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,6 @@ from clip_head import Head
 LABELS = ["red circle", "blue square", "green heart", "pink star"]
 CLASSES, WIDTH, SHOTS = len(LABELS), 64, 12
 SIGMOID = ScoringSpec("sigmoid", 112.0, -16.5)
-
-
-@pytest.fixture
-def repository(demo_repository: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(demo_repository, tmp_path / "repository")
-
-
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.txt"
-    path.write_text("\n".join(LABELS))
-    return path
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:

@@ -9,10 +9,11 @@ import pytest
 
 from families import SHRUNK_EVA
 from family_checkpoints import shrunk_tower
-from lora_files import TOLERANCE, Tensors, assert_merged_equals, embeddings, merge_file
+from lora_files import TOLERANCE, assert_merged_equals, embeddings, merge_file
 from lora_models import (
     MODEL_CFG,
     Embeddings,
+    disturb,
     largest_difference,
     peft_wrap,
     plain_model,
@@ -25,20 +26,6 @@ from tritonclip_export.frameworks import torch
 from tritonclip_export.hf_towers import new_hf_model
 
 STATE_DICT = random_state_dict()
-
-
-def disturb(model: Any) -> None:
-    """What stands for training."""
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not name.endswith("in_proj_bias"):
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    model.eval()
-
-
-def copied() -> Tensors:
-    return {name: tensor.clone() for name, tensor in STATE_DICT.items()}
 
 
 def peft_directory(model: Any, path: Path, **config: Any) -> Path:
@@ -193,7 +180,7 @@ def test_attention_rebuilt_with_linear_layers(tmp_path: Path) -> None:
     """clipora and others put `attn.qkv` and `attn.proj` in the place of nn.MultiheadAttention, and PEFT on them."""
     import lora_layers as layers
 
-    model = plain_model("open_clip", copied())
+    model = plain_model("open_clip", STATE_DICT)
     for block in layers.blocks(model, "text", "vision"):
         block.attn = layers.FusedAttention(block.attn)
     peft_directory(model, tmp_path, target_modules=["qkv", "attn.proj"])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_files import Tensors, assert_merged_equals, embeddings
+from lora_files import assert_merged_equals, embeddings
 from lora_models import (
+    disturb,
     hf_embeddings,
     peft_wrap,
     plain_model,
@@ -22,20 +23,6 @@ from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import read_adapter
 
 STATE_DICT = random_state_dict()
-
-
-def disturb(model: Any) -> None:
-    """What stands for training."""
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not name.endswith("in_proj_bias"):
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    model.eval()
-
-
-def copied() -> Tensors:
-    return {name: tensor.clone() for name, tensor in STATE_DICT.items()}
 
 
 RAW: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,7 +47,7 @@ RAW: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RAW)
 def test_whole_state_dict_with_config_beside(name: str, tmp_path: Path) -> None:
     namespace, config = RAW[name]
-    base = plain_model(namespace, copied())
+    base = plain_model(namespace, STATE_DICT)
     model = peft_wrap(base, **config)
     disturb(model)
     with quiet():
@@ -74,7 +61,7 @@ def test_whole_state_dict_with_config_beside(name: str, tmp_path: Path) -> None:
 
 
 def test_whole_state_dict_without_config_needs_alpha(tmp_path: Path) -> None:
-    base = plain_model("open_clip", copied())
+    base = plain_model("open_clip", STATE_DICT)
     model = peft_wrap(base, target_modules=["attn", "c_fc"], rank_pattern={"c_fc": 2}, lora_alpha=6)
     disturb(model)
     torch.save(model.state_dict(), tmp_path / "raw.pt")
@@ -85,7 +72,7 @@ def test_whole_state_dict_without_config_needs_alpha(tmp_path: Path) -> None:
 
 
 def test_state_dict_of_a_model_that_holds_a_wrapped_tower(tmp_path: Path) -> None:
-    base = plain_model("hf", copied())
+    base = plain_model("hf", STATE_DICT)
     base.vision_model = peft_wrap(base.vision_model, target_modules=["q_proj"])
     disturb(base.vision_model)
     torch.save(base.state_dict(), tmp_path / "raw.pt")
@@ -94,7 +81,7 @@ def test_state_dict_of_a_model_that_holds_a_wrapped_tower(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("namespace", ["hf", "open_clip"])
 def test_state_dict_that_was_saved_merged(namespace: str, tmp_path: Path) -> None:
-    base = plain_model(namespace, copied())
+    base = plain_model(namespace, STATE_DICT)
     model = peft_wrap(base, target_modules=["fc1"] if namespace == "hf" else ["c_fc"])
     disturb(model)
     expected = hf_embeddings(base) if namespace == "hf" else embeddings(base)
@@ -107,7 +94,7 @@ def test_state_dict_that_was_saved_merged(namespace: str, tmp_path: Path) -> Non
 def test_state_dict_of_several_adapters(tmp_path: Path) -> None:
     from peft import LoraConfig
 
-    base = plain_model("hf", copied())
+    base = plain_model("hf", STATE_DICT)
     model = peft_wrap(base, target_modules=["fc1"])
     model.add_adapter("other", LoraConfig(r=4, lora_alpha=8, target_modules=["fc1"]))
     model.set_adapter("other")

@@ -23,7 +23,7 @@ from graft_references import (
     hf_text_features,
 )
 from lora_files import ALL_OF_TEXT, kohya_names, peft_train, saved, text_lora
-from lora_models import peft_wrap, quiet
+from lora_models import disturb, peft_wrap, quiet
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client import ClipClient
 from tritonclip_client.main import main
@@ -106,10 +106,7 @@ def _trained_by_peft(folder: Path, seed: int, *targets: str) -> dict[str, torch.
     from peft.tuners.lora import LoraLayer
 
     model = peft_wrap(hf_clip(MODEL_CFG), target_modules=list(targets))
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    disturb(model, seed, noise=0.1)
     with quiet():
         model.save_pretrained(str(folder))
     found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lora_models import (
     Embeddings,
+    disturb,
     hf_embeddings,
     largest_difference,
     open_clip_embeddings,
@@ -70,14 +71,9 @@ def peft_train(base: Any, config: Any) -> Tensors:
     from peft import get_peft_model_state_dict
 
     model = peft_wrap(base, peft_config=config)
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.25 * torch.randn_like(parameter))
+    disturb(model)
     with quiet():
         saved = get_peft_model_state_dict(model)
-    model.eval()
     return {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
 
 

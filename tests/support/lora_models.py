@@ -99,17 +99,22 @@ def train_adapter(
     """
     base = plain_model(namespace, state_dict)
     model = peft_wrap(base.get_submodule(part), **config)
+    disturb(model, seed, noise)
+    with quiet():
+        model.save_pretrained(str(path), safe_serialization=safe)
+    embeddings = hf_embeddings(base) if namespace == "hf" else _normalized(base.encode_image, base.encode_text)
+    return Trained(path, embeddings)
+
+
+def disturb(model: Any, seed: int = 7, noise: float = 0.25) -> None:
+    """What stands for training: all that is trainable moves, and the model is in eval mode then."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # PEFT trains in_proj_bias under bias="all" but does not save it.
             if parameter.requires_grad and not name.endswith("in_proj_bias"):
                 parameter.add_(noise * torch.randn_like(parameter))
-    with quiet():
-        model.save_pretrained(str(path), safe_serialization=safe)
     model.eval()
-    embeddings = hf_embeddings(base) if namespace == "hf" else _normalized(base.encode_image, base.encode_text)
-    return Trained(path, embeddings)
 
 
 def set_config(path: Path, **settings: Any) -> None:
@@ -120,12 +125,13 @@ def set_config(path: Path, **settings: Any) -> None:
 
 def plain_model(namespace: str, state_dict: dict[str, torch.Tensor]) -> Any:
     """The float32 model of that library with these weights (given under open_clip's names)."""
+    # Training writes into the weights, which a model shares with what it was made of.
+    own = {name: tensor.clone() for name, tensor in state_dict.items()}
     if namespace == "hf":
         with quiet():
-            return build_hf_clip(MODEL_CFG, state_dict)
+            return build_hf_clip(MODEL_CFG, own)
     model = new_model(MODEL_CFG)
-    # Training writes into the weights, which a model shares with what it was made of.
-    load_strictly(model, {name: tensor.clone() for name, tensor in state_dict.items()}, "test")
+    load_strictly(model, own, "test")
     return model
 
 

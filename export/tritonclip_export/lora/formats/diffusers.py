@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tritonclip_export.errors import AdapterError
-from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.adapter import Adapter
 from tritonclip_export.lora.config import LoraSettings, parse_settings
-from tritonclip_export.lora.formats.encoders import one_of_several
-from tritonclip_export.lora.formats.files import AdapterFile, Options, require_no_more
+from tritonclip_export.lora.formats.encoders import Parts, Place, one_of_several, sort_encoders
+from tritonclip_export.lora.formats.files import AdapterFile, Options
 from tritonclip_export.lora.formats.layers import Layer, low_rank, make_adapter
 from tritonclip_export.lora.namespace import BARE_HF
 
@@ -34,27 +33,24 @@ _NAMES = {"down": "A", "up": "B", "dora_scale": "magnitude", "lora_magnitude_vec
 # The blocks of T5 in Stable Diffusion 3 and FLUX.
 _T5 = re.compile(r"(?:encoder\.block|shared)\.")
 
-Parts = dict[str, torch.Tensor]
-
 
 def read(file: AdapterFile, options: Options) -> Adapter:
     """scale: from the header's settings, else alpha / rank, else 1, as diffusers reads it."""
-    encoders: dict[str, dict[str, Parts]] = {}
-    ignored, strange = 0, []
-    for key, tensor in file.tensors.items():
-        match = _KEY.match(key)
-        if match and (not match["model"].startswith("text_encoder") or _T5.match(match["rest"])):
-            ignored += 1
-        elif match and (part := _PART.match(match["rest"])):
-            module, name = _named(part)
-            encoders.setdefault(match["model"], {}).setdefault(module, {})[name] = tensor
-        else:
-            strange.append(key)
-    require_no_more(strange, "a LoRA of CLIP's text tower in diffusers' format", file.path)
+    encoders, ignored = sort_encoders(file, _place, "diffusers")
     adapters = {
         name: _adapter(modules, file, options, _settings(file, name), ignored) for name, modules in encoders.items()
     }
     return one_of_several(adapters, file, options, "diffusers")
+
+
+def _place(key: str) -> Place:
+    match = _KEY.match(key)
+    if match is None:
+        return None
+    if not match["model"].startswith("text_encoder") or _T5.match(match["rest"]):
+        return "other"
+    part = _PART.match(match["rest"])
+    return None if part is None else (match["model"], *_named(part))
 
 
 def _named(match: re.Match[str]) -> tuple[str, str]:

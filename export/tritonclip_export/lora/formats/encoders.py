@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from tritonclip_export.errors import AdapterError
+from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.adapter import Adapter
-from tritonclip_export.lora.formats.files import AdapterFile, Options
+from tritonclip_export.lora.formats.files import AdapterFile, Options, require_no_more
+
+Parts = dict[str, torch.Tensor]
+# Encoder, module in `CLIPModel` and part of it; or another model's; or None for what has no place in the format.
+Place = tuple[str, str, str] | Literal["other"] | None
+
+
+def sort_encoders(
+    file: AdapterFile,
+    place: Callable[[str], Place],
+    format: str,  # noqa: A002 - what it is called everywhere
+) -> tuple[dict[str, dict[str, Parts]], int]:
+    """The tensors by encoder, module and part, and how many are of other models.
+
+    Raises:
+        AdapterError: a tensor has no place.
+    """
+    places = {key: place(key) for key in file.tensors}
+    strange = [key for key, found in places.items() if found is None]
+    require_no_more(strange, f"a LoRA of CLIP's text tower in {format}'s format", file.path)
+    encoders: dict[str, dict[str, Parts]] = {}
+    for key, found in places.items():
+        if found is not None and found != "other":
+            encoder, module, part = found
+            encoders.setdefault(encoder, {}).setdefault(module, {})[part] = file.tensors[key]
+    return encoders, list(places.values()).count("other")
 
 
 def one_of_several(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.adapter import Adapter
-from tritonclip_export.lora.formats.encoders import one_of_several
+from tritonclip_export.lora.formats.encoders import Parts, Place, one_of_several, sort_encoders
 from tritonclip_export.lora.formats.files import AdapterFile, Options, require_no_more
 from tritonclip_export.lora.formats.layers import Layer, dense, low_rank, make_adapter
 
@@ -22,30 +22,26 @@ _BLOCK = re.compile(
 # T5, the third text encoder of Stable Diffusion 3 and the second of FLUX.
 _T5 = re.compile(r"encoder_block_")
 
-Parts = dict[str, torch.Tensor]
-
 
 def read(file: AdapterFile, options: Options) -> Adapter:
     """scale = alpha / rank; where alpha is missing or 0 it is the rank, as sd-scripts reads it."""
-    encoders: dict[str, dict[str, Parts]] = {}
-    ignored, strange = 0, []
-    for key, tensor in file.tensors.items():
-        match = _KEY.match(key)
-        if match is None:
-            strange.append(key)
-        elif match["encoder"] == "unet" or _T5.match(match["module"]):
-            ignored += 1
-        elif (module := _module(match["module"])) is None:
-            strange.append(key)
-        else:
-            encoders.setdefault(match["encoder"], {}).setdefault(module, {})[match["part"]] = tensor
-    require_no_more(strange, "a LoRA of CLIP's text tower in kohya's format", file.path)
+    encoders, ignored = sort_encoders(file, _place, "kohya")
     notes = [f"{ignored} tensors of other models than CLIP (U-Net, T5) were left out"] if ignored else []
     adapters = {
         name: make_adapter(file, "hf", _layers(modules, file, options), "kohya", notes=notes)
         for name, modules in encoders.items()
     }
     return one_of_several(adapters, file, options, "kohya")
+
+
+def _place(key: str) -> Place:
+    match = _KEY.match(key)
+    if match is None:
+        return None
+    if match["encoder"] == "unet" or _T5.match(match["module"]):
+        return "other"
+    module = _module(match["module"])
+    return None if module is None else (match["encoder"], module, match["part"])
 
 
 def _module(name: str) -> str | None:
