@@ -10,10 +10,7 @@ from typing import Any
 from tritonclip_export import inert_pickle
 from tritonclip_export.errors import AdapterError, CheckpointError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.weights import read_weights
-
-# Where training scripts put the weights, beside the state of the optimizer and its scheduler.
-_WRAPPERS = ("state_dict", "model")
+from tritonclip_export.weights import read_weights, unwrap
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -28,7 +25,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise AdapterError(f"no weights at {path}; give the file that the training wrote")
     try:
-        raw = read_weights(path) if path.suffix == ".safetensors" else inert_pickle.load(path)
+        raw = read_weights(path) if path.suffix == ".safetensors" else _model(inert_pickle.load(path))
+        tensors = unwrap(raw, path)
     except CheckpointError as error:
         raise AdapterError(f"the adapter cannot be read: {error}") from error
     except pickle.UnpicklingError as error:
@@ -38,7 +36,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # a damaged pickle raises whatever its opcodes run into
         raise AdapterError(f"{path} cannot be read ({error!r}); copy or save the adapter again") from error
-    return _checked(_unwrapped(raw), path)
+    _require_finite(tensors, path)
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -56,21 +55,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _unwrapped(raw: Any) -> Any:
-    inner = [raw[key] for key in _WRAPPERS if isinstance(raw, dict) and isinstance(raw.get(key), dict)]
-    return inner[0] if inner else raw
+def _model(raw: Any) -> Any:
+    """What some training scripts save as `model`, beside the state of the optimizer and its scheduler."""
+    inner = raw.get("model") if isinstance(raw, dict) and "state_dict" not in raw else None
+    return inner if isinstance(inner, dict) else raw
 
 
-def _checked(raw: Any, path: Path) -> dict[str, torch.Tensor]:
-    if not isinstance(raw, dict) or not raw or not all(isinstance(key, str) for key in raw):
-        raise AdapterError(f"{path} holds {type(raw).__name__}, not a state dict of named tensors")
-    strange = [key for key, value in raw.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise AdapterError(f"{path} holds {len(strange)} entries that are no tensors, first {strange[0]!r}")
-    bad = [key for key, value in raw.items() if not torch.isfinite(value).all()]
+def _require_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise AdapterError(
             f"{len(bad)} tensors of {path} hold NaN or infinity (first: {bad[0]}); the training diverged. Use an "
             "earlier save of the adapter"
         )
-    return {key.removeprefix("module."): value.detach() for key, value in raw.items()}
