@@ -185,12 +185,13 @@ def masked_id(model_cfg: Mapping[str, Any]) -> int | None:
             return int(hf_config["masked_id"])
         pad_id = hf_config["text_config"].get("pad_token_id", 0)
         return int(pad_id) if hf_config["model_type"] == "chinese_clip" else None
-    name = open_clip.CLIPTextCfg(**model_cfg["text_cfg"]).hf_model_name
-    if not name:
-        return None
+    text = open_clip.CLIPTextCfg(**model_cfg["text_cfg"])
+    if not text.hf_model_name:
+        # The class token of CoCa attends to the words alone.
+        return text.pad_id if text.embed_cls else None
     from transformers import AutoConfig
 
-    pad_id = AutoConfig.from_pretrained(name).pad_token_id
+    pad_id = AutoConfig.from_pretrained(text.hf_model_name).pad_token_id
     return None if pad_id is None else int(pad_id)
 
 

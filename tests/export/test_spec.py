@@ -108,6 +108,17 @@ def test_a_tokenizer_that_ends_elsewhere_than_the_tower_pools_is_refused(checkpo
         build_spec(other, checkpoint.state_dict)
 
 
+def test_a_class_token_that_attends_to_the_padding_is_refused(checkpoint: Checkpoint) -> None:
+    for pad_id, embed_cls in ((0, True), (7, False)):
+        text = {**checkpoint.model_cfg["text_cfg"], "embed_cls": embed_cls, "pad_id": pad_id}
+        other = replace(checkpoint, model_cfg={**checkpoint.model_cfg, "text_cfg": text})
+        assert build_spec(other, checkpoint.state_dict).text.pad_id == 0
+    text = {**text, "embed_cls": True}
+    other = replace(checkpoint, model_cfg={**checkpoint.model_cfg, "text_cfg": text})
+    with pytest.raises(CheckpointError, match="masks the id 7, the tokenizer pads with 0"):
+        build_spec(other, checkpoint.state_dict)
+
+
 def test_a_tokenizer_that_pads_with_what_the_tower_reads_is_refused(tmp_path: Path) -> None:
     chinese_clip(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
