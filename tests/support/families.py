@@ -44,7 +44,7 @@ class Family:
 
 # Heads are as wide as in the tower itself.
 SHRUNK_EVA = {"embed_dim": 176, "depth": 2, "num_heads": 2}
-SHRUNK_SIGLIP = {"embed_dim": 192, "depth": 2, "num_heads": 3}
+SHRUNK_VIT = {"embed_dim": 192, "depth": 2, "num_heads": 3}
 SHRUNK_FASTVIT = {"embed_dims": (16, 32, 64, 128), "layers": (1, 1, 1, 1)}
 
 
@@ -73,12 +73,12 @@ FAMILIES = (
     Family(
         "NLLB-CLIP",
         "nllb-clip-base-siglip",
-        _of("nllb-clip-base-siglip", "v1", "nllb", hf_text="m2m_100", tower=SHRUNK_SIGLIP),
+        _of("nllb-clip-base-siglip", "v1", "nllb", hf_text="m2m_100", tower=SHRUNK_VIT),
     ),
-    Family("SigLIP", "ViT-B-16-SigLIP", _of("ViT-B-16-SigLIP", "webli", "t5"), scale="text shrunk"),
+    Family("SigLIP", "ViT-B-16-SigLIP", _of("ViT-B-16-SigLIP", "webli", "t5", tower=SHRUNK_VIT)),
     Family("SigLIP 2", "ViT-B-32-SigLIP2-256", _of("ViT-B-32-SigLIP2-256", "webli", "xlm"), scale="text shrunk"),
     Family("EVA-CLIP", "EVA01-g-14", _of("EVA01-g-14", "laion400m_s11b_b41k", tower=SHRUNK_EVA)),
-    Family("EVA-02", "EVA02-B-16", _of("EVA02-B-16", "merged2b_s8b_b131k"), scale="text shrunk"),
+    Family("EVA-02", "EVA02-B-16", _of("EVA02-B-16", "merged2b_s8b_b131k", tower=SHRUNK_VIT)),
     Family("DFN5B", "ViT-H-14-quickgelu", _of("ViT-H-14-quickgelu", "dfn5b")),
     Family("MetaCLIP 1", "ViT-B-32-quickgelu", _of("ViT-B-32-quickgelu", "metaclip_400m")),
     Family(
