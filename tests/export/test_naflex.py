@@ -13,13 +13,15 @@ from PIL import Image
 from naflex_checkpoint import gemma, hf_siglip2
 from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.errors import CheckpointError
+from tritonclip_export.extra_architectures import extra_architecture
 from tritonclip_export.frameworks import torch
 from tritonclip_export.naflex import PatchEmbeddings, inside, interpolations, join_rows, split_rows
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.pipeline import ExportRequest, export
 from tritonclip_export.probes import synthetic_pictures, to_uint8, transform_pictures
+from tritonclip_export.processors import hf_preprocess
 
-from transformers import AutoProcessor, Siglip2Model, Siglip2VisionConfig  # isort: skip - after torch
+from transformers import AutoProcessor, Siglip2ImageProcessor, Siglip2Model, Siglip2VisionConfig  # isort: skip
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings  # isort: skip
 
 MOST = 60
@@ -152,6 +154,15 @@ def test_another_tokenizers_directory_is_lowered_too(source: Path, tmp_path: Pat
     file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": "GemmaTokenizer"}))
     tokenization = load_checkpoint(str(source), tokenizer=tmp_path).tokenization
     assert torch.equal(tokenization(["A PHOTO of Cats"]), tokenization(["a photo of cats"]))
+
+
+def test_the_named_architecture_is_what_its_directory_would_be(tmp_path: Path) -> None:
+    found = extra_architecture("ViT-B-16-SigLIP2-NaFlex")
+    assert found is not None
+    model_cfg, preprocess_cfg = found
+    Siglip2ImageProcessor().save_pretrained(tmp_path)
+    assert preprocess_cfg == hf_preprocess(tmp_path / "preprocessor_config.json", model_cfg["vision_cfg"])
+    assert model_cfg["vision_cfg"] == {"image_size": 256, "patch_size": 16, "num_patches": 256, "max_num_patches": 256}
 
 
 @pytest.mark.parametrize(
