@@ -7,7 +7,8 @@ It travels in the repository, as JSON in the ensembles' `config.pbtxt` (`serving
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -71,6 +72,8 @@ class ImageSpec:
         _require("to_rgb", self.to_rgb, TO_RGB)
         _require("interpolation", self.interpolation, INTERPOLATIONS)
         _require("resize_mode", self.resize_mode, RESIZE_MODES)
+        _require_finite("mean", self.mean)
+        _require_finite("std", self.std, above=0)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class ScoringSpec:
 
     def __post_init__(self) -> None:
         _require("scoring", self.kind, SCORINGS)
+        _require_finite("logit_scale", (self.logit_scale,), above=0)
+        _require_finite("logit_bias", (self.logit_bias,))
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,12 @@ def text_buckets(context_length: int, *, any_length: bool) -> tuple[int, ...]:
     """Lengths to pad to: the short ones too where `any_length` gives the same embedding."""
     short = tuple(length for length in SHORT_BUCKETS if length < context_length) if any_length else ()
     return (*short, context_length)
+
+
+def _require_finite(name: str, values: Sequence[Any], above: float = -math.inf) -> None:
+    if not all(isinstance(value, (int, float)) and above < value < math.inf for value in values):
+        than = f" above {above:g}" if above > -math.inf else ""
+        raise SpecError(f"{name} is {', '.join(map(str, values))}; allowed: finite numbers{than}")
 
 
 def _require(what: str, given: str, allowed: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ _KINDS = {
     r"visual\.trunk\.": "open_clip with an image tower of timm",
     r"visual\.layer1\.": "open_clip with a ResNet",
     r"visual\.transformer\.resblocks\.": "open_clip with a plain ViT",
+    r"(^|text\.)transformer\.resblocks\.": "open_clip's text tower",
 }
 
 
@@ -70,4 +71,6 @@ def _first(found: Sequence[str], what: str) -> str:
 
 
 def _kind(given: Mapping[str, torch.Tensor]) -> str:
-    return next((kind for mark, kind in _KINDS.items() if any(re.search(mark, name) for name in given)), "no CLIP")
+    return next(
+        (kind for mark, kind in _KINDS.items() if any(re.search(mark, name) for name in given)), "no CLIP known here"
+    )

@@ -1,6 +1,7 @@
 """The serving spec and how it is read off a checkpoint."""
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -60,6 +61,22 @@ def test_settings_that_contradict_each_other_are_refused(checkpoint: Checkpoint,
     image = build_spec(checkpoint, checkpoint.state_dict).image
     with pytest.raises(SpecError, match=next(iter(changes)).replace("resize_mode", "patch_size")):
         replace(image, **changes)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("image", {"mean": ("x", 0.5, 0.5)}, "mean is x, 0.5, 0.5; allowed: finite numbers$"),
+        ("image", {"std": (0.5, 0.0, 0.5)}, "std is 0.5, 0.0, 0.5; allowed: finite numbers above 0"),
+        ("scoring", {"logit_scale": math.inf}, "logit_scale is inf; allowed: finite numbers above 0"),
+        ("scoring", {"logit_bias": math.nan}, "logit_bias is nan"),
+    ],
+)
+def test_numbers_that_nothing_can_be_computed_with(
+    checkpoint: Checkpoint, part: str, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(SpecError, match=words):
+        replace(getattr(build_spec(checkpoint, checkpoint.state_dict), part), **changes)
 
 
 def test_an_incomplete_or_unknown_record_is_refused(checkpoint: Checkpoint) -> None:

@@ -24,6 +24,7 @@ _NO_TWO_TOWERS = {
     r"(?i)adapter.*(cross|joint|multi_?modal).*attn|(cross|joint|multi_?modal).*(attn.*)?adapter": "its attention "
     "joins both towers, so neither embedding exists without the other input; use it to re-rank what the towers found",
 }
+_WEIGHTS_FILE = re.compile(r"\.(pth|pt|bin|safetensors)")
 # Constants of CoOp's fixed classes; MaPLe keeps them too, beside prompts of the image.
 _CLASS_TOKENS = r"(^|\.)token_(prefix|suffix)$"
 _REFUSED_ARCHITECTURES = {
@@ -49,8 +50,8 @@ def is_graft(path: Path | str) -> bool:
     try:
         names = read_tensors(file)
     except AdapterError:
-        # Whose files no other reader takes; this one says what is wrong.
-        return file.suffix not in SUFFIXES
+        # Names that no other reader takes, such as dassl's model.pth.tar-50; this one says what is wrong.
+        return file.suffix not in SUFFIXES and _WEIGHTS_FILE.search(file.name) is not None
     return is_clip_adapter(names) or is_prompts(names) or _refusal(names) is not None or _any(_CLASS_TOKENS, names)
 
 
@@ -109,7 +110,7 @@ def _weights_file(path: Path) -> Path | None:
     """The file itself, or the one file of weights in a folder (dassl writes a text file `checkpoint` beside it)."""
     if path.is_file():
         return path
-    found = [file for file in path.glob("*") if file.is_file() and re.search(r"\.(pth|pt|bin|safetensors)", file.name)]
+    found = [file for file in path.glob("*") if file.is_file() and _WEIGHTS_FILE.search(file.name)]
     return found[0] if len(found) == 1 else None
 
 
