@@ -168,7 +168,7 @@ def test_model_is_needed_for_names_of_open_clip(tmp_path: Path) -> None:
 
 
 def test_second_adapter_is_checked_before_the_first_is_merged(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tritonclip_export.lora import merge as merging
+    from tritonclip_export.lora import change
 
     plain = read_adapter(train_adapter(adapter.parent / "lora", "hf", STATE_DICT, target_modules=["fc1"]).path)
     set_config(adapter, target_modules=["no_such_layer"], feedforward_modules=[])
@@ -176,7 +176,7 @@ def test_second_adapter_is_checked_before_the_first_is_merged(adapter: Path, mon
     def never(*_: object) -> None:
         raise AssertionError("folded before everything was checked")
 
-    monkeypatch.setattr(merging, "weight_delta", never)
+    monkeypatch.setattr(change, "weight_delta", never)
     with pytest.raises(AdapterError, match="no_such_layer"):
         merge_adapters(STATE_DICT, [(plain, 1.0), (read_adapter(adapter), 1.0)])
 
