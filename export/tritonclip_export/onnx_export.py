@@ -65,18 +65,24 @@ def _export(
     with torch.no_grad(), warnings.catch_warnings():
         # The exporter warns about its own internals; what matters is checked on the file below.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             tower,
             (example,),
-            path,
             input_names=[signature.input_name],
             output_names=[signature.output_name],
             dynamic_shapes=(shapes,),
             opset_version=OPSET,
             dynamo=True,
-            external_data=size > MAX_SINGLE_FILE_BYTES,
+            optimize=False,
             verbose=False,
         )
+        assert program is not None
+        weights = list(program.model.graph.initializers.values())
+        program.optimize()
+        program.save(path, external_data=size > MAX_SINGLE_FILE_BYTES)
+    # The optimizer's rules keep the last graph that they saw for good; its weights must not stay with it.
+    for value in (*weights, *program.model.graph.initializers.values()):
+        value.const_value = None
     _check(path, signature)
 
 
