@@ -17,6 +17,8 @@ _KINDS = {
     r"text_model\.embeddings\.word_embeddings\.": "Hugging Face's ChineseCLIPModel",
     r"vision_model\.head\.probe$": "Hugging Face's SiglipModel",
     r"(vision|text)_model\.": "Hugging Face's CLIPModel",
+    r"^image_encoder\.model\.": "Apple's own MobileCLIP",
+    r"^visual\.blocks\.": "EVA-CLIP's own repository",
     r"visual\.trunk\.": "open_clip with an image tower of timm",
     r"visual\.layer1\.": "open_clip with a ResNet",
     r"visual\.transformer\.resblocks\.": "open_clip with a plain ViT",

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="CHECKPOINT",
-        help="a directory (open_clip, or Hugging Face CLIP, SigLIP, Chinese-CLIP), an architecture of "
+        help="a directory (open_clip, or Hugging Face CLIP, SigLIP, SigLIP 2, Chinese-CLIP), an architecture of "
         "`tritonclip models`, or hf-hub:ORG/REPO",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the model repository to write; must not exist")
