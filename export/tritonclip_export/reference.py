@@ -82,9 +82,7 @@ def _own_reference(
     grafts: Sequence[Graft],
 ) -> Reference:
     model = new_model(model_cfg, empty=True)
-    # PEFT merges an attention's adapter into its weights and out again at every forward; that must not be seen outside.
-    own = {name: tensor.clone() for name, tensor in state_dict.items()} if adapters else state_dict
-    load_strictly(model, own, "the model config")
+    load_strictly(model, _own_weights(state_dict) if adapters else state_dict, "the model config")
     library = "transformers" if "hf_config" in model_cfg else "open_clip"
     attach_unmerged(model, adapters, base_weights("open_clip", state_dict))
     how = f"PEFT on {library}, {len(adapters)} adapters unmerged" if adapters else library
@@ -103,7 +101,7 @@ def _translated_reference(
     with warnings.catch_warnings():
         # transformers warns of its own deprecations.
         warnings.simplefilter("ignore")
-        model: Any = build_hf_clip(model_cfg, state_dict)
+        model: Any = build_hf_clip(model_cfg, _own_weights(state_dict))
     attach_unmerged(model, adapters, base_weights("hf", state_dict))
 
     def image_features(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -118,6 +116,11 @@ def _translated_reference(
 
     how = f"PEFT on transformers, {len(adapters)} adapters unmerged"
     return Reference(f"float32 PyTorch, {how}", image_features, text_features)
+
+
+def _own_weights(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy for PEFT, which writes into weights when it loads an adapter, and into an attention's at every forward."""
+    return {name: tensor.clone() for name, tensor in state_dict.items()}
 
 
 def _embed(features: Features, inputs: torch.Tensor) -> torch.Tensor:

@@ -121,6 +121,16 @@ def test_it_does_not_drift_when_called_often(tmp_path: Path) -> None:
     assert largest_difference(first, last) <= 2e-6
 
 
+@pytest.mark.parametrize("config", [{"init_lora_weights": "olora"}, {"bias": "all"}], ids=str)
+@pytest.mark.parametrize("namespace", ["hf", "open_clip"])
+def test_the_weights_it_was_made_of_stay(namespace: str, config: dict[str, Any], tmp_path: Path) -> None:
+    """PEFT writes into a model's weights when it loads these, and the merge that follows reads them."""
+    adapter = train(tmp_path / "a", namespace, target_modules=["fc1", "c_fc"], **config)
+    own = {name: tensor.clone() for name, tensor in STATE_DICT.items()}
+    embeddings(unmerged_reference(MODEL_CFG, own, [(adapter, 1.0)]))
+    assert [name for name, tensor in own.items() if not torch.equal(tensor, STATE_DICT[name])] == []
+
+
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     half = {name: tensor.half() for name, tensor in STATE_DICT.items()}
     adapters = [(train(tmp_path / "a", "hf", target_modules=["q_proj"]), 1.0)]
