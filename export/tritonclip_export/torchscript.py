@@ -37,8 +37,9 @@ class _Unpickler(pickle.Unpickler):
     """Makes tensors, and dictionaries of them where the program has modules; refuses every other name."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        super().__init__(io.BytesIO(_read(archive, f"{folder}/data.pkl")))
         self._archive, self._folder = archive, folder
+        self._storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.".startswith(_MODULES):
@@ -53,8 +54,18 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
         _, dtype, key, _, _ = pid
-        data = self._archive.read(f"{self._folder}/data/{key}")
-        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        if (key, dtype) not in self._storages:
+            data = _read(self._archive, f"{self._folder}/data/{key}")
+            empty = torch.empty(0, dtype=dtype)
+            self._storages[key, dtype] = torch.frombuffer(bytearray(data), dtype=dtype) if data else empty
+        return self._storages[key, dtype]
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of the archive, which is never larger than the archive itself."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile(f"{name} is compressed, which torch never does")
+    return archive.read(name)
 
 
 def _tensor(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
@@ -77,12 +88,16 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         constants = next(name for name in archive.namelist() if name.endswith(_CONSTANTS))
-        return dict(_tensors(_Unpickler(archive, constants.removesuffix(_CONSTANTS)).load(), ""))
+        return dict(_tensors(_Unpickler(archive, constants.removesuffix(_CONSTANTS)).load(), "", set()))
 
 
-def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
+    if id(module) in seen:
+        # Modules within modules twice each make more names than any memory holds.
+        raise ValueError(f"the module {prefix[:-1]} has another place too")
+    seen.add(id(module))
     for name, value in module.items():
         if isinstance(value, torch.Tensor):
             yield prefix + name, value
         elif isinstance(value, _Module):
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from _tensors(value, f"{prefix}{name}.", seen)

@@ -57,6 +57,35 @@ def test_a_program_without_all_of_its_weights_is_refused(program: Path, content:
         read_weights(replaced(program, "/data/0", content))
 
 
+def test_a_program_that_grows_when_it_is_read_is_refused(program: Path) -> None:
+    packed = program.with_name("packed.pt")
+    with zipfile.ZipFile(program) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match="is compressed, which torch never does"):
+        read_weights(packed)
+
+
+def test_a_module_in_two_places_is_refused(program: Path) -> None:
+    """Each within the next twice, thirty of them in a kilobyte have a thousand million names."""
+    module = b"c__torch__\nM\n)\x81"
+    nested = b"\x80\x02" + module + b"}b" + (b"q\x010" + module + b"}(X\x01\0\0\0ah\x01X\x01\0\0\0bh\x01ub") * 30 + b"."
+    with pytest.raises(CheckpointError, match="has another place too"):
+        read_weights(replaced(program, "/data.pkl", nested))
+
+
+def test_storage_of_a_program_is_read_once(program: Path) -> None:
+    """However many tensors are views of it."""
+    tied = torch.nn.Linear(2, 2, bias=False)
+    tied.register_buffer("view", tied.weight.detach()[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(tied, torch.zeros(1, 2)).save(str(program))
+    read = read_weights(program)
+    assert torch.equal(read["view"], read["weight"][0])
+    assert read["view"].untyped_storage().data_ptr() == read["weight"].untyped_storage().data_ptr()
+
+
 # The first weight of a file that no library reads under an architecture of open_clip, and whose the message calls it.
 # PE's own names are those of a plain ViT.
 OTHER_NAMES = {
