@@ -60,47 +60,41 @@ def _in_another_process(architecture: str, folder: Path, loras: int) -> int:
         return pool.submit(write_checkpoint, architecture, folder, loras).result()
 
 
-def main() -> int:
-    """Print and write the ratio; 1 if it is above the target."""
+def _export(folder: Path, loras: int, merge_method: str) -> tuple[int, int, float]:
+    """Export the checkpoint below `folder`: exit status, largest resident set in bytes, seconds."""
+    command = [sys.executable, "-m", "tritonclip_client.main", "export", str(folder / CHECKPOINT), str(folder / "out")]
+    for index in range(loras):
+        command += ["--adapter", str(folder / f"lora{index}")]
+    if merge_method != "sum":
+        command += ["--merge-method", merge_method, "--merge-density", "0.5"]
+    begun = time.monotonic()
+    _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
+    return status, usage.ru_maxrss * 1024, time.monotonic() - begun
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("architecture", help="an open_clip architecture")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="where twice the checkpoint's size fits")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="default: in benchmarks/results/")
     parser.add_argument("--loras", metavar="N", type=int, default=0, help="random LoRAs to merge into it")
-    parser.add_argument("--merge-method", metavar="NAME", default="sum", help="sum, ties, dare or dare_ties")
-    args = parser.parse_args()
+    parser.add_argument("--merge-method", metavar="NAME", default="sum", help="of the LoRAs; see `tritonclip export`")
+    parser.add_argument("--work", metavar="DIR", type=Path, help="where three times the checkpoint's size fits")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="default: in benchmarks/results/")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Print and write the ratio; 1 if it is above the target."""
+    args = _arguments()
     what = f"{args.architecture}-{args.merge_method}-of-{args.loras}-loras" if args.loras else args.architecture
     out = args.json or RESULTS / f"export_memory-{what}.json"
     check_writable(out)
     with tempfile.TemporaryDirectory(dir=args.work) as work:
-        folder = Path(work)
-        size = _in_another_process(args.architecture, folder, args.loras)
-        begun = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "tritonclip_client.main",
-            "export",
-            str(folder / CHECKPOINT),
-            str(folder / "out"),
-        ]
-        for index in range(args.loras):
-            command += ["--adapter", str(folder / f"lora{index}")]
-        if args.loras and args.merge_method != "sum":
-            command += ["--merge-method", args.merge_method, "--merge-density", "0.5"]
-        _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
-        seconds = time.monotonic() - begun
-    peak = usage.ru_maxrss * 1024
-    row = [
-        what,
-        f"{size / 2**30:.2f} GiB",
-        f"{peak / 2**30:.2f} GiB",
-        f"{peak / size:.2f}",
-        f"{seconds:.0f} s",
-    ]
-    print(format_table(("architecture", "float32", "peak", "ratio", "time"), [row]))
+        size = _in_another_process(args.architecture, Path(work), args.loras)
+        status, peak, seconds = _export(Path(work), args.loras, args.merge_method)
     if status:
         return 1
+    row = [what, f"{size / 2**30:.2f} GiB", f"{peak / 2**30:.2f} GiB", f"{peak / size:.2f}", f"{seconds:.0f} s"]
+    print(format_table(("export", "float32", "peak", "ratio", "time"), [row]))
     write_json(
         out,
         {
