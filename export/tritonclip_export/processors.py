@@ -48,10 +48,10 @@ def hf_preprocess(path: Path, vision_cfg: Mapping[str, Any]) -> dict[str, Any]:
         geometry = _naflex(config, path, vision_cfg["patch_size"])
     else:
         geometry = {"resize_mode": _resize_mode(config, path, vision_cfg["image_size"], crops=like_clip)}
-    resample = config.get("resample", 3)
-    if resample not in _RESAMPLE or abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+    resample, factor = config.get("resample", 3), config.get("rescale_factor", 1 / 255)
+    if resample not in list(_RESAMPLE) or not isinstance(factor, float) or abs(factor - 1 / 255) > 1e-9:
         raise CheckpointError(
-            f"{path} has resample {resample} and rescale_factor {config.get('rescale_factor')}; "
+            f"{path} has resample {resample} and rescale_factor {factor}; "
             "allowed: resample 2 (bilinear) or 3 (bicubic), rescale_factor 1/255"
         )
     as_open_clip = complete_preprocess(
@@ -74,7 +74,8 @@ def _resize_mode(config: dict[str, Any], path: Path, image_size: int, *, crops: 
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     box = {"height": image_size, "width": image_size}
     crops = config.get("do_center_crop", crops)
-    if size.get("shortest_edge") == image_size and crops and crop == box:
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else None
+    if shortest == image_size and crops and crop == box:
         return "shortest"
     if size == box and (not crops or crop == box):
         return "squash"
@@ -86,7 +87,7 @@ def _resize_mode(config: dict[str, Any], path: Path, image_size: int, *, crops: 
 
 def _naflex(config: dict[str, Any], path: Path, patch_size: int) -> dict[str, Any]:
     given, most = config.get("patch_size"), config.get("max_num_patches")
-    if given != patch_size or not isinstance(most, int) or not 1 <= most <= MOST_PATCHES:
+    if given != patch_size or type(most) is not int or not 1 <= most <= MOST_PATCHES:
         raise CheckpointError(
             f"{path} has patch_size {given} and max_num_patches {most}; this NaFlex tower takes patches of "
             f"{patch_size}, of which 1 to {MOST_PATCHES} are served; save the model's Siglip2ImageProcessor into it"
@@ -148,10 +149,25 @@ def _pillow_processor(family: str) -> Any:
 
 
 def complete_preprocess(overlay: dict[str, Any]) -> dict[str, Any]:
-    """open_clip's PreprocessCfg as a dict, with its defaults where `overlay` says nothing."""
+    """open_clip's PreprocessCfg as a dict, with its defaults where `overlay` says nothing.
+
+    Raises:
+        CheckpointError: a setting is nothing that open_clip or this version understands.
+    """
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    return asdict(PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay)))
+    try:
+        complete = asdict(PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay)))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the preprocessing is none of open_clip's ({error!r}); correct {overlay}") from error
+    size = complete["size"]
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise CheckpointError(f"size of the preprocessing is {size!r}; allowed: a whole number, or two")
+    for name in ("mean", "std"):
+        if not isinstance(complete[name], (list, tuple)) or len(complete[name]) != 3:
+            raise CheckpointError(f"{name} of the preprocessing is {complete[name]!r}; allowed: three numbers")
+    return complete
 
 
 def read_json(path: Path) -> dict[str, Any]:

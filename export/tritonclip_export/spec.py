@@ -74,6 +74,8 @@ class ImageSpec:
         _require("resize_mode", self.resize_mode, RESIZE_MODES)
         _require_finite("mean", self.mean)
         _require_finite("std", self.std, above=0)
+        if not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill_color):
+            raise SpecError(f"fill_color is {self.fill_color}; allowed: whole numbers from 0 to 255")
 
 
 @dataclass(frozen=True)

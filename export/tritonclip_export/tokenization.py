@@ -233,7 +233,7 @@ def _remove_punctuation(text: str) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error says first, for a message of one line."""
-    return (str(error).splitlines() or [""])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 CLEAN: dict[str, Callable[[str], str]] = {

@@ -38,6 +38,7 @@ def require_fit(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Te
         CheckpointError: counts the missing, unknown and misshapen tensors, names the first of each, and says whose
             weights they look like.
     """
+    floats = {name for name, tensor in given.items() if tensor.is_floating_point() and tensor.itemsize > 1}
     shared = [name for name in wanted if name in given]
     shapes = {name: (tuple(given[name].shape), tuple(wanted[name].shape)) for name in shared}
     problems = [
@@ -45,8 +46,8 @@ def require_fit(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Te
         _first([name for name in given if name not in wanted], "unknown"),
         _first([f"{name} {own}, not {due}" for name, (own, due) in shapes.items() if own != due], "of another shape"),
         _first(
-            [name for name in shared if wanted[name].is_floating_point() and not given[name].is_floating_point()],
-            "in whole numbers, as quantized weights are",
+            [name for name in shared if wanted[name].is_floating_point() and name not in floats],
+            "in whole numbers or 8 bits, as quantized weights are",
         ),
     ]
     if any(problems):

@@ -73,6 +73,11 @@ CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     ("settings", "message"),
     [
         ({"size": {"longest_edge": 32}}, "longest_edge"),
+        ({"size": [32]}, r"resizes to \[32\]"),
+        ({**CROP, "rescale_factor": "1/255"}, "rescale_factor 1/255; allowed"),
+        ({**CROP, "resample": [3]}, r"resample \[3\]"),
+        ({**CROP, "image_mean": [0.5]}, r"mean of the preprocessing is \[0\.5\]; allowed: three numbers"),
+        ({**CROP, "image_std": 0.5}, r"std of the preprocessing is 0\.5; allowed: three numbers"),
         ({**CROP, "do_normalize": False}, "switches do_normalize off"),
         ({**CROP, "do_resize": False, "do_rescale": False}, "switches do_resize, do_rescale off"),
     ],
@@ -194,8 +199,8 @@ def test_missing_unknown_and_misshapen_weights_are_named() -> None:
     tensors["visual.ln_post.bias"] = torch.zeros(48, dtype=torch.int8)
     message = (
         r"fit tiny: 1 missing \(visual\.proj\); 1 unknown \(extra\); 1 of another shape \(ln_final\.weight \(5,\), not "
-        r"\(32,\)\); 1 in whole numbers, as quantized weights are \(visual\.ln_post\.bias\)\. They look like those of "
-        "open_clip with a plain ViT"
+        r"\(32,\)\); 1 in whole numbers or 8 bits, as quantized weights are \(visual\.ln_post\.bias\)\. They look like "
+        "those of open_clip with a plain ViT"
     )
     with pytest.raises(CheckpointError, match=message):
         load_strictly(new_model(MODEL_CFG), tensors, "tiny")

@@ -77,6 +77,7 @@ def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 TOWERS = {"text_model.": "vision_model.", "vision_model.": "text_model."}
+F8 = torch.float8_e4m3fn
 Q = "vision_model.encoder.layers.0.self_attn.q_proj"
 
 
@@ -114,6 +115,7 @@ def _without_every_third(given: Tensors) -> Tensors:
         ("clip", lambda given: {**given, "head.0": torch.ones(1)}, r"1 unknown \(head\.0\)"),
         ("open_clip", lambda given: {**given, "token_embedding.weight": torch.ones(())}, r"weight \(\), not \(49408"),
         ("open_clip", lambda given: {**given, "visual.proj": given["visual.proj"].char()}, "1 in whole numbers"),
+        ("open_clip", lambda given: {**given, "ln_final.bias": given["ln_final.bias"].to(F8)}, "1 in .* 8 bits"),
         ("siglip", lambda given: {**given, "logit_scale": given["logit_scale"] / 0}, r"1 hold NaN .*\(logit_scale\)"),
     ],
 )  # fmt: skip
@@ -122,6 +124,36 @@ def test_parts_that_do_not_fit(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(changed(kind, change))
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip", "chinese_clip"])
+@pytest.mark.parametrize("changes", [{"patch_size": 0}, {"hidden_size": "wide"}, {"num_attention_heads": 0}])
+def test_configs_of_which_nothing_can_be_built(
+    kind: str, changes: dict[str, object], checkpoints: Path, tmp_path: Path
+) -> None:
+    """Whatever the libraries run into."""
+    folder = shutil.copytree(checkpoints / kind, tmp_path / kind)
+    file = folder / ("open_clip_config.json" if kind == "open_clip" else "config.json")
+    config = json.loads(file.read_text())
+    (config["model_cfg"]["vision_cfg"] if kind == "open_clip" else config["vision_config"]).update(changes)
+    file.write_text(json.dumps(config))
+    with pytest.raises(
+        CheckpointError, match=r"the model config is none of open_clip .* \(.+\); correct it|two models"
+    ):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": [0.5, 0.5]}, r"mean of the preprocessing is \[0\.5, 0\.5\]; allowed: three numbers"),
+        ({"size": "x"}, "size of the preprocessing is 'x'; allowed: a whole number, or two"),
+        ({"mode": "L"}, r"the preprocessing is none of open_clip's \(AssertionError.*'mode': 'L'"),
+    ],
+)
+def test_preprocessing_that_is_none(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(str(write_tiny_checkpoint(tmp_path, **changes)))
 
 
 def test_an_index_of_no_files_is_refused(changed: Callable[..., str]) -> None:

@@ -173,6 +173,7 @@ def test_the_named_architecture_is_what_its_directory_would_be(tmp_path: Path) -
         ("config.json", "vision_config", {"vision_use_head": False}, "the image tower has no head"),
         ("config.json", "text_config", {"projection_size": 32}, "the towers are of two models"),
         ("preprocessor_config.json", None, {"patch_size": 14}, "has patch_size 14 .* takes patches of 16"),
+        ("preprocessor_config.json", None, {"max_num_patches": True}, "max_num_patches True"),
         ("preprocessor_config.json", None, {"max_num_patches": None}, "max_num_patches None"),
         ("preprocessor_config.json", None, None, r"it has no preprocessor_config\.json"),
     ],

@@ -68,6 +68,8 @@ def test_settings_that_contradict_each_other_are_refused(checkpoint: Checkpoint,
     [
         ("image", {"mean": ("x", 0.5, 0.5)}, "mean is x, 0.5, 0.5; allowed: finite numbers$"),
         ("image", {"std": (0.5, 0.0, 0.5)}, "std is 0.5, 0.0, 0.5; allowed: finite numbers above 0"),
+        ("image", {"fill_color": (0, 0, 300)}, r"fill_color is \(0, 0, 300\); allowed: whole numbers from 0 to 255"),
+        ("image", {"fill_color": ("red",) * 3}, "fill_color is"),
         ("scoring", {"logit_scale": math.inf}, "logit_scale is inf; allowed: finite numbers above 0"),
         ("scoring", {"logit_bias": math.nan}, "logit_bias is nan"),
     ],
