@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.grafts import Graft, is_graft, read_graft
 from tritonclip_export.lora import read_adapter
+from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.task_vector import is_checkpoint, read_task_vector
 from tritonclip_export.lora.unmerged import AnyAdapter
 
@@ -42,17 +44,18 @@ def read_adapters(
         AdapterError: a path that is no adapter, a broken file, or a weight for what takes none.
     """
     found = Adapters([], [])
-    for path, weight in given:
+    read_as_told = partial(read_adapter, alpha=alpha, rank=rank, format=file_format)
+    # A directory of PEFT's says everything itself; beside others, which may need the options, it goes without.
+    says_itself = [(path / CONFIG_FILE).is_file() for path, _ in given]
+    for (path, weight), by_itself in zip(given, says_itself, strict=True):
         # First, because to tell a graft its weights are read.
         if is_checkpoint(path):
             found.merged.append((read_task_vector(path), weight))
         elif is_graft(path):
             found.grafts.append(_read_graft(path, weight))
         else:
-            # A directory of PEFT's says everything itself; beside it a file may need the options.
-            is_file = path.is_file()
-            adapter = read_adapter(path, alpha=alpha, rank=rank, format=file_format) if is_file else read_adapter(path)
-            found.merged.append((adapter, weight))
+            read = read_adapter if by_itself and not all(says_itself) else read_as_told
+            found.merged.append((read(path), weight))
     return found
 
 

@@ -143,6 +143,10 @@ def tokenizer_of_other_padding(folder: Path) -> Words:
     return [folder / "chinese_clip"]
 
 
+def option_that_the_adapter_says(folder: Path) -> Words:
+    return [folder / "clip", "--adapter", folder / "lora", "--lora-alpha", 99]
+
+
 def tag_of_none(folder: Path) -> Words:
     return ["Long-CLIP-B-16", "--random-weights", 0, "--like", "openai"]
 
@@ -165,6 +169,7 @@ CASES = {
     other_semantics_of_peft: r"lora was trained with PEFT 9\.0\.0, .* set peft_version in .*adapter_config\.json",
     tokenizer_of_another_size: r"chinese_clip makes ids up to \d+, the text tower knows \d+ tokens; give the tokenizer",
     tokenizer_of_other_padding: r"the text tower masks the id 0, the tokenizer pads with 4; give the tokenizer",
+    option_that_the_adapter_says: r"alpha 99\.0 was given, but .*lora is PEFT's directory, .*; leave the option out",
     tag_of_none: r"Long-CLIP-B-16 has no tags, 'openai' was given; leave the option out",
 }
 

@@ -22,6 +22,7 @@ from lora_models import (
     Embeddings,
     random_state_dict,
 )
+from tritonclip_export.adapters import read_adapters
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import read_adapter
@@ -104,3 +105,12 @@ def test_diffusers_second_encoder(tmp_path: Path) -> None:
     assert isinstance(adapter, Adapter)
     assert fit_adapter(adapter, base_weights("hf", STATE_DICT)) is adapter
     assert_merged_equals(expected, STATE_DICT, path, format="diffusers:text_encoder_2", alpha=8)
+
+
+def test_diffusers_directory_takes_the_options_of_the_command(tmp_path: Path) -> None:
+    _, tensors = trained(text_lora())
+    both = {**diffusers_names(tensors), **diffusers_names(tensors, encoder="text_encoder_2")}
+    saved(tmp_path / "pytorch_lora_weights.safetensors", both)
+    ((adapter, _),) = read_adapters([(tmp_path, 1.0)], alpha=8, file_format="diffusers:text_encoder_2").merged
+    assert isinstance(adapter, Adapter)
+    assert (adapter.settings.lora_alpha, adapter.choices) == (8, ())

@@ -63,6 +63,14 @@ def test_file_cut_off(kept: float, safe: bool, tmp_path: Path) -> None:
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn])
+def test_quantized_factors(dtype: torch.dtype, adapter: Path) -> None:
+    """Read as they stand, they would be merged as other numbers than were trained."""
+    change_tensors(adapter, lambda given: {key: tensor.to(dtype) for key, tensor in given.items()})
+    with pytest.raises(AdapterError, match=rf"are {dtype} \(first: .*lora_A.*in 16 or 32 bits"):
+        read_adapter(adapter)
+
+
 def test_file_that_would_run_code(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({"a": Path("x")}, adapter / "adapter_model.bin")

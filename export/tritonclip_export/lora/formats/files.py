@@ -16,6 +16,8 @@ from tritonclip_export.errors import AdapterError, CheckpointError
 from tritonclip_export.frameworks import torch
 
 _PICKLES = (".pt", ".pth", ".bin")
+# The factors of a low-rank product, in any format.
+_FACTOR = re.compile(r"lora_(embedding_)?(A|B|down|up)(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def load(path: Path) -> AdapterFile:
             file = AdapterFile(path, weights.read_weights(path), _header(path))
     except CheckpointError as error:
         raise AdapterError(f"The adapter cannot be read: {error}") from error
-    _require_finite(file)
+    _require_numbers(file)
     return file
 
 
@@ -109,7 +111,17 @@ def _header(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _require_finite(file: AdapterFile) -> None:
+def _require_numbers(file: AdapterFile) -> None:
+    quantized = [
+        key
+        for key, tensor in file.tensors.items()
+        if (tensor.itemsize == 1 if tensor.is_floating_point() else _FACTOR.search(key))
+    ]
+    if quantized:
+        raise AdapterError(
+            f"{len(quantized)} tensors of {file.path} are {file.tensors[quantized[0]].dtype} (first: {quantized[0]}), "
+            "as quantized ones are; save the adapter in 16 or 32 bits."
+        )
     # Masks are saved with a whole model and hold infinity rightly.
     named = {key: tensor for key, tensor in file.tensors.items() if not re.search(r"(^|\.)attn_mask$", key)}
     bad = [key for key, tensor in named.items() if not torch.isfinite(tensor).all()]
