@@ -57,6 +57,7 @@ def merge(path: Path) -> None:
         ({"auto_mapping": "CLIPModel"}, "auto_mapping .* is 'CLIPModel'; it must be an object"),
         ({"rank_pattern": ["q_proj"]}, "rank_pattern .* must be an object"),
         ({"modules_to_save": "visual"}, "modules_to_save .* must be a list of names"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out .* PEFT transposes .* out_proj.* set it to false if that is all"),
         ({"peft_version": 0.21}, "peft_version .* is 0.21; it must be text"),
     ],
 )

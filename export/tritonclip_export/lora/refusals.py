@@ -63,12 +63,12 @@ _WITHOUT_EFFECT = frozenset(
         *("revision", "task_type", "inference_mode", "lora_dropout", "megatron_core", "runtime_config"),
         *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
         "ensure_weight_tying",
-        # PEFT itself switches it off on nn.Linear, and CLIP has no other layer that it could transpose.
-        "fan_in_fan_out",
     }
 )
 
 _REFUSED = {
+    "fan_in_fan_out": "PEFT transposes by it what it adds to an nn.MultiheadAttention's out_proj. It switches it off "
+    "where it adapts an nn.Linear; set it to false if that is all that was adapted",
     "alora_invocation_tokens": "aLoRA acts from an invocation token on, so no weights can hold it",
     "alora_invocation_string": "aLoRA acts from an invocation token on, so no weights can hold it",
     "arrow_config": "Arrow routes between experts for every token, so no weights can hold it",
