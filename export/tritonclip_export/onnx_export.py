@@ -61,7 +61,7 @@ def export_text_tower(tower: TextTower | FullTextTower, spec: ServingSpec, path:
 def _export(
     tower: torch.nn.Module, example: torch.Tensor, signature: Signature, shapes: dict[int, Dim], path: Path
 ) -> None:
-    size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*tower.parameters(), *tower.buffers()))
     with torch.no_grad(), warnings.catch_warnings():
         # The exporter warns about its own internals; what matters is checked on the file below.
         warnings.simplefilter("ignore")

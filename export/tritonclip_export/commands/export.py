@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 # Of `lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
+# glibc's mallopt: larger allocations are mapped, and their pages go back when they are freed.
+M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES = -3, 1 << 20
 
 HELP = "merge adapters into a CLIP checkpoint and write a Triton model repository"
 
@@ -106,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_export.pipeline import ExportRequest, export
 
     _require_adapter(args)
+    _return_freed_memory()
     limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.threads)
     request = ExportRequest(
         source=args.source,
@@ -131,6 +135,12 @@ def run(args: argparse.Namespace) -> int:
         written = export(request)
     _print_summary(args.out, written)
     return 0
+
+
+def _return_freed_memory() -> None:
+    """Let glibc return freed tensors at once; it keeps ever larger ones for later, up to half a model."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def _require_adapter(args: argparse.Namespace) -> None:
