@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from torch.export import Dim
@@ -79,11 +80,26 @@ def _export(
         assert program is not None
         weights = list(program.model.graph.initializers.values())
         program.optimize()
+        _cast_before_anything(program.model.graph)
         program.save(path, external_data=size > MAX_SINGLE_FILE_BYTES)
     # The optimizer's rules keep the last graph that they saw for good; its weights must not stay with it.
     for value in (*weights, *program.model.graph.initializers.values()):
         value.const_value = None
     _check(path, signature)
+
+
+def _cast_before_anything(graph: Any) -> None:
+    """Let nothing but its Cast read a uint8 input: TensorRT documents no other operator that could, not even Shape."""
+    given = graph.inputs[0]
+    readers = [(node, place) for node, place in given.uses()]
+    casts = [node for node, _ in readers if node.op_type == "Cast"]
+    if given.dtype.name != "UINT8" or not casts:
+        return
+    graph.remove(casts[0])
+    graph.insert_before(graph[0], casts[0])
+    for node, place in readers:
+        if node.op_type == "Shape":
+            node.replace_input_with(place, casts[0].outputs[0])
 
 
 def _check(path: Path, signature: Signature) -> None:
