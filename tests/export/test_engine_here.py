@@ -54,6 +54,11 @@ def test_a_version_that_is_not_seen_is_said() -> None:
     assert "not compared" in require(manifest(), Here([H200], None))
 
 
+def test_another_model_of_the_same_capability_is_said() -> None:
+    line = require(manifest(), Here([("NVIDIA H100", "9.0")], "10.16.1"))
+    assert "those for NVIDIA H100 were built on NVIDIA H200" in line
+
+
 REFUSED = {
     "another GPU": (Here([A100], "10.16.1"), r"H200 \(compute capability 9.0\), this machine has .*A100.* 8.0"),
     "one of two GPUs": (Here([H200, A100], "10.16.1"), "this machine has NVIDIA A100"),

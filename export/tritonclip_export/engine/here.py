@@ -54,6 +54,7 @@ def require(manifest: Mapping[str, Any], here: Here) -> str:
             f"the engines are for {known}, and no GPU is seen here: nvidia-smi is missing or names none; run where "
             "the GPU is, and in a container give it the GPU"
         )
+    notes = []
     for name, capability in here.gpus:
         usable = [one for one in built if one["compute_capability"] == capability]
         if not usable:
@@ -62,8 +63,10 @@ def require(manifest: Mapping[str, Any], here: Here) -> str:
             )
         for one in usable:
             _require_version(one, here.tensorrt)
+        if name not in {one["gpu"] for one in usable}:
+            notes.append(f"; those for {name} were built on {usable[0]['gpu']}, and may be slower than its own")
     tensorrt = here.tensorrt or "which is not seen here, so that its version was not compared"
-    return f"engines for {', '.join(name for name, _ in here.gpus)}, TensorRT {tensorrt}"
+    return f"engines for {', '.join(name for name, _ in here.gpus)}, TensorRT {tensorrt}{''.join(notes)}"
 
 
 _REBUILD = "build them here with: tritonclip engine build DIR"

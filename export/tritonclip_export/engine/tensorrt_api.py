@@ -29,6 +29,7 @@ class TensorRT:
         self._trt = _import_tensorrt()
         self._cuda, self._device = _import_pycuda()
         self._logger = _make_logger(self._trt)
+        self._used: tuple[Any, Any] | None = None
 
     def machine(self) -> Machine:
         """See `boundary.Toolkit`."""
@@ -71,11 +72,14 @@ class TensorRT:
         profile = builder.create_optimization_profile()
         profile.set_shape(request.profile.input_name, *request.profile.shapes())
         config.add_optimization_profile(profile)
-        kept = request.timing_cache.read_bytes() if request.timing_cache.is_file() else b""
-        if not config.set_timing_cache(config.create_timing_cache(kept), ignore_mismatch=False):
+        timings = config.create_timing_cache(_read(request.timing_cache))
+        if not config.set_timing_cache(timings, ignore_mismatch=False):
             # Of another TensorRT or GPU.
-            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-        config.progress_monitor = _make_monitor(trt)
+            timings = config.create_timing_cache(b"")
+            config.set_timing_cache(timings, ignore_mismatch=False)
+        config.progress_monitor = monitor = _make_monitor(trt)
+        # The builder uses both for as long as it builds.
+        self._used = timings, monitor
         return config
 
     def run(self, plan: Path, batches: Sequence[Array]) -> list[Embeddings]:
@@ -96,7 +100,8 @@ class TensorRT:
 
     def _run(self, engine: Any, context: Any, batch: Array) -> Embeddings:
         cuda = self._cuda
-        given, answer = (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        given, answer = sorted(names, key=lambda name: engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT)
         if not context.set_input_shape(given, batch.shape):
             raise EngineError(f"the engine refuses {given} of shape {batch.shape}, which its profile should hold")
         embeddings = np.empty(tuple(context.get_tensor_shape(answer)), np.float32)
@@ -134,6 +139,10 @@ def _import_pycuda() -> tuple[Any, Any]:
     except (cuda.Error, RuntimeError) as error:
         raise EngineError(f"no GPU can be used here ({error}); engines are built on the GPU that serves") from error
     return cuda, pycuda.autoprimaryctx.device
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _write(path: Path, content: bytes) -> None:
