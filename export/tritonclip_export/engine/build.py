@@ -16,7 +16,7 @@ from tritonclip_export.engine import lint, serving
 from tritonclip_export.engine.boundary import BuildRequest, Machine, Toolkit
 from tritonclip_export.engine.gate import compare, require_parity
 from tritonclip_export.engine.here import ENGINES, RUNTIME, records
-from tritonclip_export.engine.probe_set import read_probe_set
+from tritonclip_export.engine.probe_set import ProbeSet, read_probe_set
 from tritonclip_export.engine.profiles import Profile, Ranges, profiles
 from tritonclip_export.engine.trtexec import trtexec_line
 from tritonclip_export.errors import EngineError
@@ -97,19 +97,20 @@ def build(request: EngineRequest, open_toolkit: Callable[[], Toolkit]) -> dict[s
     repository = request.repository
     made = plan(request)
     toolkit = open_toolkit()
-    machine = toolkit.machine()
-    print("\n".join(trtexec_lines(request, made, machine)), file=sys.stderr)
+    probes = read_probe_set(repository, made.spec)
+    print("\n".join(trtexec_lines(request, made, toolkit.machine())), file=sys.stderr)
     with staged_beside(repository, "engines") as staging:
-        built = {model: _build_one(request, made, model, machine, toolkit, staging) for model in ENCODERS}
+        built = {model: _build_one(request, made, model, probes, toolkit, staging) for model in ENCODERS}
         with alone_in(repository):
             _publish(request, built, staging)
     return read_manifest(repository)
 
 
 def _build_one(
-    request: EngineRequest, made: Plan, model: str, machine: Machine, toolkit: Toolkit, staging: Path
+    request: EngineRequest, made: Plan, model: str, probes: ProbeSet, toolkit: Toolkit, staging: Path
 ) -> dict[str, Any]:
     """Write one engine below `staging` and prove it; returns its record."""
+    machine = toolkit.machine()
     graph = _graph(request.repository, model)
     wanted = _build_request(request, model, made.profiles[model], machine)
     name = _engine_name(model, machine)
@@ -124,7 +125,6 @@ def _build_one(
     (staging / name).parent.mkdir(parents=True)
     (staging / name).write_bytes(content)
     with step(f"compare {name} with ONNX Runtime"):
-        probes = read_probe_set(request.repository, made.spec)
         comparisons = compare(ENCODERS[model], staging / name, graph, probes, made, toolkit)
     require_parity(comparisons, made.spec.precision)
     return {
