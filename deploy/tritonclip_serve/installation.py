@@ -30,12 +30,14 @@ class Installation:
         description: one phrase for people.
         arguments: flags that this installation needs beside the common ones.
         environment: variables to set on top of the caller's.
+        runs_engines: whether it has the TensorRT backend.
     """
 
     executable: Path
     description: str
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    runs_engines: bool = True
 
 
 def find_server(kind: str, run_dir: Path) -> Installation:
@@ -87,6 +89,7 @@ def _embedded(run_dir: Path) -> Installation | None:
             "--allow-gpu-metrics=false",
         ),
         environment=_embedded_environment(package),
+        runs_engines=False,
     )
 
 

@@ -51,6 +51,16 @@ def read_identity(repository: Path) -> Identity:
     Raises:
         RepositoryError: the manifest is not a JSON object.
     """
+    spec = read_manifest(repository)["spec"]
+    return Identity(str(spec.get("name") or repository.name), str(spec.get("fingerprint") or ""))
+
+
+def read_manifest(repository: Path) -> dict[str, Any]:
+    """Read the manifest, as far as a server has to know it: an object with an object `spec`, which may be empty.
+
+    Raises:
+        RepositoryError: it is something else.
+    """
     path = repository / MANIFEST
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +69,7 @@ def read_identity(repository: Path) -> Identity:
     spec = manifest.get("spec", {}) if isinstance(manifest, dict) else None
     if not isinstance(spec, dict):
         raise RepositoryError(f"{path} holds no object `spec`; {EXPORT_HINT}")
-    return Identity(str(spec.get("name") or repository.name), str(spec.get("fingerprint") or ""))
+    return {**manifest, "spec": spec}
 
 
 def model_names(repository: Path) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ ExportError               exit code 2: something given to the export is wrong
 ├── AdapterError          the adapter cannot be read, or cannot be merged into this model
 ├── SpecError             the serving spec holds a value that the server cannot honor
 ├── RepositoryError       the output directory is taken, or is not a repository
+├── EngineError           TensorRT cannot build an engine here, or the one there is cannot be used here
 ├── ClassifierError       the labels, prompts or weights of a classifier cannot be used with this repository
 └── ParityError           exit code 5: the exported graph does not reproduce the checkpoint
 """
@@ -32,6 +33,10 @@ class SpecError(ExportError):
 
 class RepositoryError(ExportError):
     """The output directory is taken, or is not a repository."""
+
+
+class EngineError(ExportError):
+    """TensorRT cannot build an engine here, or the one there is cannot be used here."""
 
 
 class ClassifierError(ExportError):

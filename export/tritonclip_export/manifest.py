@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from tritonclip_export.configs import ENSEMBLES, read_config
+from tritonclip_export.engine.here import records
 from tritonclip_export.errors import RepositoryError
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+_AGAIN = "export it again, or copy it again from where it was exported"
 
 
 def write_manifest(repository: Path, content: Mapping[str, Any]) -> None:
@@ -45,28 +47,29 @@ def read_manifest(repository: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(repository: Path) -> dict[str, Any]:
-    """Compare every file with the manifest, and every ensemble's fingerprint; returns the manifest.
+def verify(repository: Path, without: Collection[str] = ()) -> dict[str, Any]:
+    """Compare every file but those `without` with the manifest, and every ensemble's fingerprint; returns the manifest.
 
     Raises:
         RepositoryError: names the files that are missing, changed or unknown.
     """
     manifest = read_manifest(repository)
     wanted, present = manifest["files"], file_hashes(repository)
-    problems = [f"{name} is missing" for name in wanted if name not in present]
-    problems += [f"{name} is not in the manifest" for name in present if name not in wanted]
-    problems += [f"{name} was changed" for name in wanted if name in present and present[name] != wanted[name]]
+    changed = {name: "is missing" for name in wanted if name not in present}
+    changed |= {name: "is not in the manifest" for name in present if name not in wanted}
+    changed |= {name: "was changed" for name in wanted if name in present and present[name] != wanted[name]}
+    problems = {name: what for name, what in changed.items() if name not in without}
     for name in ENSEMBLES:
         if not problems:
             parameters = read_config(repository / name / "config.pbtxt").parameters
             if parameters["fingerprint"].string_value != manifest["spec"]["fingerprint"]:
-                problems.append(f"{name}/config.pbtxt carries another fingerprint than the manifest")
+                problems[f"{name}/config.pbtxt"] = "carries another fingerprint than the manifest"
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise RepositoryError(
-            f"{repository} is not what was exported: {'; '.join(problems[:5])}{more}; export it again, or copy "
-            "it again from where it was exported"
-        )
+        named = [f"{name} {what}" for name, what in problems.items()]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        engines = {record["file"] for record in records(manifest)}
+        again = f"build its engines again: tritonclip engine build {repository}" if set(problems) <= engines else _AGAIN
+        raise RepositoryError(f"{repository} is not what was exported: {'; '.join(named[:5])}{more}; {again}")
     return manifest
 
 

@@ -71,8 +71,9 @@ class PatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.Tensor:
         """[N, L, 3 * patch_size²] and int64 [N, 2] to [N, L, width]."""
-        # Within the tables whatever is asked: what comes from outside must not fail a batch of others.
-        rows, columns = spatial_shapes.clamp(1, self.most).split(1, dim=1)
+        # Within the tables whatever is asked: what comes from outside must not fail a batch of others. In float32, as
+        # TensorRT clips no integers.
+        rows, columns = spatial_shapes.float().clamp(1, self.most).long().split(1, dim=1)
         # In float32, as ONNX divides integers in five steps; the half keeps the quotient off whole numbers.
         row = ((self.places + 0.5) / columns).floor().long()
         column = self.places - row * columns

@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+from onnxscript import ir
 from torch.export import Dim
 
 from tritonclip_export.errors import CheckpointError
@@ -79,11 +81,49 @@ def _export(
         assert program is not None
         weights = list(program.model.graph.initializers.values())
         program.optimize()
+        _cast_before_anything(program.model.graph)
+        _count_in_float(program.model.graph)
         program.save(path, external_data=size > MAX_SINGLE_FILE_BYTES)
     # The optimizer's rules keep the last graph that they saw for good; its weights must not stay with it.
     for value in (*weights, *program.model.graph.initializers.values()):
         value.const_value = None
     _check(path, signature)
+
+
+def _cast_before_anything(graph: Any) -> None:
+    """Let nothing but its Cast read a uint8 input: TensorRT documents no other operator that could, not even Shape."""
+    given = graph.inputs[0]
+    readers = [(node, place) for node, place in given.uses()]
+    casts = [node for node, _ in readers if node.op_type == "Cast"]
+    if given.dtype.name != "UINT8" or not casts:
+        return
+    graph.remove(casts[0])
+    graph.insert_before(graph[0], casts[0])
+    for node, place in readers:
+        if node.op_type == "Shape":
+            node.replace_input_with(place, casts[0].outputs[0])
+
+
+def _count_in_float(graph: Any) -> None:
+    """Let CumSum, which numbers the positions of some text towers, run in float32: TensorRT documents no integers.
+
+    Exact, as a context has fewer than 2^24 positions.
+    """
+    for node in [node for node in graph if node.op_type == "CumSum"]:
+        given, sums = node.inputs[0], node.outputs[0]
+        if given.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
+            continue
+        readers = list(sums.uses())
+        before = ir.node("Cast", [given], attributes={"to": ir.DataType.FLOAT})
+        after = ir.node("Cast", [sums], attributes={"to": given.dtype})
+        before.outputs[0].shape, after.outputs[0].shape = given.shape, sums.shape
+        before.outputs[0].dtype, after.outputs[0].dtype = ir.DataType.FLOAT, given.dtype
+        sums.dtype = ir.DataType.FLOAT
+        graph.insert_before(node, before)
+        graph.insert_after(node, after)
+        node.replace_input_with(0, before.outputs[0])
+        for reader, place in readers:
+            reader.replace_input_with(place, after.outputs[0])
 
 
 def _check(path: Path, signature: Signature) -> None:

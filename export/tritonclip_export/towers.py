@@ -38,7 +38,8 @@ class ImageTower(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed `pixels`."""
-        values = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        # The cast comes first: TensorRT knows uint8 as the type of an input and of nothing else.
+        values = pixels.float().permute(0, 3, 1, 2) * self.scale + self.shift
         return functional.normalize(self.model.encode_image(values).float(), dim=-1)
 
 
@@ -52,8 +53,9 @@ class PatchTower(ImageTower):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed `pixels`."""
-        patches, grids = split_rows(pixels)
-        values = patches.unflatten(-1, (-1, 3)).float() * self.scale.flatten() + self.shift.flatten()
+        # The cast comes first, as in `ImageTower`.
+        patches, grids = split_rows(pixels.float())
+        values = patches.unflatten(-1, (-1, 3)) * self.scale.flatten() + self.shift.flatten()
         mask = (1 - inside(grids, patches.shape[1]).float()) * MASKED
         features = self.model.encode_patches(values.flatten(2), grids, mask[:, None, None])
         return functional.normalize(features.float(), dim=-1)

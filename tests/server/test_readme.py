@@ -30,6 +30,7 @@ NOT_RUN = {
     "make demo": "test_demo.py runs the command behind it, `tritonclip demo`",
     "make test": "it is what runs this",
     "pip install '.[export,serve]'": "`make install` did the same, with more extras",
+    "tritonclip engine build repository --runtime tensorrt": "needs TensorRT's libraries and a GPU",
     "tritonclip export hf-hub:ORG/REPO repository": "needs a model hub",
     "tritonclip export ViT-B-32 repository --pretrained laion2b_s34b_b79k": "needs a model hub",
 }
@@ -38,6 +39,7 @@ SLOW = [command for command in COMMANDS if "ViT-B-32" in command and command not
 SERVE = "tritonclip serve repository"
 EXPORTS = [c for c in COMMANDS if c.startswith("tritonclip export my-clip")]
 MODELS = [c for c in COMMANDS if c.startswith("tritonclip models")]
+LINT = "tritonclip engine lint repository"
 CLASSIFIERS = [c for c in COMMANDS if c.startswith("tritonclip classifier")]
 QUESTIONS = [c for c in COMMANDS if c.split()[:2][-1] in ("classify", "embed", "similarity", "bench")]
 
@@ -63,7 +65,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_every_command_is_accounted_for() -> None:
-    known = [*NOT_RUN, *SLOW, *EXPORTS, *QUESTIONS, *MODELS, *CLASSIFIERS, SERVE, "tritonclip check repository"]
+    known = [*NOT_RUN, *SLOW, *EXPORTS, *QUESTIONS, *MODELS, *CLASSIFIERS, SERVE, LINT, "tritonclip check repository"]
     assert sorted(COMMANDS) == sorted(known)
     assert len(EXAMPLES) == 2
 
@@ -97,6 +99,11 @@ def test_exports_of_a_whole_vit_b_32(command: str, folder: Path) -> None:
 
         torch.save(load_checkpoint("ViT-B-32", random_weights=1).state_dict, folder / "finetuned.pt")
     assert "512 dimensions" in run(command, folder)
+
+
+def test_the_graphs_are_those_that_tensorrt_takes(folder: Path, demo_repository: Path) -> None:
+    (folder / "repository").symlink_to(demo_repository)
+    assert "among those of" in run(LINT, folder)
 
 
 def test_serve_starts_and_stops(folder: Path, demo_repository: Path) -> None:

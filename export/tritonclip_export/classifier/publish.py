@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritonclip_export.classifier.baked import Baked
 from tritonclip_export.configs import read_config
-from tritonclip_export.errors import ClassifierError, RepositoryError
+from tritonclip_export.errors import ClassifierError
+from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
 from tritonclip_export.manifest import MANIFEST, file_hashes, read_manifest
 
 CLASSIFIERS = "classifiers"
@@ -64,17 +61,17 @@ def publish(repository: Path, name: str, baked: Baked, *, top_k: int | None = No
     """
     # Where the repository is a link, what it points to is changed.
     repository = repository.resolve()
-    with _alone_in(repository):
+    with alone_in(repository):
         check_name(repository, name, force=force)
         manifest = read_manifest(repository)
         _check_width(baked, manifest)
         count = _count(top_k, len(baked.labels))
-        with _staged(repository) as staging:
+        with staged_beside(repository, "classifier") as staging:
             _write_head(staging / model_names(name)[0], baked, repository, count)
             _write_ensemble(staging / model_names(name)[1], name, repository, count)
             record = {"method": baked.method, "labels": len(baked.labels), "top_k": count, **baked.record}
             (staging / MANIFEST).write_text(_manifest(manifest, name, record, file_hashes(staging)), encoding="utf-8")
-            _put_in_place(staging, repository, model_names(name))
+            put_in_place(staging, repository, model_names(name))
 
 
 def _count(top_k: int | None, labels: int) -> int:
@@ -143,46 +140,3 @@ def _manifest(manifest: dict[str, Any], name: str, record: dict[str, Any], files
     classifiers = {**manifest.get(CLASSIFIERS, {}), name: record}
     content = {**manifest, CLASSIFIERS: classifiers, "files": dict(sorted({**kept, **files}.items()))}
     return json.dumps(content, indent=2) + "\n"
-
-
-def _put_in_place(staging: Path, repository: Path, models: tuple[str, ...]) -> None:
-    old = staging / "old"
-    old.mkdir()
-    moves = [(repository / model, old / model) for model in models if (repository / model).exists()]
-    moves += [(staging / model, repository / model) for model in models]
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            source.rename(target)
-            done.append((source, target))
-        (staging / MANIFEST).replace(repository / MANIFEST)
-    except BaseException:
-        for source, target in reversed(done):
-            target.rename(source)
-        raise
-
-
-@contextmanager
-def _staged(repository: Path) -> Iterator[Path]:
-    staging = repository.parent / f".{repository.name}.classifier-{os.getpid()}"
-    try:
-        staging.mkdir()
-        yield staging
-    except OSError as error:
-        raise RepositoryError(
-            f"{repository} or the directory it is in cannot be written to ({error}); give them your user, or copy the "
-            "repository to where it can be changed"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _alone_in(repository: Path) -> Iterator[None]:
-    """One at a time changes a repository; the others wait. The lock ends with the process."""
-    handle = os.open(repository, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

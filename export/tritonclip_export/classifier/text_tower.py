@@ -20,12 +20,8 @@ BATCH = 64
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
-class TextTower:
-    """Texts to embeddings, exactly as the repository serves them.
-
-    Raises:
-        ClassifierError: the repository holds no ONNX text tower.
-    """
+class RepositoryTokenizer:
+    """Texts to ids, exactly as the repository serves them."""
 
     def __init__(self, repository: Path) -> None:
         self.parameters = _parameters(repository / "tokenizer")
@@ -35,8 +31,6 @@ class TextTower:
         settings = code.settings_from(self.parameters)
         self._tokenizer = code.open_tokenizer(folder / self.parameters["tokenizer_file"], settings)
         self._text_error: type[Exception] = code.TextError
-        graph = _parameters(repository / "text_encoder").get("model_file", "model.onnx")
-        self._session = _session(repository / "text_encoder" / "1" / graph)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Token ids, int32 [N, L], and whether each text was cut, bool [N].
@@ -49,6 +43,19 @@ class TextTower:
         except (self._text_error, UnicodeEncodeError) as error:
             raise ClassifierError(f"of the prompts from {texts[0][:40]!r} on, {error}") from error
         return tokens.ids, tokens.truncated.ravel()
+
+
+class TextTower(RepositoryTokenizer):
+    """Texts to embeddings, exactly as the repository serves them.
+
+    Raises:
+        ClassifierError: the repository holds no ONNX text tower.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__(repository)
+        graph = _parameters(repository / "text_encoder").get("model_file", "model.onnx")
+        self._session = _session(repository / "text_encoder" / "1" / graph)
 
     def embed(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], int]:
         """Unit-length embeddings, float32 [N, D], and how many of the texts were cut to the context."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "compare a model repository with its manifest: every file, every fingerprint"
+HELP = "compare a model repository with its manifest: every file, every fingerprint, and its engines with this machine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, and print what stands there."""
+    from tritonclip_export.engine.here import look, records, require
     from tritonclip_export.manifest import verify
 
     manifest = verify(args.repository)
     spec = manifest["spec"]
     print(f"{args.repository}: {len(manifest['files'])} files as exported on {manifest['created']}")
     print(f"{spec['name']} ({spec['precision']}, {spec['runtime']}), fingerprint {spec['fingerprint']}")
+    if records(manifest):
+        here = look()
+        print(require(manifest, here) if here.gpus else "its engines were not compared with a GPU: none is seen here")
     return 0

@@ -1,0 +1,217 @@
+"""Builds the engines of both towers, proves them, and only then puts them where they are served from."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tritonclip_export.configs import read_config
+from tritonclip_export.engine import lint, serving
+from tritonclip_export.engine.boundary import BuildRequest, Machine, Toolkit
+from tritonclip_export.engine.gate import compare, require_parity
+from tritonclip_export.engine.here import ENGINES, RUNTIME, records
+from tritonclip_export.engine.probe_set import ProbeSet, read_probe_set
+from tritonclip_export.engine.profiles import Profile, Ranges, profiles
+from tritonclip_export.engine.trtexec import trtexec_line
+from tritonclip_export.errors import EngineError
+from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
+from tritonclip_export.manifest import MANIFEST, file_hash, read_manifest, verify
+from tritonclip_export.progress import step
+from tritonclip_export.spec import ServingSpec
+
+ENCODERS = {"image_encoder": "image", "text_encoder": "text"}
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What to build; see `tritonclip engine build --help` for each."""
+
+    repository: Path
+    ranges: Ranges = field(default_factory=Ranges)
+    workspace_gib: float | None = None
+    version_compatible: bool = False
+    timing_cache: Path | None = None
+    tensorrt_runtime: bool = False
+    graph_batches: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.workspace_gib is not None and not self.workspace_gib > 0:
+            raise EngineError(f"--workspace {self.workspace_gib:g} given; it is GiB, more than 0")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be said before there is a GPU."""
+
+    spec: ServingSpec
+    manifest: Mapping[str, Any]
+    profiles: Mapping[str, Profile]
+
+
+def graphs(repository: Path) -> list[Path]:
+    """The ONNX file of each of ENCODERS."""
+    return [_graph(repository, model) for model in ENCODERS]
+
+
+def _graph(repository: Path, model: str) -> Path:
+    return repository / model / "1" / "model.onnx"
+
+
+def plan(request: EngineRequest) -> Plan:
+    """Check the repository, its graphs against TensorRT's documentation, and the ranges.
+
+    Raises:
+        RepositoryError: a file is not what was exported, such as an ONNX changed after its gate.
+        EngineError: see `lint.require` and `profiles`.
+    """
+    repository = request.repository
+    manifest = read_manifest(repository)
+    # An engine that is cut in half or gone is what is built again.
+    verify(repository, without=[one["file"] for one in records(manifest)])
+    spec = ServingSpec.from_dict(manifest["spec"])
+    made = Plan(spec, manifest, profiles(repository, spec, request.ranges))
+    lint.require(graphs(repository))
+    for model in ENCODERS:
+        config = read_config(repository / model / "config.pbtxt")
+        serving.require_agreement(config, _graph(repository, model))
+        serving.graph_batches(request.graph_batches, config.max_batch_size)
+    return made
+
+
+def build(request: EngineRequest, open_toolkit: Callable[[], Toolkit]) -> dict[str, Any]:
+    """Build, compare with ONNX Runtime, and publish; returns the manifest. What stood there stays on any error.
+
+    Args:
+        open_toolkit: called once the repository was checked, so that its faults are told on any machine.
+
+    Raises:
+        ExportError: one of its kinds.
+    """
+    request = replace(request, repository=request.repository.resolve())
+    repository = request.repository
+    made = plan(request)
+    toolkit = open_toolkit()
+    probes = read_probe_set(repository, made.spec)
+    print("\n".join(trtexec_lines(request, made, toolkit.machine())), file=sys.stderr)
+    with staged_beside(repository, "engines") as staging:
+        built = {model: _build_one(request, made, model, probes, toolkit, staging) for model in ENCODERS}
+        with alone_in(repository):
+            _publish(request, built, staging)
+    return read_manifest(repository)
+
+
+def _build_one(
+    request: EngineRequest, made: Plan, model: str, probes: ProbeSet, toolkit: Toolkit, staging: Path
+) -> dict[str, Any]:
+    """Write one engine below `staging` and prove it; returns its record."""
+    machine = toolkit.machine()
+    graph = _graph(request.repository, model)
+    wanted = _build_request(request, model, made.profiles[model], machine)
+    name = _engine_name(model, machine)
+    started = time.monotonic()
+    print(f"build {name} …", file=sys.stderr, flush=True)
+    try:
+        content = toolkit.build(wanted)
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(_not_built(wanted, error)) from error
+    seconds = time.monotonic() - started
+    print(f"built in {seconds:.1f} s", file=sys.stderr, flush=True)
+    (staging / name).parent.mkdir(parents=True)
+    (staging / name).write_bytes(content)
+    with step(f"compare {name} with ONNX Runtime"):
+        comparisons = compare(ENCODERS[model], staging / name, graph, probes, made, toolkit)
+    require_parity(comparisons, made.spec.precision)
+    return {
+        "file": name,
+        **asdict(machine),
+        "onnx": _graph_hashes(made.manifest, model),
+        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "build_seconds": round(seconds, 1),
+        "profile": asdict(wanted.profile),
+        "options": {"workspace_gib": wanted.workspace_gib, "version_compatible": wanted.version_compatible},
+        "parity": [asdict(comparison) for comparison in comparisons],
+    }
+
+
+def trtexec_lines(request: EngineRequest, made: Plan, machine: Machine | None) -> list[str]:
+    """What trtexec would be asked for the same engines, on `machine`."""
+    lines = []
+    for model, profile in made.profiles.items():
+        wanted = _build_request(request, model, profile, machine)
+        lines.append(trtexec_line(wanted, request.repository / _engine_name(model, machine)))
+    return lines
+
+
+def _engine_name(model: str, machine: Machine | None) -> str:
+    capability = machine.compute_capability.replace(".", "") if machine else "GPU"
+    return f"{model}/1/model.plan.cc{capability}"
+
+
+def _build_request(request: EngineRequest, model: str, profile: Profile, machine: Machine | None) -> BuildRequest:
+    """Timings hold for one GPU and one TensorRT, and so does the name of their file."""
+    repository = request.repository
+    of = f"cc{machine.compute_capability}-{machine.tensorrt}" if machine else "GPU"
+    cache = request.timing_cache or repository.parent / f"{repository.name}.timing-cache-{of}"
+    return BuildRequest(_graph(repository, model), profile, request.workspace_gib, request.version_compatible, cache)
+
+
+def _not_built(wanted: BuildRequest, error: Exception) -> str:
+    given = f"{wanted.workspace_gib:g} GiB" if wanted.workspace_gib is not None else "all of the GPU's memory"
+    return (
+        f"TensorRT built no engine of {wanted.onnx}: {str(error) or 'out of memory'}; the workspace was {given}: where "
+        "memory ran out, stop what else uses the GPU, or give --workspace GIB, or a smaller largest batch at export"
+    )
+
+
+def _graph_hashes(manifest: Mapping[str, Any], model: str) -> dict[str, str]:
+    prefix = f"{model}/1/model.onnx"
+    return {name: digest for name, digest in manifest["files"].items() if name.startswith(prefix)}
+
+
+def _publish(request: EngineRequest, built: Mapping[str, dict[str, Any]], staging: Path) -> None:
+    repository = request.repository
+    # Another may have changed it meanwhile: a classifier, or an engine for another GPU.
+    manifest = read_manifest(repository)
+    if any(_graph_hashes(manifest, model) != record["onnx"] for model, record in built.items()):
+        raise EngineError(f"{repository} was exported again while its engines were built; build them again")
+    engines = {model: _joined(manifest, model, record) for model, record in built.items()}
+    spec = ServingSpec.from_dict(manifest["spec"])
+    written = [record["file"] for record in built.values()]
+    if request.tensorrt_runtime or spec.runtime == RUNTIME:
+        spec = replace(spec, runtime=RUNTIME)
+        written += _write_configs(request, engines, spec, staging)
+    kept = {name for model in engines.values() for name in (record["file"] for record in model)}
+    stale = {record["file"] for record in records(manifest)} - kept
+    files = {name: digest for name, digest in manifest["files"].items() if name not in stale}
+    files |= {name: file_hash(staging / name) for name in written}
+    content = {**manifest, "spec": asdict(spec), ENGINES: engines, "files": dict(sorted(files.items()))}
+    (staging / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    put_in_place(staging, repository, written)
+
+
+def _joined(manifest: Mapping[str, Any], model: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The engines of other GPUs stay; all of one model come from the same graph."""
+    others = [one for one in manifest.get(ENGINES, {}).get(model, []) if one["file"] != record["file"]]
+    return sorted([*others, record], key=lambda one: str(one["file"]))
+
+
+def _write_configs(
+    request: EngineRequest, engines: Mapping[str, list[dict[str, Any]]], spec: ServingSpec, staging: Path
+) -> list[str]:
+    """Write the encoders' configs and those that carry the serving spec below `staging`; returns their names."""
+    configs = serving.ensembles_with(request.repository, spec)
+    for model, built in engines.items():
+        config = read_config(request.repository / model / "config.pbtxt")
+        batches = serving.graph_batches(request.graph_batches, config.max_batch_size)
+        configs[model] = serving.tensorrt_config(config, built, spec, batches)
+    for model, config in configs.items():
+        path = staging / model / "config.pbtxt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(serving.to_text(config), encoding="utf-8")
+    return [f"{model}/config.pbtxt" for model in configs]

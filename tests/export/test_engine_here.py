@@ -1,0 +1,147 @@
+"""Engines against the machine they are to run on. nvidia-smi is played by a script, the GPU by nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tritonclip_client.main import main
+from tritonclip_export.engine import here
+from tritonclip_export.engine.here import Here, decode_version, look, require
+from tritonclip_export.errors import EngineError
+from tritonclip_serve.engines import check_engines
+from tritonclip_serve.errors import RepositoryError
+from tritonclip_serve.installation import Installation
+
+H200 = ("NVIDIA H200", "9.0")
+A100 = ("NVIDIA A100-SXM4-40GB", "8.0")
+
+
+def manifest(*, version_compatible: bool = False, runtime: str = "tensorrt") -> dict:
+    record = {
+        "file": "image_encoder/1/model.plan.cc90",
+        "gpu": "NVIDIA H200",
+        "compute_capability": "9.0",
+        "tensorrt": "10.16.1.11",
+        "options": {"version_compatible": version_compatible},
+    }
+    return {"spec": {"name": "m", "runtime": runtime}, "engines": {"image_encoder": [record]}}
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch):
+    """Call it with GPUs: nvidia-smi names them."""
+
+    def install(*gpus: tuple[str, str], status: int = 0) -> None:
+        script = tmp_path / "bin" / "nvidia-smi"
+        script.parent.mkdir()
+        lines = "\n".join(f"echo '{name}, {capability}'" for name, capability in gpus)
+        script.write_text(f"#!/bin/sh\n{lines}\nexit {status}\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(script.parent), prepend=":")
+
+    return install
+
+
+@pytest.mark.parametrize("tensorrt", ["10.16.1", "10.16.1.11", None])
+def test_the_machine_that_built_them_runs_them(tensorrt: str | None) -> None:
+    assert "engines for NVIDIA H200" in require(manifest(), Here([H200], tensorrt))
+
+
+def test_a_version_that_is_not_seen_is_said() -> None:
+    assert "not compared" in require(manifest(), Here([H200], None))
+
+
+def test_another_model_of_the_same_capability_is_said() -> None:
+    line = require(manifest(), Here([("NVIDIA H100", "9.0")], "10.16.1"))
+    assert "those for NVIDIA H100 were built on NVIDIA H200" in line
+
+
+REFUSED = {
+    "another GPU": (Here([A100], "10.16.1"), r"H200 \(compute capability 9.0\), this machine has .*A100.* 8.0"),
+    "one of two GPUs": (Here([H200, A100], "10.16.1"), "this machine has NVIDIA A100"),
+    "another patch": (Here([H200], "10.16.2"), r"built by TensorRT 10\.16\.1\.11, here is 10\.16\.2; serve with"),
+    "another major": (Here([H200], "11.4.0"), r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"),
+    "no GPU": (Here([], "10.16.1"), "no GPU is seen here"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_machines_are_refused_with_both_named(case: str) -> None:
+    machine, message = REFUSED[case]
+    with pytest.raises(EngineError, match=message):
+        require(manifest(), machine)
+
+
+@pytest.mark.parametrize(
+    ("installed", "runs"), [("10.16.2", True), ("10.17.0", True), ("10.16.0", False), ("11.0.0", False)]
+)
+def test_version_compatible_engines_run_on_newer_ones_of_their_major(installed: str, runs: bool) -> None:
+    if runs:
+        require(manifest(version_compatible=True), Here([H200], installed))
+        return
+    with pytest.raises(EngineError, match="was built by TensorRT"):
+        require(manifest(version_compatible=True), Here([H200], installed))
+
+
+@pytest.mark.parametrize(("number", "version"), [(101601, "10.16.1"), (110400, "11.4.0"), (8601, "8.6.1")])
+def test_the_librarys_number(number: int, version: str) -> None:
+    assert decode_version(number) == version
+
+
+def test_gpus_are_read_from_the_driver(driver) -> None:
+    driver(H200, A100)
+    assert look().gpus == [H200, A100]
+
+
+def test_a_driver_that_fails_names_no_gpu(driver) -> None:
+    driver(H200, status=9)
+    assert look().gpus == []
+
+
+def test_no_driver(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert look().gpus == []
+
+
+def serve(repository: Path, content: dict, *, runs_engines: bool = True) -> None:
+    (repository / "manifest.json").write_text(json.dumps(content))
+    check_engines(repository, Installation(Path("tritonserver"), "the tritonserver", runs_engines=runs_engines))
+
+
+def test_serve_refuses_engines_of_another_gpu(tmp_path: Path, driver) -> None:
+    driver(A100)
+    with pytest.raises(RepositoryError, match="the engines are for NVIDIA H200.*this machine has NVIDIA A100"):
+        serve(tmp_path, manifest())
+
+
+def test_serve_refuses_engines_of_another_tensorrt(tmp_path: Path, driver, monkeypatch) -> None:
+    driver(H200)
+    monkeypatch.setattr(here, "_library_version", lambda: "11.4.0")
+    with pytest.raises(RepositoryError, match=r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"):
+        serve(tmp_path, manifest())
+
+
+def test_serve_takes_the_engines_of_its_gpu(tmp_path: Path, driver) -> None:
+    driver(H200)
+    serve(tmp_path, manifest())
+
+
+def test_engines_beside_towers_that_onnx_runtime_serves_do_not_matter(tmp_path: Path) -> None:
+    serve(tmp_path, manifest(runtime="onnxruntime-python"), runs_engines=False)
+
+
+def test_the_embedded_server_runs_no_engines(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="the tritonserver has no TensorRT backend; .*--server path"):
+        serve(tmp_path, manifest(), runs_engines=False)
+
+
+def test_tritonclip_serve_tells_it_before_anything_starts(repository: Path, capsys) -> None:
+    path = repository / "manifest.json"
+    content = json.loads(path.read_text())
+    content["spec"]["runtime"] = "tensorrt"
+    path.write_text(json.dumps(content))
+    assert main(["serve", str(repository), "--server", "embedded"]) == 2
+    assert "has no TensorRT backend" in capsys.readouterr().err
