@@ -13,6 +13,8 @@ from typing import Any
 
 # Of `lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
+# What the serving spec calls them.
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 HELP = "merge adapters into a CLIP checkpoint and write a Triton model repository"
 
@@ -80,6 +82,12 @@ def _add_weights(weights: argparse._ArgumentGroup) -> None:
 
 
 def _add_limits(limits: argparse._ArgumentGroup) -> None:
+    limits.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the served graphs: fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
+    )
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
     limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
     limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
@@ -122,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         stretch_context=args.stretch_context,
         tokenizer=args.tokenizer,
         name=args.name,
+        precision=PRECISIONS[args.precision],
         limits=limits,
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
