@@ -20,6 +20,7 @@ from tritonclip_export.grafts import Graft
 from tritonclip_export.lora import MergeResult, plan_merge
 from tritonclip_export.lora.compose import Composition
 from tritonclip_export.precision import int8
+from tritonclip_export.precision.batch_norm import fold_batch_norms
 from tritonclip_export.probes import make_probes
 from tritonclip_export.progress import step
 from tritonclip_export.spec import ServingSpec
@@ -165,8 +166,10 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
     gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
     report = parity.ParityReport(gate.reference, spec.precision)
     files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
+    is_float16 = spec.precision == "float16"
     with step("compare the merged towers with PyTorch"):
-        is_float16 = spec.precision == "float16"
+        if is_float16:
+            fold_batch_norms(towers[0], gate.probes.pixels[:1])
         seen = parity.compare_towers(parity.MERGED, gate.expected, gate.probes, towers, report, record=is_float16)
     if is_float16:
         with step("round to float16 what allows it"):

@@ -182,11 +182,19 @@ def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
     parity, spec = manifest["parity"], manifest["spec"]
     worst = min(parity["comparisons"], key=lambda comparison: comparison["cosine_min"])
-    print(f"{out}: {spec['name']}, {spec['embedding_dim']} dimensions, fingerprint {spec['fingerprint'][:12]}")
+    described = f"{spec['name']}, {spec['precision']}, {spec['embedding_dim']} dimensions"
+    print(f"{out}: {described}, fingerprint {spec['fingerprint'][:12]}")
     print(
         f"parity against {parity['reference']}: cosine >= {worst['cosine_min']:.7f} on {parity['pictures']} "
         f"pictures and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
     )
+    for tower, layers in parity["layers"].items():
+        for layer in layers["islands"]:
+            print(
+                f"note: {layer['name']} of the {tower} tower stays in float32: values up to {layer['maximum']:.0f}, "
+                f"attention scores up to {layer['scores']:.0f}",
+                file=sys.stderr,
+            )
     for note in manifest["merge"].get("notes", []):
         print(f"note: {note}", file=sys.stderr)
     print(f"next: tritonclip serve {out}")
