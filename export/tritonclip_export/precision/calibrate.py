@@ -17,6 +17,7 @@ from tritonclip_export.precision.policy import ATTENTION
 
 # Values kept of each module's input and output, evenly spaced over those of the first batch.
 SAMPLE = 4096
+SOFTMAX = {functional.softmax, torch.softmax, torch.Tensor.softmax}
 # Scores below are of masked places.
 _MASKED = -1e3
 
@@ -71,7 +72,8 @@ class _Recorder(TorchFunctionMode):
         def hook(_: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             activity = self.activities.get(name) or Activity(type(module).__name__)
             self._open.append(activity)
-            values = _floats([args, kwargs])
+            # Only query, key and value, or what is embedded: what comes after is a mask, whose values mean nothing.
+            values = _floats([args, kwargs])[: 3 if isinstance(module, nn.MultiheadAttention) else 1]
             activity.maximum = max(activity.maximum, _largest(values))
             if activity.given is None:
                 activity.given = _sample(values)
@@ -97,8 +99,9 @@ class _Recorder(TorchFunctionMode):
         if self._open and func is ATTENTION:
             given = dict(zip(("query", "key"), args, strict=False)) | named
             self._note_scores(_attention_scores(given["query"], given["key"], named.get("scale")))
-        elif self._open and func is functional.softmax:
-            self._note_scores(float(torch.where(args[0] > _MASKED, args[0], 0).abs().max()))
+        elif self._open and func in SOFTMAX:
+            scores = args[0] if args else named["input"]
+            self._note_scores(float(torch.where(scores > _MASKED, scores, 0).abs().max()))
         return func(*args, **named)
 
     def _note_scores(self, largest: float) -> None:
