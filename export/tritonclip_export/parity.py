@@ -77,16 +77,16 @@ class ParityReport:
         precision: the type of the served graphs' products, a key of MINIMUM_COSINE; what stage "merge" compares is
             float32 always.
         top1_agreement, top5_agreement: over the probes, how much of a picture's best text, and of its best five, is
-            the same.
-        worst_inputs: by tower, the probes with the least cosines in ONNX Runtime.
+            the same, in the worst stage after the merge.
+        worst_inputs: by tower, the probes with the least cosines, in that tower's worst stage after the merge.
         layers: by tower, what a narrower precision did inside; see `precision.report`.
     """
 
     reference: str
     precision: str = "float32"
     comparisons: list[Comparison] = field(default_factory=list)
-    top1_agreement: float = 0.0
-    top5_agreement: float = 0.0
+    top1_agreement: float = 1.0
+    top5_agreement: float = 1.0
     pictures: int = 0
     texts: int = 0
     worst_inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -110,6 +110,19 @@ class ParityReport:
                 f"the export does not reproduce the checkpoint ({'; '.join(map(self._describe, failed.values()))}); "
                 "nothing was published"
             )
+
+    def judge(self, probes: Probes, reference: tuple[Array, Array], given: tuple[Array, Array]) -> None:
+        """Note agreement and worst inputs of one stage; the worse stage stays."""
+        ranks = [np.argsort(-(image @ text.T), axis=1, kind="stable")[:, :TOP] for image, text in (reference, given)]
+        self.top1_agreement = min(self.top1_agreement, float((ranks[0][:, 0] == ranks[1][:, 0]).mean()))
+        shared = (ranks[0][:, :, None] == ranks[1][:, None]).any(axis=2)
+        self.top5_agreement = min(self.top5_agreement, float(shared.mean()))
+        for tower, names, expected, embeddings in zip(TOWERS, probes.names, reference, given, strict=True):
+            cosines = np.nan_to_num(_cosines(expected, embeddings))
+            order = np.argsort(cosines, kind="stable")[:WORST]
+            worst = [{"input": names[i][:80], "cosine": float(cosines[i])} for i in order]
+            before = self.worst_inputs.setdefault(tower, worst)
+            self.worst_inputs[tower] = min(before, worst, key=lambda inputs: inputs[0]["cosine"])
 
     def _describe(self, failed: Comparison) -> str:
         precision = "float32" if failed.stage == MERGED else self.precision
@@ -142,7 +155,7 @@ def compare_towers(
     Returns:
         what the modules of each tower saw; nothing without `record`.
     """
-    seen = []
+    seen, given = [], []
     for tower, module, inputs, expected in zip(
         TOWERS, towers, (probes.pixels, probes.input_ids), reference, strict=True
     ):
@@ -151,6 +164,9 @@ def compare_towers(
             embeddings = torch.cat([module(chunk) for chunk in inputs.split(CHUNK)]).numpy()
         report.comparisons.append(Comparison.of(stage, tower, expected, embeddings))
         seen.append(activities)
+        given.append(embeddings)
+    if stage != MERGED:
+        report.judge(probes, reference, (given[0], given[1]))
     report.pictures, report.texts = len(reference[0]), len(reference[1])
     return seen
 
@@ -191,15 +207,7 @@ def compare_onnx(
     """
     images = _compare_images(reference[0], probes.pixels.numpy(), files[0], report)
     texts = _compare_texts(reference[1], probes.input_ids.numpy(), files[1], text, report)
-    ranks = [np.argsort(-(image @ caption.T), axis=1, kind="stable") for image, caption in (reference, (images, texts))]
-    report.top1_agreement = float((ranks[0][:, 0] == ranks[1][:, 0]).mean())
-    top = [rank[:, :TOP] for rank in ranks]
-    shared = (top[0][:, :, None] == top[1][:, None]).any(axis=2)
-    report.top5_agreement = float(shared.mean())
-    for tower, names, expected, given in zip(TOWERS, probes.names, reference, (images, texts), strict=True):
-        cosines = _cosines(expected, given)
-        worst = np.argsort(cosines, kind="stable")[:WORST]
-        report.worst_inputs[tower] = [{"input": names[i][:80], "cosine": float(cosines[i])} for i in worst]
+    report.judge(probes, reference, (images, texts))
 
 
 def _compare_images(expected: Array, pixels: Array, file: Path, report: ParityReport) -> Array:
