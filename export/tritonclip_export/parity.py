@@ -24,8 +24,8 @@ from tritonclip_export.precision.report import LayerReport, layer_report
 from tritonclip_export.probes import CHUNK, Probes
 from tritonclip_export.spec import TextSpec
 
-# The least cosine that any single probe may have against float32 PyTorch. Of int8 those of open_clip's ViT-B-32 with
-# room for what calibration-free quantization does to a trained model's outliers; docs/precision.md has the figures.
+# The least cosine that any single probe may have against float32 PyTorch. Of int8 ten times the loss of ViT-B-32 with
+# random weights and more: trained towers have outliers. docs/precision.md has the figures.
 MINIMUM_COSINE = {
     "float32": {"image": 0.99999, "text": 0.99999},
     "float16": {"image": 0.9995, "text": 0.9995},
