@@ -1,6 +1,6 @@
 """Is the served demo as accurate as its PyTorch model? Picture by picture, adapter unmerged against served.
 
-    python benchmarks/demo_accuracy.py
+    python benchmarks/demo_accuracy.py [--precision fp16]
 
 Exports the demo with its LoRA, serves it on a real tritonserver, and asks both sides about the same pictures, drawn
 from a seed that no training run used. PyTorch applies the adapter through PEFT, unmerged, after open_clip's own
@@ -70,17 +70,19 @@ def main() -> int:
     """Measure, print, write; 1 when any answer differs."""
     parser = argparse.ArgumentParser(description="Accuracy of the served demo against its PyTorch model.")
     parser.add_argument("--count", type=int, default=COUNT, help="pictures per set (%(default)s)")
-    output = Path(__file__).parent / "results" / f"demo_accuracy-{cpu_slug()}.json"
-    parser.add_argument("--json", type=Path, default=output, help="default: %(default)s")
+    parser.add_argument("--precision", default="fp32", help="of the served graphs: fp32, fp16 or int8 (%(default)s)")
+    parser.add_argument("--json", type=Path, help="default: a file of this machine's in results/")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tritonclip-accuracy-") as folder:
         repository = Path(folder) / "repository"
-        export_repository(repository)
+        export_repository(repository, args.precision)
         with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
             rows = compare(server.grpc_address, args.count)
     print(format_table(COLUMNS, [_cells(row) for row in rows]))
     record = {"measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seed": SEED, "sets": rows}
-    write_json(args.json, {**record, "machine": describe_machine(), "versions": describe_versions()})
+    kind = "" if args.precision == "fp32" else f"-{args.precision}"
+    output = Path(__file__).parent / "results" / f"demo_accuracy{kind}-{cpu_slug()}.json"
+    write_json(args.json or output, {**record, "machine": describe_machine(), "versions": describe_versions()})
     return int(any(row["different_answers"] for row in rows))
 
 

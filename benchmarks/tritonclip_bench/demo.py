@@ -35,10 +35,11 @@ def make_folder(folder: Path) -> None:
         raise DemoError(f"{folder} cannot be made a folder ({error.strerror}); give another one") from None
 
 
-def export_repository(repository: Path) -> None:
+def export_repository(repository: Path, precision: str = "fp32") -> None:
     """Merge the demo's LoRA into its checkpoint and export both towers."""
     checkpoint, adapter = DEMO / "checkpoint", DEMO / "adapter"
-    _tritonclip("export", checkpoint, repository, "--adapter", adapter, "--name", "demo", "--force")
+    options = ("--adapter", adapter, "--name", "demo", "--precision", precision, "--force")
+    _tritonclip("export", checkpoint, repository, *options)
 
 
 def answers_before_merge() -> dict[str, dict[str, Any]]:

@@ -21,6 +21,16 @@ from tritonclip_export.towers import FullTextTower, ImageTower, TextTower
 # TensorRT knows from 10.14 on only.
 OPSET = 20
 
+# Operators that square what they are given.
+NORMS = {
+    "LayerNormalization",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "BatchNormalization",
+    "LpNormalization",
+    "ReduceL2",
+}
+
 # Larger weights lie beside the graph: protobuf holds them several times in memory while it writes, and cannot hold
 # 2 GiB in one file at all.
 MAX_SINGLE_FILE_BYTES = 100_000_000
@@ -138,4 +148,17 @@ def _check(path: Path, signature: Signature) -> None:
             f"the exporter wrote tensors {names} with fixed axes {fixed or 'none'}, expected "
             f"{signature.input_name} and {signature.output_name} with all of {list(signature.axes.values())} dynamic; "
             "this architecture cannot be served"
+        )
+    _check_types(graph)
+
+
+def _check_types(graph: onnx.GraphProto) -> None:
+    """No norm may be left in float16: it overflows there, and ONNX Runtime crashes on a CPU as it loads one."""
+    narrow = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    narrow |= {value.name for value in graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    norms = [node.name for node in graph.node if node.op_type in NORMS and narrow.intersection(node.input)]
+    if norms:
+        raise CheckpointError(
+            f"the norms {', '.join(norms[:5])} of this architecture would run in float16, where they overflow; export "
+            "it with --precision fp32"
         )

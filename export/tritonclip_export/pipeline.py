@@ -19,6 +19,8 @@ from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
 from tritonclip_export.grafts import Graft
 from tritonclip_export.lora import MergeResult, plan_merge
 from tritonclip_export.lora.compose import Composition
+from tritonclip_export.precision import int8
+from tritonclip_export.precision.batch_norm import fold_batch_norms
 from tritonclip_export.probes import make_probes
 from tritonclip_export.progress import step
 from tritonclip_export.spec import ServingSpec
@@ -55,6 +57,7 @@ class ExportRequest:
     stretch_context: bool = False
     tokenizer: Path | None = None
     name: str | None = None
+    precision: str = "float32"
     limits: Limits = field(default_factory=Limits)
     probe_pictures: Path | None = None
     probe_texts: Path | None = None
@@ -119,7 +122,8 @@ def _prepare(request: ExportRequest) -> Prepared:
         checkpoint = replace(checkpoint, state_dict={})
         del in_float32, merge
         adapters.merged.clear()
-        spec = _stamp(build_spec(checkpoint, merged.state_dict), merged, adapters.grafts)
+        spec = replace(build_spec(checkpoint, merged.state_dict), precision=request.precision)
+        spec = _stamp(spec, merged, adapters.grafts)
     if isinstance(gate, str):
         with step("embed the probes with the merged weights"):
             gate = merged_gate(checkpoint, merged, adapters.grafts, probes, gate)
@@ -159,22 +163,30 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
 
     One copy of the weights at a time: the towers', then ONNX Runtime's.
     """
-    gate, spec = prepared.gate, prepared.spec
-    report = parity.ParityReport(
-        gate.reference, parity.MINIMUM_COSINE[spec.precision], parity.MAXIMUM_ABS[spec.precision]
-    )
+    gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
+    report = parity.ParityReport(gate.reference, spec.precision)
     files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
-    image, text = prepared.towers
+    is_float16 = spec.precision == "float16"
+    with step("compare the merged towers with PyTorch"):
+        if is_float16:
+            fold_batch_norms(towers[0], gate.probes.pixels[:1])
+        seen = parity.compare_towers(parity.MERGED, gate.expected, gate.probes, towers, report, record=is_float16)
+    if is_float16:
+        with step("round to float16 what allows it"):
+            towers[:] = parity.narrow(gate.expected, gate.probes, towers, seen, report)
+    report.require()
     with step("convert the image tower to ONNX"):
-        onnx_export.export_image_tower(image, spec, files[0])
+        onnx_export.export_image_tower(towers[0], spec, files[0])
     with step("convert the text tower to ONNX"):
-        onnx_export.export_text_tower(text, spec, files[1])
-    with step("compare with PyTorch"):
-        parity.compare_merged(gate.expected, gate.probes, (image, text), report)
-        del image, text
-        prepared.towers.clear()
-        # The exporter leaves cycles that hold the weights.
-        gc.collect()
+        onnx_export.export_text_tower(towers[1], spec, files[1])
+    towers.clear()
+    # The exporter leaves cycles that hold the weights.
+    gc.collect()
+    if spec.precision == "int8":
+        with step("quantize to int8"):
+            for file in files:
+                int8.quantize(file)
+    with step("compare ONNX Runtime with PyTorch"):
         parity.compare_onnx(gate.expected, gate.probes, files, spec.text, report)
     report.require()
     return report

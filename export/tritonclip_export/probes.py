@@ -49,11 +49,13 @@ class Probes:
         pixels: uint8 [N, H, W, 3], the checkpoint's own transform before normalisation; or rows, see `naflex`.
         pixel_values: float32 [N, 3, H, W] or rows, the same, normalised by that transform.
         input_ids: int32 [M, context_length].
+        names: what a report calls them: of the N pictures, and of the M texts.
     """
 
     pixels: torch.Tensor
     pixel_values: torch.Tensor
     input_ids: torch.Tensor
+    names: tuple[Sequence[str], Sequence[str]]
 
 
 def make_probes(
@@ -68,10 +70,13 @@ def make_probes(
     Raises:
         ExportError: the folder or file has nothing in it that can be used.
     """
-    images = synthetic_pictures() + (_read_pictures(pictures) if pictures else [])
+    files = _picture_files(pictures) if pictures else []
+    images = synthetic_pictures() + [_read_picture(path) for path in files]
+    names = [f"synthetic {width} x {height}" for width, height in SIZES] + [path.name for path in files]
     captions = [*TEXTS, *(_read_lines(texts) if texts else [])]
     pixel_values = transform_pictures(images, preprocess_cfg)
-    return Probes(to_uint8(pixel_values, preprocess_cfg), pixel_values, tokenization(captions))
+    pixels = to_uint8(pixel_values, preprocess_cfg)
+    return Probes(pixels, pixel_values, tokenization(captions), (names, captions))
 
 
 def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:
@@ -115,11 +120,11 @@ def _synthetic_picture(generator: np.random.Generator, width: int, height: int) 
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def _read_pictures(folder: Path) -> list[Image.Image]:
+def _picture_files(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     if not files:
         raise ExportError(f"{folder} holds no pictures; allowed: {', '.join(PICTURE_SUFFIXES)}")
-    return [_read_picture(path) for path in files]
+    return files
 
 
 def _read_picture(path: Path) -> Image.Image:

@@ -22,6 +22,7 @@ TOKENIZERS = ("clip", "hf")
 CLEANINGS = ("lower", "whitespace", "canonicalize", "none", "punctuation")
 POOLINGS = ("argmax", "eos", "first", "last", "class", "mean")
 SCORINGS = ("softmax", "sigmoid")
+PRECISIONS = ("float32", "float16", "int8")
 
 # Lengths below the context that short texts are cut to; few, so that requests still batch together.
 SHORT_BUCKETS = (16, 32)
@@ -145,6 +146,9 @@ class ServingSpec:
     precision: str = "float32"
     runtime: str = "onnxruntime-python"
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        _require("precision", self.precision, PRECISIONS)
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted, so that equal specs are equal strings.

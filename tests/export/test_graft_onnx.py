@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 import adapterhub_base as base
-from graft_models import GOLDEN, MEAN, STD, VISION_WIDTH, build, export_onnx, golden
+from graft_models import GOLDEN, MEAN, MODEL_CFG, STD, VISION_WIDTH, build, export_onnx, golden
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import read_graft
+from tritonclip_export.precision.calibrate import recording
+from tritonclip_export.precision.float16 import MOST_SCORE, to_float16
+from tritonclip_export.towers import served_towers
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, base.VISION["image"], base.VISION["image"], 3)).astype(np.uint8)
 EMBED_DIM = base.EMBED_DIM
@@ -36,14 +39,19 @@ def assert_equal(served: np.ndarray, expected: np.ndarray) -> None:
     assert (served * expected).sum(axis=-1).min() >= 0.99999
 
 
-def test_the_image_tower_with_all_that_it_can_carry(tmp_path: Path) -> None:
-    adapter, prompts = tmp_path / "clip_adapter.pth", tmp_path / "vpt.pth"
+def image_grafts(folder: Path) -> tuple[Path, ...]:
+    """AdapterFusion, deep prompts and a CLIP-Adapter."""
+    adapter, prompts = folder / "clip_adapter.pth", folder / "vpt.pth"
     torch.save({"fc.0.weight": noise(5, EMBED_DIM), "fc.2.weight": noise(EMBED_DIM, 5)}, adapter)
     deep = {"deep_prompt_embeddings": noise(1, 3, VISION_WIDTH, seed=1)}
     torch.save({"prompt_embeddings": noise(1, 3, VISION_WIDTH), **deep}, prompts)
+    return GOLDEN / "fusion_parallel", prompts, adapter
+
+
+def test_the_image_tower_with_all_that_it_can_carry(tmp_path: Path) -> None:
     model = build()
     embeddings = [image_embeddings(model)]
-    for path in (GOLDEN / "fusion_parallel", prompts, adapter):
+    for path in image_grafts(tmp_path):
         read_graft(path).attach(model)
         embeddings.append(image_embeddings(model))
     tower = export_onnx(model, "image", tmp_path / "image.onnx")
@@ -63,3 +71,24 @@ def test_the_text_tower_at_every_length(case: str, tmp_path: Path) -> None:
         assert_equal(tower(ids, size), expected)
     for row, length in enumerate(ids.argmax(axis=1) + 1):
         assert_equal(tower(ids[row : row + 1, :length], 1), expected[row : row + 1])
+
+
+def test_what_adapters_add_is_float16_too(tmp_path: Path) -> None:
+    model = build()
+    for path in image_grafts(tmp_path):
+        read_graft(path).attach(model)
+    image, _ = served_towers(model, MODEL_CFG, MEAN, STD)
+    pixels = torch.from_numpy(PIXELS)
+    with torch.no_grad(), recording(image) as activities:
+        expected = image(pixels)
+    (typed,), (islands,) = to_float16([image], [activities])
+    with torch.no_grad():
+        assert (typed(pixels) * expected).sum(dim=-1).min() >= 0.9995
+    added = [
+        value
+        for name, value in (*image.named_parameters(), *image.named_buffers())
+        if ("adapter" in name or "prompts" in name) and "norm" not in name and not name.startswith(tuple(islands))
+    ]
+    assert all(activities[name].scores > MOST_SCORE for name in islands), "AdapterFusion's random scores are large"
+    assert len(added) > 10
+    assert {value.dtype for value in added} == {torch.float16}

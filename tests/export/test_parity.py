@@ -32,16 +32,16 @@ def test_nan_does_not_pass() -> None:
     reference = unit(np.eye(2))
     given = reference.copy()
     given[0, 0] = np.nan
-    report = ParityReport("r", 0.99999, 1e-4, [Comparison.of("onnx", "text", reference, given)])
+    report = ParityReport("r", "float32", [Comparison.of("onnx", "text", reference, given)])
     with pytest.raises(ParityError, match="text tower at stage 'onnx'"):
         report.require()
 
 
 def test_the_first_lossy_stage_is_named() -> None:
-    good, bad = Comparison("merge", "image", 1.0, 1.0, 0.0), Comparison("onnx", "image", 0.9, 0.95, 0.3)
-    worse = Comparison("onnx, batch 8", "image", 0.5, 0.6, 0.9)
+    good, bad = Comparison("merge", "image", 1.0, 1.0, 0.0, 1.0), Comparison("onnx", "image", 0.9, 0.95, 0.3, 0.9)
+    worse = Comparison("onnx, batch 8", "image", 0.5, 0.6, 0.9, 0.5)
     with pytest.raises(ParityError, match=r"image tower at stage 'onnx': cosine 0\.900000.*nothing was published"):
-        ParityReport("r", 0.99999, 1e-4, [good, bad, worse]).require()
+        ParityReport("r", "float32", [good, bad, worse]).require()
 
 
 def test_a_damaged_graph_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_damaged_graph_is_not_published(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_exit_code_of_the_gate_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setitem(pipeline.parity.MINIMUM_COSINE, "float32", 1.1)
+    monkeypatch.setitem(pipeline.parity.MINIMUM_COSINE, "float32", {"image": 1.1, "text": 1.1})
     source = write_tiny_checkpoint(tmp_path / "tiny")
     assert main(["export", str(source), str(tmp_path / "out")]) == 5
     assert "error: the export does not reproduce the checkpoint" in capsys.readouterr().err

@@ -14,6 +14,8 @@ from typing import Any
 
 # Of `lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
+# What the serving spec calls them.
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 # glibc's mallopt: larger allocations are mapped, and their pages go back when they are freed.
 M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES = -3, 1 << 20
 
@@ -83,6 +85,12 @@ def _add_weights(weights: argparse._ArgumentGroup) -> None:
 
 
 def _add_limits(limits: argparse._ArgumentGroup) -> None:
+    limits.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the served graphs: fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
+    )
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
     limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
     limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
@@ -126,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
         stretch_context=args.stretch_context,
         tokenizer=args.tokenizer,
         name=args.name,
+        precision=PRECISIONS[args.precision],
         limits=limits,
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
@@ -183,11 +192,19 @@ def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
     parity, spec = manifest["parity"], manifest["spec"]
     worst = min(parity["comparisons"], key=lambda comparison: comparison["cosine_min"])
-    print(f"{out}: {spec['name']}, {spec['embedding_dim']} dimensions, fingerprint {spec['fingerprint'][:12]}")
+    described = f"{spec['name']}, {spec['precision']}, {spec['embedding_dim']} dimensions"
+    print(f"{out}: {described}, fingerprint {spec['fingerprint'][:12]}")
     print(
         f"parity against {parity['reference']}: cosine >= {worst['cosine_min']:.7f} on {parity['pictures']} "
         f"pictures and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
     )
+    for tower, layers in parity["layers"].items():
+        for layer in layers["islands"]:
+            print(
+                f"note: {layer['name']} of the {tower} tower stays in float32: values up to {layer['maximum']:.0f}, "
+                f"attention scores up to {layer['scores']:.0f}",
+                file=sys.stderr,
+            )
     for note in manifest["merge"].get("notes", []):
         print(f"note: {note}", file=sys.stderr)
     print(f"next: tritonclip serve {out}")

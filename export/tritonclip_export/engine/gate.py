@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def require_parity(comparisons: Sequence[Comparison], precision: str) -> None:
         ParityError: names the first batch that differs.
     """
     for one in comparisons:
-        least, most = _threshold(MINIMUM_COSINE[precision], one.tower), _threshold(MAXIMUM_ABS[precision], one.tower)
+        least, most = MINIMUM_COSINE[precision][one.tower], MAXIMUM_ABS[precision]
         # Written so that NaN fails too.
         if not (one.cosine_min >= least and one.max_abs <= most):
             raise ParityError(
@@ -52,10 +52,6 @@ def require_parity(comparisons: Sequence[Comparison], precision: str) -> None:
                 f"{one.cosine_min:.6f}, max abs {one.max_abs:.2e}); at least {least} and at most {most} are required "
                 f"of every probe in {precision}; the engines that stood there are still in place"
             )
-
-
-def _threshold(value: Any, tower: str) -> float:
-    return float(value[tower] if isinstance(value, dict) else value)
 
 
 def _image_cases(probes: ProbeSet, made: Plan) -> dict[str, Batches]:

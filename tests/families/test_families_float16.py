@@ -1,0 +1,46 @@
+"""Every family in float16: rounded in PyTorch, run by ONNX Runtime, against float32 of the library that owns it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from families import FAMILIES, Family
+from tritonclip_export.pipeline import ExportRequest, export
+
+LEAST_COSINE = 0.9995
+# One of each kind of tower and attention, and small; the other families are left to `make test-all`.
+QUICK = {
+    "CoCa: coca_ViT-B-32",
+    "mT5: mt5-base-ViT-B-32",
+    "LAION RoBERTa: roberta-ViT-B-32",
+    "SigLIP: ViT-B-16-SigLIP",
+    "EVA-02: EVA02-B-16",
+    "CLIPA: ViT-L-14-CLIPA",
+    "Chinese-CLIP: Chinese-CLIP-ViT-B-16",
+    "SigLIP 2: ViT-B-16-SigLIP2-NaFlex",
+}
+
+
+def _rows() -> list[object]:
+    return [
+        pytest.param(
+            family,
+            id=family.test_id,
+            marks=() if f"{family.name}: {family.config}" in QUICK else pytest.mark.slow,
+        )
+        for family in FAMILIES
+    ]
+
+
+@pytest.mark.parametrize("family", _rows())
+def test_float16_reproduces_the_checkpoint(family: Family, tmp_path: Path) -> None:
+    family.write(tmp_path / "checkpoint")
+    report = export(ExportRequest(str(tmp_path / "checkpoint"), tmp_path / "out", precision="float16"))["parity"]
+    narrow = [comparison for comparison in report["comparisons"] if comparison["stage"] != "merge"]
+    assert {(c["stage"], c["tower"]) for c in narrow} >= {
+        (s, t) for s in ("float16", "onnx") for t in ("image", "text")
+    }
+    assert min(comparison["cosine_min"] for comparison in narrow) >= LEAST_COSINE
+    assert not any(layers["islands"] for layers in report["layers"].values())
