@@ -34,6 +34,8 @@ def _rows() -> list[object]:
     ]
 
 
+# Towers of their real size are watched layer by layer.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", _rows())
 def test_float16_reproduces_the_checkpoint(family: Family, tmp_path: Path) -> None:
     family.write(tmp_path / "checkpoint")
