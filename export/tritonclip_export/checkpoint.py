@@ -139,7 +139,24 @@ def new_model(model_cfg: Mapping[str, Any], *, empty: bool = False) -> Any:
         # timm's hybrid towers run their stem once to learn its size, which takes real weights.
         with suppress(CheckpointError), init_empty_weights(include_buffers=False):
             return _new_model(model_cfg)
-    return _new_model(model_cfg)
+    with _unset_is_nan():
+        model = _new_model(model_cfg)
+    # open_clip sets all weights but one of CoCa's caption decoder, which would be whatever lay in memory.
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.nan_to_num_(nan=0.0)
+    return model
+
+
+@contextmanager
+def _unset_is_nan() -> Iterator[None]:
+    """Have torch fill memory that is not set, which it does along with other things."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _new_model(model_cfg: Mapping[str, Any]) -> Any:

@@ -258,3 +258,13 @@ def test_an_empty_model_that_timm_builds_by_a_forward_takes_weights() -> None:
     model = new_model(model_cfg, empty=True)
     load_strictly(model, weights, "ViTamin-S")
     assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
+
+
+def test_weights_that_the_library_never_sets_are_no_leftovers_of_memory() -> None:
+    model_cfg = named_architecture("coca_ViT-B-32")
+    model_cfg["vision_cfg"].update(width=64, layers=1)
+    for part in ("text_cfg", "multimodal_cfg"):
+        model_cfg[part].update(width=64, heads=2, layers=1)
+    projection = new_model(model_cfg).state_dict()["text_decoder.text_projection"]
+    assert projection.numel() and not projection.any()
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,9 @@ def test_weights_beside_the_graph_are_published_and_hashed(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written(source: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tritonclip_client.main", "export", str(source), str(tmp_path / "out")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    # A shell starts what runs in its background deaf to interrupts, this test's parents perhaps among it.
+    hearing = partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=hearing) as process:
         while not (begun := list(tmp_path.glob(".out.partial-*"))) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
