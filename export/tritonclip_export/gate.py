@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tritonclip_export.adapters import Adapters
 from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import Graft
 from tritonclip_export.lora import MergeResult
@@ -29,7 +30,7 @@ def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, ho
     """The gate of the checkpoint with its adapters beside the weights, or why none can run.
 
     Raises:
-        CheckpointError: the weights do not fit their config.
+        CheckpointError: the weights do not fit their config, or the towers' embeddings have two lengths.
     """
     if adapters.merged and how.method != "sum":
         return f"PEFT has no unmerged forward for {how.method}. The merge itself is possible."
@@ -51,4 +52,9 @@ def _gate(reference: Reference, probes: Probes, description: str) -> Gate:
     with torch.no_grad():
         images = reference.encode_image(probes.pixel_values).numpy()
         texts = reference.encode_text(probes.input_ids).numpy()
+    if images.shape[1] != texts.shape[1]:
+        raise CheckpointError(
+            f"the image tower gives {images.shape[1]} values and the text tower {texts.shape[1]}; give a checkpoint "
+            "whose towers were trained together, with its own config"
+        )
     return Gate(probes, (images, texts), description)

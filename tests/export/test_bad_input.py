@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import family_checkpoints
 from lora_models import peft_wrap, quiet
-from tiny_clip import MODEL_CFG, write_tiny_checkpoint
+from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_client.main import main
 from tritonclip_export.checkpoint import new_model
 from tritonclip_export.frameworks import torch
@@ -64,6 +64,13 @@ def mixed_up_towers(folder: Path) -> Words:
         return {k: torch.cat([v, v], -1) if k.startswith("transformer.") else v for k, v in given.items()}
 
     edit(folder / "clip" / WEIGHTS, twice_as_wide)
+    return [folder / "clip"]
+
+
+def towers_of_two_lengths(folder: Path) -> Words:
+    vision = {"image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}
+    model_cfg = {**MODEL_CFG, "vision_cfg": vision}
+    write_tiny_checkpoint(folder / "clip", model_cfg, tiny_state_dict(model_cfg), size=160)
     return [folder / "clip"]
 
 
@@ -154,6 +161,7 @@ def tag_of_none(folder: Path) -> Words:
 CASES = {
     wrong_family: r"the weights do not fit clip: .* look like those of Hugging Face's SiglipModel; give the config",
     mixed_up_towers: r"24 of another shape \(transformer\.resblocks\.0\..* \(64,\), not \(32,\), .*, …\)",
+    towers_of_two_lengths: r"the image tower gives 96 values and the text tower 24; give a checkpoint whose towers",
     missing_and_extra_keys: r"\d\d missing \(positional_embedding, .*, …\); \d\d unknown \(x\..*, …\)",
     shape_mismatch: r"1 of another shape \(visual\.proj \(3, 4\), not \(48, 24\)\)",
     nan_in_weights: r"1 hold NaN or infinity \(visual\.proj\); export a checkpoint that trained well",

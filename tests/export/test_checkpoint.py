@@ -266,5 +266,6 @@ def test_weights_that_the_library_never_sets_are_no_leftovers_of_memory() -> Non
     for part in ("text_cfg", "multimodal_cfg"):
         model_cfg[part].update(width=64, heads=2, layers=1)
     projection = new_model(model_cfg).state_dict()["text_decoder.text_projection"]
-    assert projection.numel() and not projection.any()
+    assert projection.numel()
+    assert not projection.any()
     assert not torch.are_deterministic_algorithms_enabled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def shrunk_tower(name: str, **sizes: Any) -> str:
     """The name under which timm now builds its model `name` in other sizes, of the same parts."""
     import timm
 
-    local = f"{name}_shrunk"
+    # One name for one set of sizes: timm keeps names for as long as the process runs.
+    local = re.sub(r"\W+", "_", f"{name}_{sizes}")
     if not timm.is_model(local):
 
         def entrypoint(pretrained: bool = False, **options: Any) -> torch.nn.Module:
