@@ -9,6 +9,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "served_vs_inprocess.py"
 
 
+@pytest.mark.slow
 def test_the_comparison_measures_every_pattern_against_both_baselines(server, tmp_path):
     result = tmp_path / "result.json"
     command = [sys.executable, SCRIPT, "--repository", server.repository, "--rounds", "2", "--seconds", "0.5"]
