@@ -55,7 +55,7 @@ bench-memory: $(STAMP) ## measure again what an export takes; wants 20 GiB of me
 	$(BIN)/python benchmarks/export_memory.py ViT-bigG-14
 	$(BIN)/python benchmarks/export_memory.py ViT-H-14
 	$(BIN)/python benchmarks/export_memory.py ViT-H-14 --loras 1
-	$(BIN)/python benchmarks/export_memory.py ViT-H-14 --loras 2 --merge-method ties
+	$(BIN)/python benchmarks/export_memory.py ViT-L-14 --loras 2 --merge-method ties
 
 families: $(STAMP) ## exercise every family and write docs/families.md from what came out
 	mkdir -p work
