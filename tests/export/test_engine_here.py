@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tritonclip_client.main import main
 from tritonclip_export.engine import here
 from tritonclip_export.engine.here import Here, decode_version, look, require
 from tritonclip_export.errors import EngineError
 from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import RepositoryError
-from tritonclip_serve.installation import Installation
 
 H200 = ("NVIDIA H200", "9.0")
 A100 = ("NVIDIA A100-SXM4-40GB", "8.0")
@@ -106,9 +104,9 @@ def test_no_driver(monkeypatch, tmp_path: Path) -> None:
     assert look().gpus == []
 
 
-def serve(repository: Path, content: dict, *, runs_engines: bool = True) -> None:
+def serve(repository: Path, content: dict) -> None:
     (repository / "manifest.json").write_text(json.dumps(content))
-    check_engines(repository, Installation(Path("tritonserver"), "the tritonserver", runs_engines=runs_engines))
+    check_engines(repository)
 
 
 def test_serve_refuses_engines_of_another_gpu(tmp_path: Path, driver) -> None:
@@ -130,18 +128,4 @@ def test_serve_takes_the_engines_of_its_gpu(tmp_path: Path, driver) -> None:
 
 
 def test_engines_beside_towers_that_onnx_runtime_serves_do_not_matter(tmp_path: Path) -> None:
-    serve(tmp_path, manifest(runtime="onnxruntime-python"), runs_engines=False)
-
-
-def test_the_embedded_server_runs_no_engines(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match="the tritonserver has no TensorRT backend; .*--server path"):
-        serve(tmp_path, manifest(), runs_engines=False)
-
-
-def test_tritonclip_serve_tells_it_before_anything_starts(repository: Path, capsys) -> None:
-    path = repository / "manifest.json"
-    content = json.loads(path.read_text())
-    content["spec"]["runtime"] = "tensorrt"
-    path.write_text(json.dumps(content))
-    assert main(["serve", str(repository), "--server", "embedded"]) == 2
-    assert "has no TensorRT backend" in capsys.readouterr().err
+    serve(tmp_path, manifest(runtime="onnxruntime-python"))

@@ -12,8 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export.commands.settings_options import add_settings, given_settings
+
 # Of `lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
+RUNTIMES = ("onnxruntime-python", "onnxruntime")
 # What the serving spec calls them.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 # glibc's mallopt: larger allocations are mapped, and their pages go back when they are freed.
@@ -92,33 +95,18 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
         help="of the served graphs: fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
     )
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
-    limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
-    limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
-    limits.add_argument(
-        "--preprocess-instances",
-        metavar="N",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes that decode pictures; one per core of the serving machine (default: %(default)s)",
-    )
-    limits.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=0,
-        help="cores that a tower uses (default: 0, all of the serving machine)",
-    )
+    add_settings(limits, RUNTIMES)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was proven."""
-    from tritonclip_export.configs import Limits
     from tritonclip_export.lora.compose import Composition
     from tritonclip_export.pipeline import ExportRequest, export
+    from tritonclip_export.settings import Settings
 
     _require_adapter(args)
     _return_freed_memory()
-    limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.threads)
+    settings = Settings(**{"preprocess_instances": len(os.sched_getaffinity(0)), **given_settings(args)})
     request = ExportRequest(
         source=args.source,
         out=args.out,
@@ -135,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
         name=args.name,
         precision=PRECISIONS[args.precision],
-        limits=limits,
+        settings=settings,
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
         force=args.force,
