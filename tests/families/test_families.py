@@ -14,6 +14,7 @@ import pytest
 from families import FAMILIES, Family
 from tritonclip_client import ClipClient
 from tritonclip_export.checkpoint import load_checkpoint
+from tritonclip_export.engine.lint import lint
 from tritonclip_export.frameworks import torch
 from tritonclip_export.pipeline import ExportRequest, export
 from tritonclip_export.probes import synthetic_pictures, transform_pictures
@@ -76,6 +77,11 @@ def test_the_export_reproduces_the_checkpoint(exported: Exported, family_results
     family_results(exported.record(*worst, most, served=False))
     assert min(worst) >= LEAST_COSINE
     assert most <= MOST_ABS
+
+
+@pytest.mark.parametrize("model", ["image_encoder", "text_encoder"])
+def test_tensorrt_is_documented_to_take_the_graph(exported: Exported, model: str) -> None:
+    assert lint(exported.folder / "repository" / model / "1" / "model.onnx") == []
 
 
 def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_results: Callable[..., None]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from families import FAMILIES, Family
+from tritonclip_export.engine.lint import lint
 from tritonclip_export.pipeline import ExportRequest, export
 
 LEAST_COSINE = 0.9995
@@ -45,4 +46,5 @@ def test_float16_reproduces_the_checkpoint(family: Family, tmp_path: Path) -> No
         (s, t) for s in ("float16", "onnx") for t in ("image", "text")
     }
     assert min(comparison["cosine_min"] for comparison in narrow) >= LEAST_COSINE
+    assert [lint(path) for path in sorted((tmp_path / "out").glob("*_encoder/1/model.onnx"))] == [[], []]
     assert not any(layers["islands"] for layers in report["layers"].values())

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritonclip_export.commands.probe_options import add_probes
 from tritonclip_export.commands.settings_options import add_graph_batches, parse_graph_batches
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         "--runtime", choices=RUNTIMES, help="serve the towers with the engines (default: leave the configs as they are)"
     )
     add_graph_batches(build)
+    add_probes(build)
     build.add_argument("--dry-run", action="store_true", help="check everything and print the trtexec lines; no GPU")
     build.set_defaults(act=_build)
 
@@ -91,6 +93,8 @@ def _request(args: argparse.Namespace) -> EngineRequest:
         workspace_gib=args.workspace,
         version_compatible=args.version_compatible,
         timing_cache=args.timing_cache,
+        probe_pictures=args.probe_pictures,
+        probe_texts=args.probe_texts,
         tensorrt_runtime=args.runtime is not None,
         graph_batches=None if args.graph_batches is None else parse_graph_batches(args.graph_batches),
     )

@@ -39,6 +39,8 @@ class EngineRequest:
     timing_cache: Path | None = None
     tensorrt_runtime: bool = False
     graph_batches: Sequence[int] | None = None
+    probe_pictures: Path | None = None
+    probe_texts: Path | None = None
 
     def __post_init__(self) -> None:
         if self.workspace_gib is not None and not self.workspace_gib > 0:
@@ -96,8 +98,8 @@ def build(request: EngineRequest, open_toolkit: Callable[[], Toolkit]) -> dict[s
     request = replace(request, repository=request.repository.resolve())
     repository = request.repository
     made = plan(request)
+    probes = read_probe_set(repository, made.spec, pictures=request.probe_pictures, texts=request.probe_texts)
     toolkit = open_toolkit()
-    probes = read_probe_set(repository, made.spec)
     print("\n".join(trtexec_lines(request, made, toolkit.machine())), file=sys.stderr)
     with staged_beside(repository, "engines") as staging:
         built = {model: _build_one(request, made, model, probes, toolkit, staging) for model in ENCODERS}
