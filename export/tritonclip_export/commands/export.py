@@ -156,8 +156,8 @@ def _require_adapter(args: argparse.Namespace) -> None:
         raise AdapterError(f"{' and '.join(named)} without an adapter; add --adapter PATH, or leave it out")
     if args.merge_seed is not None and "dare" not in args.merge_method:
         raise AdapterError(
-            f"--merge-seed {args.merge_seed} given, and --merge-method {args.merge_method} draws nothing; leave it out, or "
-            "choose dare or dare_ties"
+            f"--merge-seed {args.merge_seed} given, and --merge-method {args.merge_method} draws nothing; leave it "
+            "out, or choose dare or dare_ties"
         )
 
 
