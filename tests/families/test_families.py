@@ -55,7 +55,15 @@ class Exported:
         }
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.test_id)
+# Towers that torch.export takes long for; their kinds of tower are left to `make test-all`.
+SLOW = {"convnext_base", "PE-Core-T-16-384", "ViTamin-S", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256"}
+ROWS = [
+    pytest.param(family, id=family.test_id, marks=pytest.mark.slow if family.config in SLOW else ())
+    for family in FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=ROWS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """One family after another, exported once for both tests."""
     family: Family = request.param
