@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 _OWN_EXTRAS = re.compile(r"tritonclip\[([\w,-]+)\]")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +35,13 @@ class Endpoints:
 
 
 def command_line(
-    installation: Installation, repository: Path, endpoints: Endpoints, shared_memory_prefix: str
+    installation: Installation,
+    repository: Path,
+    endpoints: Endpoints,
+    shared_memory_prefix: str,
+    further: Sequence[str] = (),
 ) -> list[str]:
-    """The program and its flags."""
+    """The program and its flags, `further` ones last."""
     addresses = [
         flag
         for name in ("grpc", "http", "metrics")
@@ -49,5 +55,13 @@ def command_line(
         *addresses,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        *_without_client_shared_memory(),
         *installation.arguments,
+        *further,
     ]
+
+
+def _without_client_shared_memory() -> list[str]:
+    """Clients must not name memory of this machine. From release 26.04 they cannot; before, a key that nobody knows."""
+    rule = f"shared-memory:tritonclip={secrets.token_hex(16)}"
+    return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
