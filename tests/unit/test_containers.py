@@ -226,3 +226,28 @@ def test_the_server_image_has_every_package_that_its_models_import() -> None:
     # And nothing that none of them imports, but for the client's own.
     assert given - needed == {"tritonclient"}
     assert not any("torch" in name or "pytriton" in name for name in given)
+
+
+DOCUMENTED = re.findall(r"docker compose (.+?)(?:  |`|$)", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+DOCUMENTED += re.findall(r"docker compose (.+?)(?:  |$)", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in DOCUMENTED if line.startswith("--profile")])
+def test_documented_compose_commands_name_what_there_is(line: str) -> None:
+    _, profile, action, *options = shlex.split(line)
+    service = next((word for word in options if not word.startswith("-")), None)
+    assert action in ("up", "down", "run")
+    assert (action == "run") == (service is not None)
+    assert profile in {one for name in SERVICES for one in SERVICES[name]["profiles"]}
+    assert service is None or profile in SERVICES[service]["profiles"]
+
+
+def test_documented_settings_are_those_of_the_file() -> None:
+    table = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+    assert {name for row in table for name in re.findall(r"`(\w+)`", row)} == {*SETTINGS, "CUDA_VISIBLE_DEVICES"}
+
+
+def test_documented_probes_ask_what_the_images_ask() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
+    for probe in yaml.safe_load(text).values():
+        assert parsed(probe["exec"]["command"]).timeout < probe["timeoutSeconds"]
