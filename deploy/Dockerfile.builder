@@ -1,4 +1,5 @@
 # syntax=docker/dockerfile:1
+# check=skip=InvalidDefaultArgInFrom
 # NVIDIA's TensorRT, and `tritonclip engine build`. Build with the repository as context.
 ARG RELEASE
 FROM nvcr.io/nvidia/tensorrt:${RELEASE}-py3
