@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclip_serve.engines import engine_arguments
 from tritonclip_serve.installation import Installation
 
 _MIB = 1 << 20
@@ -35,13 +35,9 @@ class Endpoints:
 
 
 def command_line(
-    installation: Installation,
-    repository: Path,
-    endpoints: Endpoints,
-    shared_memory_prefix: str,
-    further: Sequence[str] = (),
+    installation: Installation, repository: Path, endpoints: Endpoints, shared_memory_prefix: str
 ) -> list[str]:
-    """The program and its flags, `further` ones last."""
+    """The program and its flags."""
     addresses = [
         flag
         for name in ("grpc", "http", "metrics")
@@ -57,7 +53,7 @@ def command_line(
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         *_without_client_shared_memory(),
         *installation.arguments,
-        *further,
+        *engine_arguments(repository),
     ]
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from tritonclip_serve import readiness
 from tritonclip_serve.arguments import Endpoints, command_line
-from tritonclip_serve.engines import check_engines, engine_arguments
+from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import NotReadyError, ServeError
 from tritonclip_serve.installation import find_server
 from tritonclip_serve.ports import claim_ports, is_listening
@@ -188,11 +188,10 @@ class TritonServer:
         check_engines(self.repository, installation)
         self._endpoints = self._claim_endpoints()
         self.description = installation.description
-        further = (*engine_arguments(self.repository), *self._extra_args)
-        command = command_line(installation, self.repository, self._endpoints, _shared_memory_prefix(run_dir), further)
+        command = command_line(installation, self.repository, self._endpoints, _shared_memory_prefix(run_dir))
         environment = {**os.environ, **installation.environment}
         self._started_at = time.monotonic()
-        self._process = spawn(command, environment, self.log_path)
+        self._process = spawn([*command, *self._extra_args], environment, self.log_path)
 
     def _claim_endpoints(self) -> Endpoints:
         wanted = self._endpoints

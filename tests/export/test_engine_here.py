@@ -11,7 +11,7 @@ from tritonclip_client.main import main
 from tritonclip_export.engine import here
 from tritonclip_export.engine.here import Here, decode_version, look, require
 from tritonclip_export.errors import EngineError
-from tritonclip_serve.engines import check_engines, engine_arguments
+from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import RepositoryError
 from tritonclip_serve.installation import Installation
 
@@ -182,16 +182,6 @@ def test_tritonclip_serve_tells_it_before_anything_starts(repository: Path, caps
     path.write_text(json.dumps(content))
     assert main(["serve", str(repository), "--server", "embedded"]) == 2
     assert "has no TensorRT backend" in capsys.readouterr().err
-
-
-def test_the_flag_of_version_compatible_engines(tmp_path: Path) -> None:
-    def flags(**options: object) -> tuple[str, ...]:
-        (tmp_path / "manifest.json").write_text(json.dumps(manifest(**options)))
-        return engine_arguments(tmp_path)
-
-    assert flags(version_compatible=True) == ("--backend-config=tensorrt,version-compatible=true",)
-    assert flags(version_compatible=False) == ()
-    assert flags(version_compatible=True, runtime="onnxruntime-python") == ()
 
 
 BUILT = {
