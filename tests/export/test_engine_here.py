@@ -45,6 +45,8 @@ def driver(tmp_path: Path, monkeypatch):
         monkeypatch.setenv("PATH", str(script.parent), prepend=":")
         for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
             monkeypatch.delenv(name, raising=False)
+        # Looking for it takes the loader and a compiler half a second.
+        monkeypatch.setattr(here, "_library_version", lambda: None)
 
     return install
 
@@ -107,6 +109,29 @@ def test_gpus_are_read_from_the_driver(driver) -> None:
 def test_a_driver_that_fails_names_no_gpu(driver) -> None:
     driver(H200, status=9)
     assert look().gpus == []
+
+
+BUILT = {
+    "engines of this GPU": (manifest(), H200, 0),
+    "engines of another GPU": (manifest(), A100, 1),
+    "no engines": ({"spec": {"runtime": "onnxruntime-python"}}, H200, 1),
+    "engines that serve nothing": (manifest(runtime="onnxruntime-python"), H200, 1),
+    "no manifest": ([], H200, 1),
+}
+
+
+@pytest.mark.parametrize("case", BUILT)
+def test_it_tells_a_script_whether_to_build(case: str, tmp_path: Path, driver, capsys) -> None:
+    content, gpu, status = BUILT[case]
+    driver(gpu)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert here.main([str(tmp_path)]) == status
+    shown = capsys.readouterr()
+    assert "engines for NVIDIA H200" in shown.out if status == 0 else shown.err.count("\n") == 1
+
+
+def test_it_tells_it_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert here.main([str(tmp_path / "gone")]) == 1
 
 
 VISIBLE = {
@@ -182,26 +207,3 @@ def test_tritonclip_serve_tells_it_before_anything_starts(repository: Path, caps
     path.write_text(json.dumps(content))
     assert main(["serve", str(repository), "--server", "embedded"]) == 2
     assert "has no TensorRT backend" in capsys.readouterr().err
-
-
-BUILT = {
-    "engines of this GPU": (manifest(), H200, 0),
-    "engines of another GPU": (manifest(), A100, 1),
-    "no engines": ({"spec": {"runtime": "onnxruntime-python"}}, H200, 1),
-    "engines that serve nothing": (manifest(runtime="onnxruntime-python"), H200, 1),
-    "no manifest": ([], H200, 1),
-}
-
-
-@pytest.mark.parametrize("case", BUILT)
-def test_it_tells_a_script_whether_to_build(case: str, tmp_path: Path, driver, capsys) -> None:
-    content, gpu, status = BUILT[case]
-    driver(gpu)
-    (tmp_path / "manifest.json").write_text(json.dumps(content))
-    assert here.main([str(tmp_path)]) == status
-    shown = capsys.readouterr()
-    assert "engines for NVIDIA H200" in shown.out if status == 0 else shown.err.count("\n") == 1
-
-
-def test_it_tells_it_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert here.main([str(tmp_path / "gone")]) == 1
