@@ -135,6 +135,7 @@ def test_engines_are_built_where_the_server_reads() -> None:
     # The staging folder of a build is a sibling of the repository, on the same disk.
     assert SERVICES["build-engines"]["volumes"] == ["../work:/models"]
     assert SERVICES["server"]["depends_on"] == {"build-engines": {"condition": "service_completed_successfully"}}
+    assert {SERVICES[name]["user"] for name in ("build-engines", *SERVERS)} == {SETTINGS["OWNER"]}
     assert {name for name, service in SERVICES.items() if "deploy" in service} == {"build-engines", "server"}
 
 
