@@ -102,6 +102,7 @@ def test_the_release_stands_in_one_place() -> None:
     assert [path.name for path in files if release in path.read_text()] == [".env"]
     bases = [arguments(DEPLOY / f"Dockerfile.{name}", "FROM") for name in ("server", "builder")]
     assert bases == [["nvcr.io/nvidia/tritonserver:${RELEASE}-py3"], ["nvcr.io/nvidia/tensorrt:${RELEASE}-py3"]]
+    assert f"with release {release}" in (ROOT / "docs" / "deployment.md").read_text()
     for name in ("build-engines", *SERVERS):
         assert SERVICES[name]["build"]["args"]["RELEASE"] == release
         assert SERVICES[name]["image"].endswith(f":{release}")
