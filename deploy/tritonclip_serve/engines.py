@@ -9,6 +9,8 @@ from tritonclip_export.errors import EngineError
 from tritonclip_serve.errors import RepositoryError
 from tritonclip_serve.repository import read_manifest
 
+_VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
+
 
 def check_engines(repository: Path) -> None:
     """Where engines serve the towers, compare this GPU and this TensorRT with those that built them.
@@ -23,3 +25,11 @@ def check_engines(repository: Path) -> None:
         here.require(manifest, here.look())
     except EngineError as error:
         raise RepositoryError(str(error)) from error
+
+
+def engine_arguments(repository: Path) -> tuple[str, ...]:
+    """The flags that tritonserver needs to load the engines of a repository; none where no engine serves."""
+    manifest = read_manifest(repository)
+    served = manifest["spec"].get("runtime") == here.RUNTIME
+    compatible = any(record["options"]["version_compatible"] for record in here.records(manifest))
+    return (_VERSION_COMPATIBLE,) if served and compatible else ()

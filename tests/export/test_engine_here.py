@@ -15,6 +15,7 @@ from tritonclip_serve.errors import RepositoryError
 
 H200 = ("NVIDIA H200", "9.0")
 A100 = ("NVIDIA A100-SXM4-40GB", "8.0")
+T4 = ("Tesla T4", "7.5")
 
 
 def manifest(*, version_compatible: bool = False, runtime: str = "tensorrt") -> dict:
@@ -35,12 +36,21 @@ def driver(tmp_path: Path, monkeypatch):
     def install(*gpus: tuple[str, str], status: int = 0) -> None:
         script = tmp_path / "bin" / "nvidia-smi"
         script.parent.mkdir()
-        lines = "\n".join(f"echo '{name}, {capability}'" for name, capability in gpus)
+        rows = [f"{uuid(place)}, {name}, {capability}" for place, (name, capability) in enumerate(gpus)]
+        lines = "\n".join(f"echo '{row}'" for row in rows)
         script.write_text(f"#!/bin/sh\n{lines}\nexit {status}\n")
         script.chmod(0o755)
         monkeypatch.setenv("PATH", str(script.parent), prepend=":")
+        for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+            monkeypatch.delenv(name, raising=False)
+        # Looking for it takes the loader and a compiler half a second.
+        monkeypatch.setattr(here, "_library_version", lambda: None)
 
     return install
+
+
+def uuid(place: int) -> str:
+    return f"GPU-{place}{place}{place}{place}0000-0000-0000-0000-000000000000"
 
 
 @pytest.mark.parametrize("tensorrt", ["10.16.1", "10.16.1.11", None])
@@ -97,6 +107,58 @@ def test_gpus_are_read_from_the_driver(driver) -> None:
 def test_a_driver_that_fails_names_no_gpu(driver) -> None:
     driver(H200, status=9)
     assert look().gpus == []
+
+
+BUILT = {
+    "engines of this GPU": (manifest(), H200, 0),
+    "engines of another GPU": (manifest(), A100, 1),
+    "no engines": ({"spec": {"runtime": "onnxruntime-python"}}, H200, 1),
+    "engines that serve nothing": (manifest(runtime="onnxruntime-python"), H200, 1),
+    "no manifest": ([], H200, 1),
+}
+
+
+@pytest.mark.parametrize("case", BUILT)
+def test_it_tells_a_script_whether_to_build(case: str, tmp_path: Path, driver, capsys) -> None:
+    content, gpu, status = BUILT[case]
+    driver(gpu)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert here.main([str(tmp_path)]) == status
+    shown = capsys.readouterr()
+    assert "engines for NVIDIA H200" in shown.out if status == 0 else shown.err.count("\n") == 1
+
+
+def test_it_tells_it_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert here.main([str(tmp_path / "gone")]) == 1
+
+
+VISIBLE = {
+    "none": ("", []),
+    "none by number": ("-1", []),
+    "a number": ("1", [A100]),
+    "another order": ("2, 0", [T4, H200]),
+    "up to one that is not there": ("1,7,0", [A100]),
+    "a UUID": (uuid(2), [T4]),
+    "the beginning of a UUID": ("GPU-1111,0", [A100, H200]),
+    "a beginning that fits several": ("GPU-", []),
+    "a MIG instance, whose GPU is not known": ("MIG-4444", [H200, A100, T4]),
+}
+
+
+@pytest.mark.parametrize("case", VISIBLE)
+def test_gpus_that_cuda_may_not_use_do_not_count(case: str, driver, monkeypatch) -> None:
+    given, seen = VISIBLE[case]
+    driver(H200, A100, T4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert look().gpus == seen
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [([T4, H200], [T4, H200]), ([T4, T4], [T4])])
+def test_a_number_tells_nothing_where_cuda_counts_the_fastest_first(gpus, seen, driver, monkeypatch) -> None:
+    driver(*gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert look().gpus == seen
 
 
 def test_no_driver(monkeypatch, tmp_path: Path) -> None:
