@@ -31,6 +31,7 @@ class Installation:
         arguments: flags that this installation needs beside the common ones.
         environment: variables to set on top of the caller's.
         runs_engines: whether it has the TensorRT backend.
+        runs_dali: whether it has the DALI backend.
     """
 
     executable: Path
@@ -38,6 +39,7 @@ class Installation:
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     runs_engines: bool = True
+    runs_dali: bool = True
 
 
 def find_server(kind: str, run_dir: Path) -> Installation:
@@ -90,6 +92,7 @@ def _embedded(run_dir: Path) -> Installation | None:
         ),
         environment=_embedded_environment(package),
         runs_engines=False,
+        runs_dali=False,
     )
 
 

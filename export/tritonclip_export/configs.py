@@ -45,6 +45,16 @@ class Limits:
                 raise RepositoryError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
+def templates() -> Path:
+    """The checked-in `model_repository/`: of the source tree, or the copy inside an installed package."""
+    here = Path(__file__).resolve()
+    candidates = (here.parents[2] / "model_repository", here.parent / "_model_repository")
+    for folder in candidates:
+        if (folder / "clip" / "config.pbtxt").is_file():
+            return folder
+    raise RepositoryError(f"tritonclip is installed without its model_repository (looked in {candidates})")
+
+
 def read_config(path: Path) -> ModelConfig:
     """Parse a `config.pbtxt`.
 
@@ -52,18 +62,34 @@ def read_config(path: Path) -> ModelConfig:
         RepositoryError: the file is missing or is not a model configuration.
     """
     try:
-        config: ModelConfig = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
-    except (OSError, text_format.ParseError) as error:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
         raise RepositoryError(f"{path} is no Triton model configuration ({error})") from error
+    return parse_config(text, path)
+
+
+def parse_config(text: str, where: object) -> ModelConfig:
+    """Parse the text of a `config.pbtxt`, which stands `where`.
+
+    Raises:
+        RepositoryError: it is no model configuration.
+    """
+    try:
+        config: ModelConfig = text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        raise RepositoryError(f"{where} is no Triton model configuration ({error})") from error
     return config
 
 
 def write_config(path: Path, config: ModelConfig) -> None:
-    """Write a `config.pbtxt`; `max_batch_size: 0` is written out, because Triton wants to see it."""
-    text = text_format.MessageToString(config)
-    if config.max_batch_size == 0:
-        text += "max_batch_size: 0\n"
-    path.write_text(HEADER + text, encoding="utf-8")
+    """Write a `config.pbtxt`."""
+    path.write_text(config_text(config), encoding="utf-8")
+
+
+def config_text(config: ModelConfig) -> str:
+    """As a `config.pbtxt`; `max_batch_size: 0` is written out, because Triton wants to see it."""
+    zero = "" if config.max_batch_size else "max_batch_size: 0\n"
+    return f"{HEADER}{text_format.MessageToString(config)}{zero}"
 
 
 def apply_spec(repository: Path, spec: ServingSpec, limits: Limits) -> None:

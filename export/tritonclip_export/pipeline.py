@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import manifest, onnx_export, parity, repository
+from tritonclip_export import dali, manifest, onnx_export, parity, repository
 from tritonclip_export.adapters import Adapters, read_adapters
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
 from tritonclip_export.configs import Limits, apply_spec
@@ -58,6 +58,7 @@ class ExportRequest:
     tokenizer: Path | None = None
     name: str | None = None
     precision: str = "float32"
+    preprocess: str = "cpu"
     limits: Limits = field(default_factory=Limits)
     probe_pictures: Path | None = None
     probe_texts: Path | None = None
@@ -94,8 +95,8 @@ def export(request: ExportRequest) -> dict[str, Any]:
     prepared = _prepare(request)
     with repository.staged(out) as staging:
         report = _convert(prepared, staging)
-        _complete(prepared.checkpoint, prepared.spec, request.limits, staging)
-        manifest.write_manifest(staging, _manifest(prepared, report))
+        _complete(prepared.checkpoint, prepared.spec, request, staging)
+        manifest.write_manifest(staging, dali.record(_manifest(prepared, report), request.preprocess))
     return manifest.read_manifest(out)
 
 
@@ -147,7 +148,9 @@ def _load(request: ExportRequest) -> Checkpoint:
     if request.stretch_context:
         checkpoint = with_long_context(checkpoint)
     # Before anything runs: a tokenizer of another vocabulary makes ids that the tower does not have.
-    build_spec(checkpoint, checkpoint.state_dict)
+    spec = build_spec(checkpoint, checkpoint.state_dict)
+    if request.preprocess == "dali":
+        dali.require_dali(spec.image)
     return checkpoint
 
 
@@ -192,10 +195,13 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
     return report
 
 
-def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging: Path) -> None:
+def _complete(checkpoint: Checkpoint, spec: ServingSpec, request: ExportRequest, staging: Path) -> None:
     checkpoint.tokenization.write(staging / "tokenizer" / "1" / "tokenizer.json")
-    apply_spec(staging, spec, limits)
+    apply_spec(staging, spec, request.limits)
     repository.write_warmups(staging, checkpoint.preprocess_cfg, checkpoint.tokenization, spec.text.buckets[0])
+    if request.preprocess == "dali":
+        config = (staging / dali.CONFIG).read_text(encoding="utf-8")
+        repository.write_files(staging, dali.dali_files(spec.image, config))
 
 
 def _account(checkpoint: Checkpoint, source_hash: str, adapters: Adapters, merged: MergeResult) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from tritonclip_export.configs import templates
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
@@ -20,22 +21,15 @@ from tritonclip_export.tokenization import Tokenization
 
 WARMUP_TEXT = "a photo of a cat"
 _BYTES_LENGTH_PREFIX = 4
-_TEMPLATES_ONLY = shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
+# What DALI needs is written by `dali_files`, where it is asked for.
+_TEMPLATES_ONLY = shutil.ignore_patterns(
+    *("__pycache__", "*.pyc", "*.onnx", "*.onnx.data", "preprocess_dali", "clip_dali.py", "dali_router.py")
+)
 # What a path or a disk that cannot take it answers; other errors are faults of this program.
 _REFUSED_BY_DISK = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOTDIR, errno.ENAMETOOLONG),
 }
-
-
-def templates() -> Path:
-    """The checked-in `model_repository/`: of the source tree, or the copy inside an installed package."""
-    here = Path(__file__).resolve()
-    candidates = (here.parents[2] / "model_repository", here.parent / "_model_repository")
-    for folder in candidates:
-        if (folder / "clip" / "config.pbtxt").is_file():
-            return folder
-    raise RepositoryError(f"tritonclip is installed without its model_repository (looked in {candidates})")
 
 
 def check_output(out: Path, *, force: bool) -> None:
@@ -115,6 +109,12 @@ def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenizat
     _write_bytes(repository / "image_encoder" / "warmup" / "pixels", pixels.numpy().tobytes())
     ids = tokenization([WARMUP_TEXT])[:, :length].contiguous()
     _write_bytes(repository / "text_encoder" / "warmup" / "input_ids", ids.numpy().tobytes())
+
+
+def write_files(repository: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files`, by their paths in `repository`."""
+    for path, content in files.items():
+        _write_bytes(repository / path, content)
 
 
 def _replace(staging: Path, out: Path) -> None:

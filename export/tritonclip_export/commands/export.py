@@ -16,6 +16,8 @@ from typing import Any
 METHODS = ("sum", "ties", "dare", "dare_ties")
 # What the serving spec calls them.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+# Of `dali`, which imports more than a parser needs.
+PREPROCESSES = ("cpu", "dali")
 # glibc's mallopt: larger allocations are mapped, and their pages go back when they are freed.
 M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES = -3, 1 << 20
 
@@ -91,6 +93,12 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
         default="fp32",
         help="of the served graphs: fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
     )
+    limits.add_argument(
+        "--preprocess",
+        choices=PREPROCESSES,
+        default="cpu",
+        help="what decodes pictures: dali decodes JPEG on the GPU, in NVIDIA's container (default: %(default)s)",
+    )
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
     limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
     limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
@@ -135,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
         name=args.name,
         precision=PRECISIONS[args.precision],
+        preprocess=args.preprocess,
         limits=limits,
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
