@@ -21,8 +21,17 @@ def preprocess_dali(device: str = "mixed") -> Any:
     """`encoded` UINT8 [bytes] and `steps` FP32 [14] to UINT8 [H, W, 3]; `device` "cpu" needs no GPU."""
     encoded = fn.external_source(name="encoded", device="cpu", dtype=types.UINT8, ndim=1)
     steps = fn.external_source(name="steps", device="cpu", dtype=types.FLOAT, ndim=1)
-    # The picture as it is stored: what EXIF says is done where the steps come from.
-    pixels = fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    pixels = fn.decoders.image(
+        encoded,
+        device=device,
+        output_type=types.RGB,
+        # The picture as it is stored: what EXIF says is done where the steps come from.
+        adjust_orientation=False,
+        # As on the CPU; chroma is what decoders differ in most.
+        jpeg_fancy_upsampling=True,
+        # Its threads are not the only ones here.
+        affine=False,
+    )
     for first in (0, 6):
         pixels = fn.resize(
             pixels,
