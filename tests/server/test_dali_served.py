@@ -207,6 +207,7 @@ def test_bad_pictures_do_not_disturb_other_callers(served: Served) -> None:
         answers = list(threads.map(ask, range(150)))
     assert answers == ["served" if number % 5 else "refused" for number in range(150)]
     assert served.fallbacks("preprocess_dali") > failed
+    assert "Error in CPU operator `nvidia.dali.fn.decoders.image`" in served.log.read_text(errors="replace")
 
 
 @pytest.mark.network

@@ -24,7 +24,9 @@ Pipeline = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def dali_site() -> Path:
-    """The folder that DALI is installed in, kept below work/; skips where it is not there and cannot be fetched."""
+    """Where DALI is installed: in this environment, or below work/; skips where it cannot be fetched."""
+    if importlib.util.find_spec("nvidia") and (installed := importlib.util.find_spec("nvidia.dali")):
+        return Path(installed.origin).parents[2]
     if not SITE.is_dir():
         staging = SITE.with_name(f".{SITE.name}.{os.getpid()}")
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-compile"]
