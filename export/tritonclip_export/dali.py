@@ -6,20 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tritonclip_export.configs import config_text, parse_config, templates
+from tritonclip_export.configs import config_text, parse_config, read_config, templates
 from tritonclip_export.errors import SpecError
 from tritonclip_export.spec import ImageSpec
 
 PREPROCESSES = ("cpu", "dali")
-# What only a repository with DALI has; the last is made for the checkpoint, the others are as in model_repository/.
-DALI_ONLY = (
-    "preprocess/1/clip_dali.py",
-    "preprocess/1/dali_router.py",
-    "preprocess_dali/1/dali.py",
-    "preprocess_dali/config.pbtxt",
-    "preprocess_dali/1/pictures.json",
-)
 CONFIG = "preprocess/config.pbtxt"
+_DECODER_CONFIG, _PICTURES = "preprocess_dali/config.pbtxt", "preprocess_dali/1/pictures.json"
+_AS_CHECKED_IN = ("preprocess/1/clip_dali.py", "preprocess/1/dali_router.py", "preprocess_dali/1/dali.py")
+# The files that only a repository with DALI has.
+DALI_ONLY = (*_AS_CHECKED_IN, _DECODER_CONFIG, _PICTURES)
 _ROUTER = "dali_router.py"
 _RECORDED = "preprocess"
 
@@ -51,7 +47,7 @@ def dali_files(image: ImageSpec, preprocess: str) -> dict[str, bytes]:
     router = parse_config(preprocess, CONFIG)
     router.default_model_filename = _ROUTER
     threads = router.instance_group[0].count
-    decoder = parse_config((templates() / "preprocess_dali" / "config.pbtxt").read_text(encoding="utf-8"), CONFIG)
+    decoder = read_config(templates() / _DECODER_CONFIG)
     decoder.max_batch_size = router.max_batch_size
     decoder.output[0].dims[:] = [image.height, image.width, 3]
     decoder.parameters["num_threads"].string_value = str(threads)
@@ -65,10 +61,10 @@ def dali_files(image: ImageSpec, preprocess: str) -> dict[str, bytes]:
         "threads": threads,
     }
     return {
-        **{path: (templates() / path).read_bytes() for path in DALI_ONLY[:3]},
+        **{path: (templates() / path).read_bytes() for path in _AS_CHECKED_IN},
         CONFIG: config_text(router).encode(),
-        "preprocess_dali/config.pbtxt": config_text(decoder).encode(),
-        "preprocess_dali/1/pictures.json": (json.dumps(pictures) + "\n").encode(),
+        _DECODER_CONFIG: config_text(decoder).encode(),
+        _PICTURES: (json.dumps(pictures) + "\n").encode(),
     }
 
 

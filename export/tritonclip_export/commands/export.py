@@ -199,6 +199,8 @@ def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
+    from tritonclip_export.dali import recorded
+
     parity, spec = manifest["parity"], manifest["spec"]
     worst = min(parity["comparisons"], key=lambda comparison: comparison["cosine_min"])
     described = f"{spec['name']}, {spec['precision']}, {spec['embedding_dim']} dimensions"
@@ -216,4 +218,4 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
             )
     for note in manifest["merge"].get("notes", []):
         print(f"note: {note}", file=sys.stderr)
-    print(f"next: tritonclip serve {out}")
+    print(f"next: tritonclip serve {out}{' --server path' if recorded(manifest) == 'dali' else ''}")

@@ -50,5 +50,6 @@ def _ask(jobs: list[clip_dali.Job]) -> clip_dali.Pixels:
     ).exec()
     if response.has_error():
         raise RuntimeError(response.error().message())
-    pixels: clip_dali.Pixels = pb_utils.get_output_tensor_by_name(response, "pixels").as_numpy()
+    # The memory is the response's, which ends here.
+    pixels: clip_dali.Pixels = pb_utils.get_output_tensor_by_name(response, "pixels").as_numpy().copy()
     return pixels
