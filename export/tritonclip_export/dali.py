@@ -69,7 +69,9 @@ def dali_files(image: ImageSpec, preprocess: str) -> dict[str, bytes]:
 
 
 def cpu_files(preprocess: str) -> dict[str, bytes]:
-    """The files that a repository has otherwise once the CPU decodes again; those of DALI_ONLY are to be removed.
+    """The files that a repository has otherwise once the CPU decodes again.
+
+    Those of DALI_ONLY are to be removed, the folder preprocess_dali with them: Triton takes every folder for a model.
 
     Args:
         preprocess: the text of the repository's preprocess/config.pbtxt.
