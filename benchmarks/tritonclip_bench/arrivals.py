@@ -78,6 +78,10 @@ class InFlight:
         now_s = time.perf_counter()
         return [(model, (now_s - due_s) * 1000) for model, due_s in self._due.values()]
 
+    def oldest_s(self) -> float:
+        """When the request was due that waits longest; now, where none does."""
+        return min((due_s for _, due_s in self._due.values()), default=time.perf_counter())
+
     def summary(self, window_s: float) -> dict[str, float]:
         """What was offered, and how punctually, for JSON."""
         lags = self.lags_ms or [0.0]

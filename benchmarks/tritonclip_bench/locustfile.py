@@ -84,7 +84,10 @@ class TritonUser(User):
             self.sent.spawn(self._send_due, model, due_s)
         else:
             self.in_flight.refuse()
-            self._report(model, due_s, 0, 0, WrongAnswerError(f"not sent: {MAX_IN_FLIGHT} requests wait for answers"))
+            # It would have waited for all that wait already.
+            age_s = time.perf_counter() - self.in_flight.oldest_s()
+            failure = WrongAnswerError(f"not sent: {MAX_IN_FLIGHT} requests wait for answers")
+            self._report(model, due_s, age_s, 0, failure, gave_up=True)
 
     def _send_due(self, model: str, due_s: float) -> None:
         ticket = self.in_flight.depart(model, due_s)
@@ -97,7 +100,7 @@ class TritonUser(User):
         """Call the entry point `model` once and report the time since `due_s`; returns whether it went well."""
         call = self.workload.call(model)
         failure: Exception | None = None
-        size = 0
+        size, gave_up = 0, False
         try:
             response = self.stub.ModelInfer(call.request, timeout=self.deadline_s)
             answered_s = time.perf_counter()
@@ -106,13 +109,22 @@ class TritonUser(User):
         except grpc.RpcError as error:
             answered_s = time.perf_counter()
             failure = WrongAnswerError(f"{error.code().name}: {error.details()}")
+            gave_up = self.rate is not None and error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         except WrongAnswerError as error:
             failure = error
-        self._report(model, due_s, answered_s - due_s, size, failure, call.items)
+        self._report(model, due_s, answered_s - due_s, size, failure, items=call.items, gave_up=gave_up)
         return failure is None
 
     def _report(
-        self, model: str, due_s: float, took_s: float, size: int, failure: Exception | None, items: int = 0
+        self,
+        model: str,
+        due_s: float,
+        took_s: float,
+        size: int,
+        failure: Exception | None,
+        *,
+        items: int = 0,
+        gave_up: bool = False,
     ) -> None:
         self.environment.events.request.fire(
             request_type="gRPC",
@@ -120,7 +132,7 @@ class TritonUser(User):
             response_time=took_s * 1000,
             response_length=size,
             exception=failure,
-            context={"items": items},
+            context={"items": items, "gave_up": gave_up},
             start_time=time.time() - (time.perf_counter() - due_s),
         )
 
@@ -193,7 +205,7 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
         if options.rate is not None:
             # Users on other machines or in other processes draw from seeds of their own.
             TritonUser.seeds = itertools.count(secrets.randbelow(2**31))
-            TritonUser.rate = options.rate / options.num_users
+            TritonUser.rate = options.rate / (options.num_users or 1)
         if options.results is not None:
             check_writable(options.results)
         if isinstance(runner, LocalRunner):

@@ -76,11 +76,11 @@ class Measurement:
         self,
         name: str,
         response_time: float,
-        context: dict[str, int],
+        context: dict[str, Any],
         exception: BaseException | None = None,
         **_: Any,
     ) -> None:
-        self._recorder.add(name, response_time, context["items"], exception)
+        self._recorder.add(name, response_time, context["items"], exception, gave_up=context["gave_up"])
 
     def _end(self, **_: Any) -> None:
         # In locust's web interface another run may follow this one, or its users be changed.

@@ -18,12 +18,13 @@ from tritonclip_bench.latency import summarize_ms
 class Samples:
     """The requests of one entry point inside the window: times of the good ones, reasons of the others.
 
-    `ages_ms` are of an open loop's requests without answer at the window's end. They belong to the percentiles, as the
-    least that they will take: left out, a server that answers nothing any more would look fast.
+    `ages_ms` are of an open loop's requests without answer: at the window's end, or when their time was up. They belong
+    to the percentiles, as the least that they take: left out, a server that answers nothing any more would look fast.
     """
 
     latencies_ms: list[float] = field(default_factory=list)
     ages_ms: list[float] = field(default_factory=list)
+    unanswered: int = 0
     items: int = 0
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -35,7 +36,7 @@ class Samples:
             "requests_per_s": len(self.latencies_ms) / window_s,
             "items_per_s": self.items / window_s,
             "latency_ms": summarize_ms([*self.latencies_ms, *self.ages_ms]),
-            "unanswered": len(self.ages_ms),
+            "unanswered": self.unanswered,
             "failures": self.failures.total(),
             "failure_reasons": dict(self.failures.most_common()),
         }
@@ -65,8 +66,14 @@ class Recorder:
         self._begun_s = time.perf_counter()
         self._cpu_at_begin = _cpu_seconds(self._process)
 
-    def add(self, model: str, latency_ms: float, items: int, failure: BaseException | None) -> None:
-        """Take one request, if the window is open."""
+    def add(
+        self, model: str, latency_ms: float, items: int, failure: BaseException | None, *, gave_up: bool = False
+    ) -> None:
+        """Take one request, if the window is open.
+
+        Args:
+            gave_up: of an open loop, the failure is that no answer came in time, so that `latency_ms` is an age.
+        """
         if not self.recording:
             return
         samples = self._samples[model]
@@ -75,6 +82,8 @@ class Recorder:
             samples.items += items
         else:
             samples.failures[str(failure)] += 1
+            if gave_up:
+                samples.ages_ms.append(latency_ms)
 
     def progress(self) -> tuple[float, int, int]:
         """Seconds since `begin`, items and failures so far."""
@@ -99,6 +108,7 @@ class Recorder:
         self._cpu_at_end = _cpu_seconds(self._process)
         for model, age_ms in waiting:
             self._samples[model].ages_ms.append(age_ms)
+            self._samples[model].unanswered += 1
 
     def results(self) -> dict[str, object] | None:
         """The measured window, for JSON; None when there was none."""
@@ -121,6 +131,7 @@ class Recorder:
         for samples in self._samples.values():
             total.latencies_ms.extend(samples.latencies_ms)
             total.ages_ms.extend(samples.ages_ms)
+            total.unanswered += samples.unanswered
             total.items += samples.items
             total.failures.update(samples.failures)
         return total

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tritonclip_export.engine import here
 from tritonclip_export.errors import EngineError
+from tritonclip_export.settings import TENSORRT
 from tritonclip_serve.errors import RepositoryError
 from tritonclip_serve.repository import read_manifest
 
@@ -19,7 +20,7 @@ def check_engines(repository: Path) -> None:
         RepositoryError: names both.
     """
     manifest = read_manifest(repository)
-    if manifest["spec"].get("runtime") != here.RUNTIME:
+    if manifest["spec"].get("runtime") != TENSORRT:
         return
     try:
         here.require(manifest, here.look())
@@ -30,6 +31,6 @@ def check_engines(repository: Path) -> None:
 def engine_arguments(repository: Path) -> tuple[str, ...]:
     """The flags that tritonserver needs to load the engines of a repository; none where no engine serves."""
     manifest = read_manifest(repository)
-    served = manifest["spec"].get("runtime") == here.RUNTIME
+    served = manifest["spec"].get("runtime") == TENSORRT
     compatible = any(record["options"]["version_compatible"] for record in here.records(manifest))
     return (_VERSION_COMPATIBLE,) if served and compatible else ()

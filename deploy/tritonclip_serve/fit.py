@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import RepositoryError
@@ -12,6 +11,7 @@ from tritonclip_serve.installation import Installation
 from tritonclip_serve.repository import CONFIG, model_names, read_manifest
 
 _BACKEND = re.compile(r'^(backend|platform):\s*"([^"]+)"', re.MULTILINE)
+_DALI_PATH = re.compile(r"[A-Za-z0-9/._]+")
 # Platforms that are written in the place of a backend, and the backend that each needs.
 _ANYWHERE = "--runtime onnxruntime-python"
 _WITHOUT = {"dali": "--preprocess cpu"}
@@ -25,7 +25,8 @@ def check_fit(repository: Path, installation: Installation) -> None:
         RepositoryError: names what is missing, what is there, and what to do.
     """
     _check_backends(repository, installation)
-    _check_release(read_manifest(repository), installation)
+    _check_release(repository, installation)
+    _check_path_for_dali(repository)
     check_engines(repository)
 
 
@@ -51,13 +52,24 @@ def _backend_of(config: Path) -> str | None:
     return named.get("backend") or _OF_PLATFORM.get(platform, platform or None)
 
 
-def _check_release(manifest: dict[str, Any], installation: Installation) -> None:
-    settings = manifest.get("settings")
+def _check_path_for_dali(repository: Path) -> None:
+    """Triton's DALI backend loads nothing from a path with other characters, and says so in its verbose log alone."""
+    path = str(repository)
+    used = any(_backend_of(repository / model / CONFIG) == "dali" for model in model_names(repository))
+    if used and (not _DALI_PATH.fullmatch(path) or ".." in path):
+        raise RepositoryError(
+            f"Triton's DALI backend loads no model from {path}: plain letters, digits, / . and _ are allowed in the "
+            "whole path; rename or move the repository, or turn it back: tritonclip configure DIR --preprocess cpu"
+        )
+
+
+def _check_release(repository: Path, installation: Installation) -> None:
+    settings = read_manifest(repository).get("settings")
     wanted = str(settings.get("release", "")) if isinstance(settings, dict) else ""
     # As strings, because YY.MM sorts so.
     if wanted and installation.release and wanted > installation.release:
         raise RepositoryError(
             f"the configs are for tritonserver {wanted} or later, and {installation.description} is "
-            f"{installation.release}, which would leave requests without answer; write them for it: tritonclip "
-            f"configure DIR --release {installation.release}"
+            f"{installation.release}; write them for it: tritonclip configure {repository} --release "
+            f"{installation.release}"
         )

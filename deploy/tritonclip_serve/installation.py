@@ -13,12 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from tritonclip_export.settings import EMBEDDED_RELEASE
 from tritonclip_serve.errors import EnvironmentFaultError, ServerNotFoundError
 
 INSTALL_HINT = "install the embedded one with: pip install 'tritonclip[serve]'"
 CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
-# Of the tritonserver inside nvidia-pytriton 0.7.0.
-EMBEDDED_RELEASE = "24.10"
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _STUB = "triton_python_backend_stub"
 

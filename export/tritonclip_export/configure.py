@@ -11,11 +11,13 @@ from typing import Any
 from tritonclip_export.configs import CONFIG, read_config, read_configs, served_configs, write_configs
 from tritonclip_export.dali import DALI_ONLY, dali_files
 from tritonclip_export.encoders import ENCODERS
-from tritonclip_export.engine.here import ENGINES
+from tritonclip_export.engine.here import ENGINES, records
+from tritonclip_export.errors import RepositoryError
 from tritonclip_export.in_place import alone_in, put_in_place, staged_beside, write_files
-from tritonclip_export.manifest import MANIFEST, file_hash, verify
-from tritonclip_export.settings import DALI, Settings
+from tritonclip_export.manifest import MANIFEST, file_hash, read_manifest, verify
+from tritonclip_export.settings import DALI, TENSORRT, Settings
 from tritonclip_export.spec import ServingSpec
+from tritonclip_export.templates import templates
 
 SETTINGS = "settings"
 
@@ -30,10 +32,16 @@ def configure(repository: Path, changes: Mapping[str, Any]) -> tuple[Settings, S
         ExportError: a setting cannot be had, the repository is not what was exported, or cannot be written to.
     """
     repository = repository.resolve()
+    before = settings_of(repository, read_manifest(repository))
+    if before.changed(changes) == before:
+        return before, before, []
     with staged_beside(repository, "settings") as staging, alone_in(repository):
-        manifest = verify(repository)
+        manifest = read_manifest(repository)
         before = settings_of(repository, manifest)
         settings = before.changed(changes)
+        # An engine that is cut in half is no reason to stay with engines.
+        engines = [] if settings.runtime == TENSORRT else [one["file"] for one in records(manifest)]
+        verify(repository, without=engines)
         manifest, written = stage(repository, manifest, settings, staging)
         publish(repository, manifest, written, staging)
     return before, settings, written
@@ -66,10 +74,25 @@ def stage(
     after = served_configs(before, spec, settings, manifest.get(ENGINES, {}))
     changed = {name: config for name, config in after.items() if config != before.get(name)}
     write_configs(staging, changed)
-    files = _changed_files(repository, dali_files(spec.image, settings)) if settings.preprocess == DALI else {}
+    files = {}
+    if settings.preprocess == DALI:
+        _require_same_code(repository)
+        files = _changed_files(repository, dali_files(spec.image, settings))
     write_files(staging, files)
     content = {**manifest, "spec": asdict(spec), SETTINGS: settings.to_dict()}
     return content, [*(f"{name}/{CONFIG}" for name in changed), *files]
+
+
+def _require_same_code(repository: Path) -> None:
+    """DALI's router calls the decoder that is there, whose code has to be that of this version."""
+    folder = Path("preprocess") / "1"
+    for file in sorted((repository / folder).glob("*.py")):
+        own = templates() / folder / file.name
+        if not own.is_file() or file.read_bytes() != own.read_bytes():
+            raise RepositoryError(
+                f"{repository} was exported by another version of tritonclip ({folder / file.name} differs), and "
+                "DALI's files need this one's; export it again with --preprocess dali"
+            )
 
 
 def _changed_files(repository: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -99,7 +99,7 @@ def _tensorrt(made: ModelConfig, spec: ServingSpec, settings: Settings, engines:
     made.platform = "tensorrt_plan"
     for engine in engines:
         made.cc_model_filenames[engine["compute_capability"]] = Path(engine["file"]).name
-    batches = graph_batches(settings.graph_batches, made.max_batch_size)
+    batches = graph_batches(settings.graph_batches, made.max_batch_size, made.name)
     made.optimization.cuda.graphs = bool(batches)
     for batch in batches:
         for length in _lengths(made, spec):
@@ -128,8 +128,8 @@ def _require_engines(made: ModelConfig, engines: Sequence[Mapping[str, Any]]) ->
             )
 
 
-def graph_batches(given: Sequence[int] | None, most: int) -> list[int]:
-    """Batch sizes that get a CUDA graph: those `given`, or powers of two and the largest that is served.
+def graph_batches(given: Sequence[int] | None, most: int, model: str) -> list[int]:
+    """Batch sizes of `model` that get a CUDA graph: those `given`, or powers of two and the largest that is served.
 
     Raises:
         EngineError: one that the model does not serve.
@@ -137,5 +137,7 @@ def graph_batches(given: Sequence[int] | None, most: int) -> list[int]:
     batches = sorted(set(given if given is not None else [*(1 << power for power in range(most.bit_length())), most]))
     wrong = [batch for batch in batches if not 1 <= batch <= most]
     if wrong:
-        raise EngineError(f"--graph-batches {wrong[0]} given; batches of 1 to {most} are served")
+        raise EngineError(
+            f"--graph-batches {wrong[0]} is set; {model} serves batches of 1 to {most}; give others, or `default`"
+        )
     return batches

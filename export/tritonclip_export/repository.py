@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.in_place import write_files
+from tritonclip_export.in_place import alone_in, unique, write_files
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
 from tritonclip_export.templates import templates
@@ -61,7 +60,7 @@ def staged(out: Path) -> Iterator[Path]:
         RepositoryError: the parent of `out` cannot be written to, or its disk is full.
     """
     out = out.absolute()
-    staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+    staging = out.parent / f".{out.name}.partial-{unique()}"
     absent = [folder for folder in out.parents if not folder.exists()]
     try:
         _copy_templates(staging, out)
@@ -113,13 +112,15 @@ def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenizat
 
 
 def _replace(staging: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old-{os.getpid()}"
-    if out.exists():
-        out.rename(old)
-    try:
-        staging.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
+    old = out.parent / f".{out.name}.old-{unique()}"
+    # Whoever is changing the repository that stands there ends first.
+    with alone_in(out) if out.exists() else nullcontext():
+        if out.exists():
+            out.rename(old)
+        try:
+            staging.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
     shutil.rmtree(old, ignore_errors=True)

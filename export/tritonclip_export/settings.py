@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,6 +11,7 @@ from tritonclip_export.errors import RepositoryError
 
 PYTHON, ONNXRUNTIME, TENSORRT = RUNTIMES = ("onnxruntime-python", "onnxruntime", "tensorrt")
 CPU, DALI = PREPROCESSES = ("cpu", "dali")
+# Of the tritonserver inside nvidia-pytriton 0.7.0.
 EMBEDDED_RELEASE = "24.10"
 # Before it, a composing model that turns a request away for a full queue leaves the ensemble's caller without answer.
 FIRST_WITH_BOUNDED_QUEUES = "26.02"
@@ -27,7 +27,11 @@ _LEAST = {
     "max_queue_size": 0,
     "queue_delay_us": 0,
 }
-_RELEASE = re.compile(r"\d\d\.\d\d")
+# Of Triton's int32 fields.
+_MOST = 2**31 - 1
+# A queue's time limit is kept in microseconds, of which 0 would be no limit.
+_LEAST_SECONDS, _MOST_SECONDS = 1e-6, 1e6
+_RELEASE = re.compile(r"[0-9]{2}\.(0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise RepositoryError(f"{name} is {value}; it must be at least {least}")
-        if not 0 < self.queue_seconds < math.inf:
-            raise RepositoryError(f"queue_seconds is {self.queue_seconds:g}; it must be more than 0, and finite")
+            if value is not None and not least <= value <= _MOST:
+                raise RepositoryError(f"{name} is {value}; it must be at least {least} and at most {_MOST}")
+        if not _LEAST_SECONDS <= self.queue_seconds <= _MOST_SECONDS:
+            raise RepositoryError(
+                f"queue_seconds is {self.queue_seconds:g}; it must be from {_LEAST_SECONDS:g} to {_MOST_SECONDS:g}"
+            )
         if self.runtime not in RUNTIMES:
             raise RepositoryError(f"runtime is {self.runtime!r}; allowed: {', '.join(RUNTIMES)}")
         if self.preprocess not in PREPROCESSES:
@@ -117,12 +123,14 @@ class Settings:
         return MAX_QUEUE_SIZE if self.release >= FIRST_WITH_BOUNDED_QUEUES else 0
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
-        """With `changes`, by attribute; what another runtime does not have goes back to its default."""
+        """With `changes`, by attribute; what another runtime or release does not have goes back to its default."""
         runtime = changes.get("runtime", self.runtime)
         lost: dict[str, Any] = {}
         if runtime != self.runtime:
             lost |= {"graph_batches": None} if runtime != TENSORRT else {}
             lost |= {"encoder_instances": 1, "queue_delay_us": 0} if runtime == PYTHON else {}
+        if changes.get("release", self.release) < FIRST_WITH_BOUNDED_QUEUES <= self.release:
+            lost["max_queue_size"] = None
         return replace(self, **{**lost, **changes})
 
     def to_dict(self) -> dict[str, Any]:

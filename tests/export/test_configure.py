@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
+from configuring import configure, content, parsed
 from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
@@ -19,31 +17,12 @@ from tritonclip_export.agreement import require_agreement
 from tritonclip_export.configs import ENSEMBLES
 from tritonclip_export.configure import settings_of
 from tritonclip_export.engine.build import EngineRequest, build
-from tritonclip_export.errors import RepositoryError
-from tritonclip_export.manifest import read_manifest, verify
+from tritonclip_export.manifest import read_manifest
 from tritonclip_export.settings import MAX_QUEUE_SIZE, Settings
 
 ENCODERS = ("image_encoder", "text_encoder")
 WAITING = ("preprocess", "tokenizer", *ENCODERS)
 LABELS = ["a red circle", "a blue square"]
-
-
-def parsed(repository: Path) -> dict[str, ModelConfig]:
-    """By Triton's protobuf, and not by what wrote them."""
-    return {
-        path.parent.name: text_format.Parse(path.read_text(), ModelConfig())
-        for path in sorted(repository.glob("*/config.pbtxt"))
-    }
-
-
-def configure(repository: Path, *options: str) -> dict[str, ModelConfig]:
-    assert main(["configure", str(repository), *options]) == 0
-    verify(repository)
-    return parsed(repository)
-
-
-def content(repository: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(repository)): path.read_bytes() for path in repository.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("model", ENCODERS)
@@ -189,13 +168,13 @@ def test_what_is_not_named_stays_and_all_is_printed(repository: Path, capsys) ->
     assert shown["image_batch"] == "12"
     assert shown["queue_seconds"] == "3.0  (was 20.0)"
     assert shown["text_cache"] == "yes"
-    assert "4 configs written" in out[-1]
+    assert "4 files written" in out[-1]
 
 
 def test_nothing_to_change(repository: Path, capsys) -> None:
     before = content(repository)
     configure(repository)
-    assert "no config changes" in capsys.readouterr().out
+    assert "no file changes" in capsys.readouterr().out
     assert content(repository) == before
 
 
@@ -207,59 +186,3 @@ def test_a_repository_of_an_earlier_version_says_it_by_its_configs(repository: P
     path.write_text(json.dumps(manifest))
     expected = Settings(image_batch=12, threads=3, preprocess_instances=5)
     assert settings_of(repository, manifest) == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--max-queue-size", "8"], "max_queue_size is 8 for release 24.10; before 26.02 .*never answers"),
-        (["--encoder-instances", "2"], "encoder_instances is 2 for the runtime onnxruntime-python"),
-        (["--queue-delay-us", "5"], "queue_delay_us is 5 for the runtime onnxruntime-python"),
-        (["--graph-batches", "1,2"], "graph_batches is given for the runtime onnxruntime-python; only tensorrt"),
-        (["--graph-batches", "one"], "--graph-batches one given; write sizes like 1,8,32, or none"),
-        (["--runtime", "tensorrt"], "the runtime tensorrt was asked for, and image_encoder has no engine; build it"),
-        (["--release", "2.51"], "release is '2.51'; write the release of tritonserver as YY.MM, like 26.04"),
-        (["--max-image-batch", "0"], "image_batch is 0; it must be at least 1"),
-        (["--threads", "-1"], "threads is -1; it must be at least 0"),
-        (["--queue-seconds", "0"], "queue_seconds is 0; it must be more than 0"),
-        (["--queue-seconds", "nan"], "queue_seconds is nan; it must be more than 0"),
-    ],
-)
-def test_what_cannot_be_had_is_refused_and_changes_nothing(
-    options: list[str], message: str, repository: Path, capsys
-) -> None:
-    before = content(repository)
-    assert main(["configure", str(repository), *options]) == 2
-    error = capsys.readouterr().err
-    assert len(error.strip().splitlines()) == 1
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(error)
-    assert content(repository) == before
-
-
-def test_a_machine_that_serves_has_all_that_it_needs(repository: Path) -> None:
-    code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'open_clip', 'onnxruntime']))"
-    code += (
-        f"; from tritonclip_client.main import main; sys.exit(main(['configure', {str(repository)!r}, *sys.argv[1:]]))"
-    )
-    line = [sys.executable, "-c", code, "--preprocess", "dali", "--runtime", "onnxruntime"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert parsed(repository)["image_encoder"].backend == "onnxruntime"
-
-
-def test_a_repository_that_was_changed_is_left_alone(repository: Path, capsys) -> None:
-    path = repository / "preprocess" / "config.pbtxt"
-    path.write_text(path.read_text() + "\n")
-    assert main(["configure", str(repository), "--max-image-batch", "4"]) == 2
-    assert "preprocess/config.pbtxt was changed" in capsys.readouterr().err
-
-
-def test_no_repository(tmp_path: Path, capsys) -> None:
-    assert main(["configure", str(tmp_path / "nothing"), "--threads", "1"]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-def test_settings_of_a_later_version() -> None:
-    with pytest.raises(RepositoryError, match="settings have color, unknown to this version"):
-        Settings.from_dict({"color": "red"})

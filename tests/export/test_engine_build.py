@@ -256,7 +256,10 @@ def test_a_dry_run_prints_what_trtexec_would_be_asked(repository: Path, capsys) 
     [
         (["--graph-batches", "1,2"], "--graph-batches without --runtime tensorrt does nothing"),
         (["--runtime", "tensorrt", "--graph-batches", "1;2"], "--graph-batches 1;2 given; write sizes like 1,8,32"),
-        (["--runtime", "tensorrt", "--graph-batches", "1,33"], "--graph-batches 33 given; batches of 1 to 32"),
+        (
+            ["--runtime", "tensorrt", "--graph-batches", "1,33"],
+            "--graph-batches 33 is set; image_encoder serves batches of 1 to 32",
+        ),
     ],
 )
 def test_graph_batches_that_cannot_be_had(options: list[str], message: str, repository: Path, capsys) -> None:

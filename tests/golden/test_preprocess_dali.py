@@ -238,3 +238,14 @@ def through_dali(pictures: list[bytes], settings: PictureSettings, folder: Path)
         jobs = [job(encoded, settings) for encoded in pictures[first : first + BATCH]]
         made += [clip_dali.upright(pixels, one) for one, pixels in zip(jobs, run(*clip_dali.pack(jobs)), strict=True)]
     return np.stack(made)
+
+
+def test_one_long_file_does_not_make_its_whole_batch_long() -> None:
+    sizes = [4096] * 31 + [4 << 20]
+    jobs = {(0, index): clip_dali.Job(bytes(size), np.zeros(14, np.float32), None) for index, size in enumerate(sizes)}
+    calls = clip_dali.parts(jobs)
+    assert sorted(place for call in calls for place in call) == sorted(jobs)
+    taken = [clip_dali.pack([jobs[place] for place in call])[0].nbytes for call in calls]
+    assert max(taken) <= clip_dali.MAX_CALL_BYTES
+    assert sum(taken) < 5 << 20
+    assert clip_dali.parts({}) == []

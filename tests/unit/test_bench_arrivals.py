@@ -15,6 +15,7 @@ import pytest
 import tritonclip_bench.arrivals as arrivals
 from kserve_server import Call, Server, serving
 from tritonclip_bench.arrivals import Arrivals, InFlight
+from tritonclip_bench.errors import WrongAnswerError
 from tritonclip_bench.recorder import Recorder
 from tritonclip_bench.report import warnings
 
@@ -57,6 +58,19 @@ def test_requests_without_answer_count_in_the_percentiles() -> None:
     assert (total["requests"], total["unanswered"], total["latency_ms"]["max"]) == (1, 1, 5000.0)
 
 
+def test_requests_whose_time_was_up_count_too() -> None:
+    recorder = Recorder()
+    recorder.begin()
+    recorder.add("embed_image", 10.0, 1, None)
+    recorder.add("embed_image", 2000.0, 1, WrongAnswerError("DEADLINE_EXCEEDED"), gave_up=True)
+    recorder.add("embed_image", 1.0, 1, WrongAnswerError("INVALID_ARGUMENT"))
+    recorder.end()
+    total = recorder.results()["total"]
+    assert (total["requests"], total["failures"], total["unanswered"]) == (1, 2, 0)
+    assert total["latency_ms"]["max"] == 2000.0
+    assert total["latency_ms"]["mean"] == 1005.0
+
+
 def results(*, answered: float, lag_ms: float) -> dict:
     total = {"failures": 0, "requests": 100, "requests_per_s": answered}
     offered = {"offered_per_s": 100.0, "lag_ms_p99": lag_ms, "lag_ms_max": lag_ms}
@@ -76,11 +90,11 @@ def test_a_reader_is_warned(answered: float, lag_ms: float, said: str | None) ->
     assert found == [] if said is None else said in found[0]
 
 
-def bench(address: str, result: Path, *options: str) -> dict:
+def bench(address: str, result: Path, *options: str, status: int = 0) -> dict:
     line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", address, "--scenario", "text"]
     line += ["--warmup", "1s", "--duration", "5s", "--json", str(result), *options]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return {**json.loads(result.read_text())["results"], "printed": done.stdout}
 
 
@@ -121,9 +135,10 @@ def test_a_dead_server_is_not_fast(tmp_path: Path) -> None:
     ended, count = threading.Event(), itertools.count()
     with serving(Server(text_limit=64, on_infer=stop), workers=400) as server:
         try:
-            measured = bench(server.address, tmp_path / "result.json", "--users", "2", "--rate", "60")
+            options = ("--users", "2", "--rate", "60", "--deadline", "1s")
+            measured = bench(server.address, tmp_path / "result.json", *options, status=1)
         finally:
             ended.set()
-    assert measured["total"]["unanswered"] > 50
-    assert measured["total"]["latency_ms"]["p95"] > 1000
+    assert measured["total"]["latency_ms"]["p50"] >= 1000
+    assert "DEADLINE_EXCEEDED" in measured["printed"]
     assert "did not keep up" in measured["printed"]

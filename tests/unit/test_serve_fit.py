@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tritonclip_export.settings import EMBEDDED_RELEASE
 from tritonclip_serve.errors import RepositoryError
 from tritonclip_serve.fit import check_fit
-from tritonclip_serve.installation import EMBEDDED_RELEASE, Installation, find_server
+from tritonclip_serve.installation import Installation, find_server
 
 ENSEMBLE, PYTHON = 'name: "clip"\nplatform: "ensemble"\n', 'name: "tokenizer"\nbackend: "python"\n'
 
@@ -35,7 +38,6 @@ def test_every_backend_is_there(tmp_path: Path) -> None:
     [
         ('backend: "onnxruntime"\n', "onnxruntime"),
         ('platform: "tensorrt_plan"\n', "tensorrt"),
-        ('backend: "dali"', "dali"),
     ],
 )
 def test_a_backend_that_is_missing(tmp_path: Path, config: str, backend: str) -> None:
@@ -48,7 +50,23 @@ def test_a_backend_that_is_missing(tmp_path: Path, config: str, backend: str) ->
 
 
 def test_backends_that_could_not_be_listed_are_not_compared(tmp_path: Path) -> None:
-    check_fit(repository(tmp_path, 'backend: "dali"\n'), Installation(Path("tritonserver"), "this server"))
+    check_fit(repository(tmp_path, 'backend: "onnxruntime"\n'), Installation(Path("tritonserver"), "this server"))
+
+
+@pytest.mark.parametrize(("name", "loads"), [("my_clip.v2", True), ("my-clip", False), ("clíp", False)])
+def test_a_path_that_dali_cannot_load_from(name: str, loads: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Pytest's own folders have a "-".
+    root = Path(tempfile.mkdtemp(prefix="fit", dir="/tmp", suffix="_"))
+    try:
+        (root / name).mkdir()
+        given = repository(root / name, PYTHON, 'backend: "dali"\n')
+        if loads:
+            check_fit(given, server("python", "dali"))
+        else:
+            with pytest.raises(RepositoryError, match="DALI backend loads no model from .*rename or move"):
+                check_fit(given, server("python", "dali"))
+    finally:
+        shutil.rmtree(root)
 
 
 @pytest.mark.parametrize("release", ["26.04", "26.05", "27.01", None])

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     )
     results = run_load(plan, progress=args.progress or sys.stderr.isatty())
     report = make_report(plan, server, results, price)
-    print(render(report))
     if args.json is not None:
         write_json(args.json, report)
+    print(render(report))
     total = results["total"]
     return 1 if total["failures"] or not total["requests"] else 0

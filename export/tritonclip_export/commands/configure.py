@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     was = before.to_dict()
     for name, value in after.to_dict().items():
         print(f"{name:22}{_readable(value)}{'' if value == was[name] else f'  (was {_readable(was[name])})'}")
-    what = f"{len(written)} configs written; a server reads them when it starts" if written else "no config changes"
+    what = f"{len(written)} files written; a server reads them when it starts" if written else "no file changes"
     print(f"{args.repository}: {what}")
     return 0
 

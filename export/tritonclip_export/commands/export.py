@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +97,7 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was proven."""
+    from tritonclip_export.interrupts import ended_by_sigterm_as_by_ctrl_c
     from tritonclip_export.lora.compose import Composition
     from tritonclip_export.pipeline import ExportRequest, export
     from tritonclip_export.settings import Settings
@@ -127,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         probe_texts=args.probe_texts,
         force=args.force,
     )
-    with _ended_by_sigterm_as_by_ctrl_c():
+    with ended_by_sigterm_as_by_ctrl_c():
         written = export(request)
     _print_summary(args.out, written)
     return 0
@@ -170,16 +169,6 @@ def parse_adapter(text: str) -> tuple[Path, float]:
         return Path(path), float(weight)
     except ValueError:
         return Path(text), 1.0
-
-
-@contextmanager
-def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
-    """So that what is half written is removed; for the main thread, like every signal handler."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:

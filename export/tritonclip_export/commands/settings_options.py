@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+DEFAULT = "default"
+
+
+def _number_or_default(text: str) -> int | str:
+    return DEFAULT if text == DEFAULT else int(text)
+
+
+# argparse names it in its errors.
+_number_or_default.__name__ = "number"
+
 # Option, attribute of `settings.Settings`, type, metavar, help.
-_OPTIONS: tuple[tuple[str, str, type, str, str], ...] = (
+_OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
     ("--max-image-batch", "image_batch", int, "N", "pictures in a request or a batch (default: 32)"),
     ("--max-text-batch", "text_batch", int, "N", "texts in a request or a batch (default: 64)"),
     (
@@ -30,9 +40,9 @@ _OPTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     (
         "--max-queue-size",
         "max_queue_size",
-        int,
+        _number_or_default,
         "N",
-        "requests that may wait for a model, 0 for any number; from release 26.02 on (default: 1024 there, else 0)",
+        "requests that may wait for a model, 0 for any number; from release 26.02 on (`default`: 1024 there, else 0)",
     ),
     ("--queue-delay-us", "queue_delay_us", int, "N", "microseconds that a batch on a GPU waits to fill (default: 0)"),
 )
@@ -64,7 +74,8 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Attributes of `settings.Settings` that were given."""
     names = ["runtime", "preprocess", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return {name: None if value == DEFAULT else value for name, value in given.items()}
 
 
 def add_graph_batches(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -72,19 +83,21 @@ def add_graph_batches(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     parser.add_argument(
         "--graph-batches",
         metavar="N,N",
-        help="batch sizes that get a CUDA graph, or `none`; TensorRT alone (default: powers of two, and the largest)",
+        help="batch sizes that get a CUDA graph, or `none`; TensorRT alone (`default`: powers of two, the largest)",
     )
 
 
-def parse_graph_batches(text: str) -> tuple[int, ...]:
-    """Read "1,8,32", or "none".
+def parse_graph_batches(text: str) -> tuple[int, ...] | None:
+    """Read "1,8,32", "none", or "default", which is None.
 
     Raises:
         EngineError: it is something else.
     """
     from tritonclip_export.errors import EngineError
 
+    if text == DEFAULT:
+        return None
     try:
         return () if text == "none" else tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise EngineError(f"--graph-batches {text} given; write sizes like 1,8,32, or none") from error
+        raise EngineError(f"--graph-batches {text} given; write sizes like 1,8,32, none or default") from error

@@ -83,7 +83,7 @@ def plan(request: EngineRequest) -> Plan:
     for model in ENCODERS:
         config = read_config(repository / model / "config.pbtxt")
         require_agreement(config, _graph(repository, model))
-        graph_batches(request.graph_batches, config.max_batch_size)
+        graph_batches(request.graph_batches, config.max_batch_size, model)
     return made
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export.errors import EngineError
+from tritonclip_export.settings import ONNXRUNTIME, TENSORRT
 
 # UUID, name, compute capability.
 Gpu = tuple[str, str, str]
 
 ENGINES = "engines"
-RUNTIME = "tensorrt"
 _QUERY = ("nvidia-smi", "--query-gpu=uuid,name,compute_cap", "--format=csv,noheader")
 _TIMEOUT_S = 30
 
@@ -158,13 +158,19 @@ def _package_version() -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status 0 if engines that run here serve the repository, else 1: should they be built?
+    """Exit status 1 where engines should be built: none that run here serve the repository, nor another GPU runtime.
 
     python -m tritonclip_export.engine.here DIR
     """
     try:
-        manifest = json.loads((Path(arguments[0]) / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["spec"]["runtime"] != RUNTIME:
+        (folder,) = arguments
+        manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+        runtime = manifest["spec"]["runtime"]
+        # Nobody gets it without asking for it, so that no engine is to take its place.
+        if runtime == ONNXRUNTIME:
+            print(f"{folder} is to be served by {runtime}, and needs no engine")
+            return 0
+        if runtime != TENSORRT:
             raise EngineError("no engines serve it yet")
         print(require(manifest, look()))
     except (EngineError, OSError, LookupError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ stored; what EXIF says is done to the few pixels that come back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +17,13 @@ from clip_resize import vertical_first
 from PIL import Image
 
 Steps = npt.NDArray[np.float32]
+# A request's number in its batch, and a picture's in its request.
+Place = tuple[int, int]
 
 # Of one picture, in the memory of the GPU and in the batch, which is as long as its longest file.
 MAX_PIXELS, MAX_BYTES = 1 << 24, 1 << 23
+# Of the files of one call.
+MAX_CALL_BYTES = 1 << 25
 
 _END_OF_JPEG = b"\xff\xd9"
 # Components that are RGB and not YCbCr say so by these names, or by 0 in Adobe's segment.
@@ -59,6 +63,20 @@ def job_for(encoded: bytes, settings: PictureSettings) -> Job | None:
     except PictureError:
         return None
     return Job(encoded, _steps(geometry_of(upright, settings), orientation), orientation)
+
+
+def parts(jobs: Mapping[Place, Job]) -> list[list[Place]]:
+    """The keys of `jobs`, the shortest file first, in calls that take at most MAX_CALL_BYTES, or one file.
+
+    A call's files are all as long as its longest, and the memory that it takes is never given back.
+    """
+    calls: list[list[Place]] = []
+    for place in sorted(jobs, key=lambda place: len(jobs[place].encoded)):
+        if calls and len(jobs[place].encoded) * (len(calls[-1]) + 1) <= MAX_CALL_BYTES:
+            calls[-1].append(place)
+        else:
+            calls.append([place])
+    return calls
 
 
 def pack(jobs: Sequence[Job]) -> tuple[Pixels, Steps]:

@@ -34,9 +34,9 @@ class TritonPythonModel(model.TritonPythonModel):
             if (job := clip_dali.job_for(encoded, self.settings)) is not None
         }
         ready: list[dict[int, clip_dali.Pixels]] = [{} for _ in requests]
-        if jobs:
-            for ((number, index), job), pixels in zip(jobs.items(), _ask(list(jobs.values())), strict=True):
-                ready[number][index] = clip_dali.upright(pixels, job)
+        for places in clip_dali.parts(jobs):
+            for (number, index), pixels in zip(places, _ask([jobs[place] for place in places]), strict=True):
+                ready[number][index] = clip_dali.upright(pixels, jobs[number, index])
         return ready
 
 
