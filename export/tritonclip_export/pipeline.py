@@ -99,6 +99,17 @@ def export(request: ExportRequest) -> dict[str, Any]:
     return manifest.read_manifest(out)
 
 
+def served_modules(request: ExportRequest) -> Prepared:
+    """What `export` would convert, with its towers in PyTorch, through the gate's stages there.
+
+    Raises:
+        ExportError: one of its kinds.
+    """
+    prepared = _prepare(request)
+    _prove(prepared)
+    return prepared
+
+
 def _prepare(request: ExportRequest) -> Prepared:
     """Read, merge and build. Weights are let go as soon as the next ones are made of them."""
     with step("read the checkpoint"):
@@ -164,17 +175,8 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
     One copy of the weights at a time: the towers', then ONNX Runtime's.
     """
     gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
-    report = parity.ParityReport(gate.reference, spec.precision)
     files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
-    is_float16 = spec.precision == "float16"
-    with step("compare the merged towers with PyTorch"):
-        if is_float16:
-            fold_batch_norms(towers[0], gate.probes.pixels[:1])
-        seen = parity.compare_towers(parity.MERGED, gate.expected, gate.probes, towers, report, record=is_float16)
-    if is_float16:
-        with step("round to float16 what allows it"):
-            towers[:] = parity.narrow(gate.expected, gate.probes, towers, seen, report)
-    report.require()
+    report = _prove(prepared)
     with step("convert the image tower to ONNX"):
         onnx_export.export_image_tower(towers[0], spec, files[0])
     with step("convert the text tower to ONNX"):
@@ -188,6 +190,22 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
                 int8.quantize(file)
     with step("compare ONNX Runtime with PyTorch"):
         parity.compare_onnx(gate.expected, gate.probes, files, spec.text, report)
+    report.require()
+    return report
+
+
+def _prove(prepared: Prepared) -> parity.ParityReport:
+    """Pass the towers through the gate in PyTorch; afterwards they are of the precision that is served."""
+    gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
+    report = parity.ParityReport(gate.reference, spec.precision)
+    is_float16 = spec.precision == "float16"
+    with step("compare the merged towers with PyTorch"):
+        if is_float16:
+            fold_batch_norms(towers[0], gate.probes.pixels[:1])
+        seen = parity.compare_towers(parity.MERGED, gate.expected, gate.probes, towers, report, record=is_float16)
+    if is_float16:
+        with step("round to float16 what allows it"):
+            towers[:] = parity.narrow(gate.expected, gate.probes, towers, seen, report)
     report.require()
     return report
 

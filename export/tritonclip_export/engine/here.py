@@ -14,7 +14,6 @@ from tritonclip_export.errors import EngineError
 
 ENGINES = "engines"
 RUNTIME = "tensorrt"
-_QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
 _TIMEOUT_S = 30
 
 
@@ -92,12 +91,18 @@ def _parts(tensorrt: str) -> tuple[int, ...]:
 
 
 def _gpus() -> list[tuple[str, str]]:
+    return [(name, capability) for name, capability in query_gpus("name", "compute_cap")]
+
+
+def query_gpus(*fields: str) -> list[tuple[str, ...]]:
+    """What nvidia-smi says of each GPU, in its own words and units; nothing where it is missing or fails."""
+    command = ("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     try:
-        done = subprocess.run(_QUERY, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    rows = [line.rsplit(",", 1) for line in done.stdout.splitlines() if done.returncode == 0]
-    return [(row[0].strip(), row[1].strip()) for row in rows if len(row) == 2]
+    rows = [tuple(cell.strip() for cell in line.split(",")) for line in done.stdout.splitlines() if not done.returncode]
+    return [row for row in rows if len(row) == len(fields)]
 
 
 def _library_version() -> str | None:
