@@ -102,4 +102,5 @@ def _size(tensor: Any) -> int:
     import onnx
 
     item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * item_bytes
+    count: int = math.prod(tensor.dims)
+    return count * item_bytes

@@ -179,9 +179,9 @@ def served_session(onnx: Path, device: Device) -> Any:
     Raises:
         UnavailableError: ONNX Runtime cannot use the device.
     """
-    with importable(onnx.parent), device.chosen():
+    with importable(onnx.parent):
         clip_onnx: Any = importlib.import_module("clip_onnx")
         try:
-            return clip_onnx.open_session(onnx, len(os.sched_getaffinity(0)))
+            return clip_onnx.open_session(onnx, len(os.sched_getaffinity(0)), device.kind)
         except RuntimeError as error:
             raise UnavailableError(str(error)) from error

@@ -50,12 +50,12 @@ class Encoder:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; write it with `tritonclip export`")
         cores = threads or len(os.sched_getaffinity(0))
-        session = open_session(path, cores)
+        session = open_session(path, cores, os.environ.get(DEVICE) or "auto")
         provider = session.get_providers()[0]
         print(f"{path} runs on {provider}", file=sys.stderr, flush=True)
         lanes, most = (cores, slice_batch) if provider == CPU else (1, GPU_BATCH)
         wide = _runner(session)
-        self._lanes = Lanes(_runner(open_session(path, 1)) if lanes > 1 else wide, wide, lanes, most)
+        self._lanes = Lanes(_runner(open_session(path, 1, "cpu")) if lanes > 1 else wide, wide, lanes, most)
 
     def submit(self, batch: np.ndarray, answer: Answer) -> None:
         """Embed `batch` [N, ...]; `answer` gets float32 [N, D], or the exception, from another thread."""
@@ -66,14 +66,13 @@ class Encoder:
         self._lanes.close()
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """The graph on the device that the environment's TRITONCLIP_DEVICE names.
+def open_session(path: Path, threads: int, device: str) -> ort.InferenceSession:
+    """The graph on `device`, one of DEVICES; on a CPU with that many threads.
 
     Raises:
-        ValueError: that is none of DEVICES.
+        ValueError: `device` is none of them.
         RuntimeError: it is "cuda", and ONNX Runtime cannot use a GPU here.
     """
-    device = os.environ.get(DEVICE) or "auto"
     if device not in DEVICES:
         raise ValueError(f"{DEVICE} is {device!r}; allowed: {', '.join(DEVICES)}")
     options = ort.SessionOptions()
