@@ -121,9 +121,7 @@ def _compare(pattern: Pattern, cases: dict[str, Case], rounds: int, seconds: flo
 
 def _side(case: Case, batch: int, seconds: float) -> Callable[[], float]:
     session = served_session(case.onnx, open_device("cpu"))
-    given = {session.get_inputs()[0].name: case.inputs[:batch]}
-    if len(case.inputs) < batch:
-        raise ValueError(f"{len(case.inputs)} probes are fewer than a batch of {batch}")
+    given = {session.get_inputs()[0].name: case.batch(batch)[0]}
     return partial(_rate, lambda: session.run(None, given), batch, seconds)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from devices import DEVICES, PROVIDERS
+from tiny_clip import write_tiny_checkpoint
 from tritonclip_bench.gpu import graph
 from tritonclip_bench.gpu.device import open_device
 from tritonclip_bench.gpu.runtimes import open_runtime
@@ -51,10 +52,6 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float((one * other).sum(axis=1).min())
 
 
-def rows(probes: np.ndarray, count: int) -> np.ndarray:
-    return np.ascontiguousarray(probes[np.arange(count) % len(probes)])
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-copies", "pytorch"])
 def test_float16_gives_the_embeddings_of_float32(subject: Subject, runtime: str, device: str) -> None:
@@ -65,6 +62,13 @@ def test_float16_gives_the_embeddings_of_float32(subject: Subject, runtime: str,
             placed = tower.place(case.inputs[:count])
             placed.run()
             assert cosine(placed.result(), case.expected[:count]) >= FLOAT16, case.name
+
+
+def test_operations_are_those_of_the_registry(subject: Subject) -> None:
+    if subject.registry is None:
+        pytest.skip("the demo is not in the registry")
+    counted = {case.tower: case.flops for case in subject.cases}  # of texts the longest, which comes last
+    assert counted == pytest.approx(subject.registry, rel=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -96,9 +100,10 @@ def test_the_served_encoder_gives_the_embeddings_of_the_cpu(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_benchmark_measures_every_runtime(device: str, demo: Path, tmp_path: Path, capsys) -> None:
+def test_the_benchmark_measures_every_runtime(device: str, tmp_path: Path, capsys) -> None:
     result = tmp_path / "result.json"
-    command = ["bench", "gpu", str(demo / "checkpoint"), "--device", device, "--batches", "1,3", "--rounds", "2"]
+    source = write_tiny_checkpoint(tmp_path / "tiny")
+    command = ["bench", "gpu", str(source), "--device", device, "--batches", "1,3", "--rounds", "2"]
     assert main([*command, "--seconds", "0.01", "--json", str(result)]) == 0
     record = json.loads(result.read_text(encoding="utf-8"))
     assert record["complete"]

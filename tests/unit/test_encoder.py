@@ -3,7 +3,7 @@
 import queue
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -54,9 +54,9 @@ def test_a_missing_graph_says_how_to_make_it(tmp_path: Path) -> None:
 class Session:
     """ONNX Runtime as it is on a GPU machine: with a CUDA provider, which loads or does not."""
 
-    loads = True
-    opened: list[tuple[list[Any], int]] = []
-    batches: list[int] = []
+    loads: ClassVar[bool] = True
+    opened: ClassVar[list[tuple[list[Any], int]]] = []
+    batches: ClassVar[list[int]] = []
 
     def __init__(self, path: Path, options: Any, providers: list[Any]) -> None:
         names = [one if isinstance(one, str) else one[0] for one in providers]

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tritonclip_bench.gpu.device import Device, Spread, Work, is_out_of_memory, measure
 from tritonclip_bench.gpu.runtimes import Runtime, UnavailableError
 from tritonclip_bench.gpu.subject import Case
@@ -105,10 +103,10 @@ class WrongAnswerError(Exception):
 
 def _measure(runtime: Runtime, case: Case, batch: int, precision: str, effort: Effort) -> Point:
     """Time a batch of the probes, repeated, after its embeddings were compared with what they should be."""
-    rows = np.arange(batch) % len(case.inputs)
-    placed = runtime.place(np.ascontiguousarray(case.inputs[rows]))
+    given, expected = case.batch(batch)
+    placed = runtime.place(given)
     placed.run()
-    cosine = Comparison.of("", case.tower, case.expected[rows], placed.result()).cosine_min
+    cosine = Comparison.of("", case.tower, expected, placed.result()).cosine_min
     least = MINIMUM_COSINE[precision][case.tower]
     # Written so that NaN fails too.
     if not cosine >= least:

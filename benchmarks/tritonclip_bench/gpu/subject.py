@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tritonclip_bench.gpu import graph
 from tritonclip_export.engine.boundary import Array
 from tritonclip_export.engine.probe_set import read_probe_set
@@ -43,6 +45,11 @@ class Case:
     flops: int
     weight_bytes: int
     item_bytes: int
+
+    def batch(self, size: int) -> tuple[Array, Array]:
+        """So many rows of `inputs`, again from the first where they are fewer, and of `expected`."""
+        rows = np.arange(size) % len(self.inputs)
+        return self.inputs[rows], self.expected[rows]
 
     @property
     def name(self) -> str:
