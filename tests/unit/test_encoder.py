@@ -141,6 +141,13 @@ def test_who_wants_the_cpu_gets_no_gpu(
     assert gpu_machine.opened == [([clip_onnx.CPU], 2), ([clip_onnx.CPU], 1)]
 
 
+def test_a_fault_of_the_gpu_is_no_fault_of_the_input() -> None:
+    words = "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered ; GPU=0"
+    assert not clip_onnx.is_refusal(clip_onnx.Fail(words))
+    assert clip_onnx.is_refusal(clip_onnx.Fail("indices element out of data bounds, idx=9 must be within [-4,3]"))
+    assert not clip_onnx.is_refusal(RuntimeError("indices element out of data bounds"))
+
+
 def test_an_unknown_device_is_refused(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONCLIP_DEVICE", "tpu")
     with pytest.raises(ValueError, match="'tpu'; allowed: auto, cpu, cuda"):

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile as well; takes minutes")
     parser.add_argument("--rounds", type=count("rounds"), default=5, help="the median of so many counts (5)")
-    parser.add_argument("--seconds", type=_seconds, default=0.5, metavar="S", help="of one round (0.5)")
+    parser.add_argument("--seconds", type=_seconds, default=0.2, metavar="S", help="of one round (0.2)")
     parser.add_argument("--serve", action="store_true", help="start the embedded tritonserver too, and put load on it")
     parser.add_argument("--users", type=_numbers, default=USERS, metavar="N,N", help="of --serve (%(default)s)")
     parser.add_argument("--duration", type=positive_seconds, default=15, metavar="TIME", help="of each of them (15s)")

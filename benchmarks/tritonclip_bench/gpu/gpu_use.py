@@ -47,6 +47,8 @@ class GpuUse:
             self._process.terminate()
             self._process.wait(_WAIT_S)
             self._thread.join(_WAIT_S)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
     def summary(self, last_s: float) -> dict[str, float] | None:
         """Means over the last seconds of the block: `gpu_share` (0 to 1, of the time in which any kernel ran),

@@ -25,6 +25,8 @@ DEVICE = "TRITONCLIP_DEVICE"
 DEVICES = ("auto", "cpu", "cuda")
 # What a graph raises for an input of the right type: an id beyond the vocabulary, a text beyond the context.
 REFUSALS = (InvalidArgument, Fail)
+# Of what a GPU raises itself, which is nobody's input.
+_GPU_FAULTS = ("CUDA", "CUBLAS", "CUDNN")
 # A GPU runs one batch at a time, the larger the better.
 GPU_BATCH = 64
 
@@ -92,6 +94,11 @@ def open_session(path: Path, threads: int, device: str) -> ort.InferenceSession:
     if CUDA not in session.get_providers():
         _tell_of_fallback(device)
     return session
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the graph does not take the input, rather than that the machine failed."""
+    return isinstance(error, REFUSALS) and not any(word in str(error).upper() for word in _GPU_FAULTS)
 
 
 def _tell_of_fallback(device: str) -> None:
