@@ -191,7 +191,7 @@ def test_gpu_use_is_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Mon
     """nvidia-smi is played by a script."""
     script = tmp_path / "nvidia-smi"
     script.write_text(
-        '#!/bin/sh\necho "$@" >"$0.asked"\nfor share in 80 N/A 60; do echo "$share, 1000, 300.0"; done\nsleep 60\n'
+        '#!/bin/sh\necho "$@" >"$0.asked"\nfor share in 80 N/A 60; do echo "$share, 1000, 300.0"; done\nexec sleep 60\n'
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")

@@ -47,8 +47,6 @@ class GpuUse:
             self._process.terminate()
             self._process.wait(_WAIT_S)
             self._thread.join(_WAIT_S)
-            if self._process.stdout is not None:
-                self._process.stdout.close()
 
     def summary(self, last_s: float) -> dict[str, float] | None:
         """Means over the last seconds of the block: `gpu_share` (0 to 1, of the time in which any kernel ran),
@@ -62,10 +60,14 @@ class GpuUse:
     def _read(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            try:
-                sample = [float(cell) for cell in line.split(",")]
-            except ValueError:  # "[N/A]"
-                continue
-            if len(sample) == len(_FIELDS):
-                self._samples.append((time.monotonic(), sample))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._add(line)
+
+    def _add(self, line: str) -> None:
+        try:
+            sample = [float(cell) for cell in line.split(",")]
+        except ValueError:  # "[N/A]"
+            return
+        if len(sample) == len(_FIELDS):
+            self._samples.append((time.monotonic(), sample))
