@@ -35,6 +35,7 @@ class LoadPlan:
         repeat_texts: let the server's response cache answer.
         pictures: a folder, or None for drawn ones.
         texts: a file, or None for captions.
+        rate: requests a second of an open loop; None for a closed one.
     """
 
     address: str
@@ -49,6 +50,7 @@ class LoadPlan:
     repeat_texts: bool
     pictures: Path | None = None
     texts: Path | None = None
+    rate: float | None = None
 
     def arguments(self) -> list[str]:
         """The plan as locust's command line."""
@@ -65,6 +67,7 @@ class LoadPlan:
             "--seed": self.seed,
             "--pictures": self.pictures,
             "--texts": self.texts,
+            "--rate": self.rate,
         }
         words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
         return [*words, "--repeat-texts"] if self.repeat_texts else words

@@ -8,19 +8,23 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import gevent
 import grpc
 import grpc.experimental.gevent as grpc_gevent
+from gevent.pool import Group
 from locust import TaskSet, User, constant
 from locust import events as locust_events
 from locust.env import Environment
 from locust.runners import LocalRunner
 
+from tritonclip_bench.arrivals import MAX_IN_FLIGHT, Arrivals, InFlight
 from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.files import check_writable
@@ -49,41 +53,74 @@ class TritonUser(User):
     wait_time = constant(0)
     workload: ClassVar[Workload]
     deadline_s: ClassVar[float]
+    # Requests a second of each user; None: it waits for its answer.
+    rate: ClassVar[float | None] = None
+    in_flight: ClassVar[InFlight]
+    seeds: ClassVar[Iterator[int]]
 
     def on_start(self) -> None:
         """Open this user's connection."""
         self.channel, self.stub = connect(self.host)
+        self.sent = Group()
+        if self.rate is not None:
+            self.arrivals = Arrivals(self.rate, next(self.seeds), time.perf_counter())
 
     def on_stop(self) -> None:
-        """Close it."""
+        """Close it; an open loop's requests without answer were counted by then."""
+        self.sent.kill(block=False)
         self.channel.close()
 
-    def send(self, model: str) -> None:
-        """Call the entry point `model` once and report the time to `events.request`."""
+    def ask(self, model: str) -> None:
+        """Send a request and wait for its answer; in an open loop wait until it is due, and for no answer."""
+        if self.rate is None:
+            if not self.send(model, time.perf_counter()):
+                gevent.sleep(PAUSE_AFTER_FAILURE_S)
+            return
+        due_s = self.arrivals.next_s()
+        gevent.sleep(max(0.0, due_s - time.perf_counter()))
+        if len(self.in_flight) < MAX_IN_FLIGHT:
+            self.sent.spawn(self._send_due, model, due_s)
+        else:
+            self.in_flight.refuse()
+            self._report(model, due_s, 0, 0, WrongAnswerError(f"not sent: {MAX_IN_FLIGHT} requests wait for answers"))
+
+    def _send_due(self, model: str, due_s: float) -> None:
+        ticket = self.in_flight.depart(model, due_s)
+        try:
+            self.send(model, due_s)
+        finally:
+            self.in_flight.arrive(ticket)
+
+    def send(self, model: str, due_s: float) -> bool:
+        """Call the entry point `model` once and report the time since `due_s`; returns whether it went well."""
         call = self.workload.call(model)
         failure: Exception | None = None
-        size, wall_s, begun_s = 0, time.time(), time.perf_counter()
+        size = 0
         try:
             response = self.stub.ModelInfer(call.request, timeout=self.deadline_s)
-            elapsed_ms = (time.perf_counter() - begun_s) * 1000
+            answered_s = time.perf_counter()
             size = sum(map(len, response.raw_output_contents))
             self.workload.check(call, response)
         except grpc.RpcError as error:
-            elapsed_ms = (time.perf_counter() - begun_s) * 1000
+            answered_s = time.perf_counter()
             failure = WrongAnswerError(f"{error.code().name}: {error.details()}")
         except WrongAnswerError as error:
             failure = error
+        self._report(model, due_s, answered_s - due_s, size, failure, call.items)
+        return failure is None
+
+    def _report(
+        self, model: str, due_s: float, took_s: float, size: int, failure: Exception | None, items: int = 0
+    ) -> None:
         self.environment.events.request.fire(
             request_type="gRPC",
             name=model,
-            response_time=elapsed_ms,
+            response_time=took_s * 1000,
             response_length=size,
             exception=failure,
-            context={"items": call.items},
-            start_time=wall_s,
+            context={"items": items},
+            start_time=time.time() - (time.perf_counter() - due_s),
         )
-        if failure is not None:
-            gevent.sleep(PAUSE_AFTER_FAILURE_S)
 
 
 def calls_of(scenario: str) -> list[TaskSet | Callable[..., Any]]:
@@ -93,7 +130,7 @@ def calls_of(scenario: str) -> list[TaskSet | Callable[..., Any]]:
 
 def _task(model: str) -> Callable[[TritonUser], None]:
     def task(user: TritonUser) -> None:
-        user.send(model)
+        user.ask(model)
 
     task.__name__ = model
     return task
@@ -150,11 +187,16 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
         environment.user_classes = [USERS[options.scenario]]
         TritonUser.deadline_s = float(options.deadline)
         TritonUser.workload = prepare(options, environment.host or DEFAULT_ADDRESS)
+        TritonUser.in_flight = InFlight()
+        if options.rate is not None:
+            # Users on other machines or in other processes draw from seeds of their own.
+            TritonUser.seeds = itertools.count(secrets.randbelow(2**31))
+            TritonUser.rate = options.rate / options.num_users
         if options.results is not None:
             check_writable(options.results)
         if isinstance(runner, LocalRunner):
             sent = TritonUser.workload.pictures.describe()
-            Measurement(environment, runner, options, sent).hook_in()
+            Measurement(environment, runner, options, sent, TritonUser.in_flight).hook_in()
         elif options.results is not None:
             raise BenchError("--results needs all users in one process; leave out --processes and --worker")
     except (BenchError, ClipError) as error:

@@ -10,6 +10,7 @@ import gevent
 from locust.env import Environment
 from locust.runners import LocalRunner
 
+from tritonclip_bench.arrivals import InFlight
 from tritonclip_bench.files import write_json
 from tritonclip_bench.recorder import Recorder
 
@@ -23,16 +24,23 @@ class Measurement:
         environment, runner: locust's.
         options: `warmup` and `measure` in seconds, `progress`, and `results`, a path or None.
         sent: what the requests are made of, for the results.
+        in_flight: of an open loop.
     """
 
     def __init__(
-        self, environment: Environment, runner: LocalRunner, options: Namespace, sent: dict[str, object]
+        self,
+        environment: Environment,
+        runner: LocalRunner,
+        options: Namespace,
+        sent: dict[str, object],
+        in_flight: InFlight,
     ) -> None:
         # Locust's hooks carry no types.
         self._events: Any = environment.events
         self._runner = runner
         self._options = options
         self._sent = sent
+        self._in_flight = in_flight
         self._recorder = Recorder()
         self._pending: list[Any] = []
 
@@ -51,6 +59,7 @@ class Measurement:
         # Locust's own table starts anew too, so that it and the results tell of the same requests.
         self._runner.stats.reset_all()
         self._recorder.begin()
+        self._in_flight.open_window()
         if self._options.measure is not None:
             gevent.spawn_later(self._options.measure, self._runner.quit)
         if self._options.progress:
@@ -69,12 +78,13 @@ class Measurement:
     def _end(self, **_: Any) -> None:
         # In locust's web interface another run may follow this one, or its users be changed.
         self._forget_pending()
-        self._recorder.end()
+        self._recorder.end(self._in_flight.waiting())
         results = self._recorder.results()
         if results is None:
             print("warning: the run ended before the warm-up did; nothing was measured", file=sys.stderr)
         elif self._options.results is not None:
-            write_json(self._options.results, {**results, "pictures": self._sent})
+            open_loop = {} if self._options.rate is None else self._in_flight.summary(self._recorder.window_s)
+            write_json(self._options.results, {**results, "open_loop": open_loop, "pictures": self._sent})
 
     def _forget_pending(self) -> None:
         for greenlet in self._pending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import secrets
 from collections.abc import Callable
@@ -46,6 +47,21 @@ def count(what: str) -> Callable[[str], int]:
     return parse
 
 
+def positive_number(text: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} given; give a number above 0")
+    return number
+
+
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     """What is sent, how it is cut into requests, and when measuring begins."""
     scenarios = "; ".join(f"{name}: {scenario.help}" for name, scenario in SCENARIOS.items())
@@ -71,6 +87,13 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--warmup", type=seconds, default=3, metavar="TIME", help="not measured, after all users run (3s)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=positive_number,
+        metavar="R",
+        help="open loop: R requests a second arrive at random, answered or not, on the connections of --users; a "
+        "request's time counts from when it was due. Default: every user waits for its answer",
     )
     parser.add_argument(
         "--deadline",

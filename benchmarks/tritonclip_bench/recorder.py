@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,14 @@ from tritonclip_bench.latency import summarize_ms
 
 @dataclass
 class Samples:
-    """The requests of one entry point inside the window: times of the good ones, reasons of the others."""
+    """The requests of one entry point inside the window: times of the good ones, reasons of the others.
+
+    `ages_ms` are of an open loop's requests without answer at the window's end. They belong to the percentiles, as the
+    least that they will take: left out, a server that answers nothing any more would look fast.
+    """
 
     latencies_ms: list[float] = field(default_factory=list)
+    ages_ms: list[float] = field(default_factory=list)
     items: int = 0
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -28,7 +34,8 @@ class Samples:
             "items": self.items,
             "requests_per_s": len(self.latencies_ms) / window_s,
             "items_per_s": self.items / window_s,
-            "latency_ms": summarize_ms(self.latencies_ms),
+            "latency_ms": summarize_ms([*self.latencies_ms, *self.ages_ms]),
+            "unanswered": len(self.ages_ms),
             "failures": self.failures.total(),
             "failure_reasons": dict(self.failures.most_common()),
         }
@@ -75,12 +82,23 @@ class Recorder:
         samples = self._samples.values()
         return elapsed_s, sum(s.items for s in samples), sum(s.failures.total() for s in samples)
 
-    def end(self) -> None:
-        """Close the window; nothing happens when it is not open."""
+    @property
+    def window_s(self) -> float:
+        """How long the window was open; 0 while it is."""
+        return self._window_s or 0.0
+
+    def end(self, waiting: Iterable[tuple[str, float]] = ()) -> None:
+        """Close the window; nothing happens when it is not open.
+
+        Args:
+            waiting: of an open loop, model and age in milliseconds of the requests without answer.
+        """
         if self._begun_s is None or self._window_s is not None:
             return
         self._window_s = time.perf_counter() - self._begun_s
         self._cpu_at_end = _cpu_seconds(self._process)
+        for model, age_ms in waiting:
+            self._samples[model].ages_ms.append(age_ms)
 
     def results(self) -> dict[str, object] | None:
         """The measured window, for JSON; None when there was none."""
@@ -102,6 +120,7 @@ class Recorder:
         total = Samples()
         for samples in self._samples.values():
             total.latencies_ms.extend(samples.latencies_ms)
+            total.ages_ms.extend(samples.ages_ms)
             total.items += samples.items
             total.failures.update(samples.failures)
         return total

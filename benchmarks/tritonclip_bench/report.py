@@ -18,6 +18,11 @@ SCHEMA = 1
 # One Python process cannot use much more than one core; above this share it may hold the server back.
 CLIENT_BOUND_CORES = 0.8
 
+# Less than this share of the offered requests answered: a queue grows. The rest is chance at the window's ends.
+KEPT_UP = 0.95
+# Of a request's sending, behind the moment when it was due.
+LATE_MS = 20.0
+
 COLUMNS = ("", "items/s", "requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failures")
 
 
@@ -49,6 +54,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
             f"the load generator used {results['client_cpu_cores']:.2f} of one core: it may be the bottleneck, "
             "and the server faster than this; spread the users over several runs or machines"
         )
+    found += _open_loop_warnings(results)
     if results["total"]["failures"]:
         found.append("some requests failed; they count in no rate and no percentile")
     elif not results["total"]["requests"]:
@@ -56,9 +62,30 @@ def warnings(results: dict[str, Any]) -> list[str]:
     return found
 
 
+def _open_loop_warnings(results: dict[str, Any]) -> list[str]:
+    """Where the offered load is not what was measured: behind the server, or behind the load generator."""
+    offered = results.get("open_loop")
+    if not offered:
+        return []
+    found = []
+    total, rate = results["total"], offered["offered_per_s"]
+    if total["requests_per_s"] < KEPT_UP * rate:
+        found.append(
+            f"{rate:.1f} requests a second were due and {total['requests_per_s']:.1f} were answered: the server did "
+            "not keep up, and the times grow with the duration"
+        )
+    if offered["lag_ms_p99"] > LATE_MS:
+        found.append(
+            f"the load generator sent requests late, 1 of 100 by {offered['lag_ms_p99']:.0f} ms or more, which the "
+            "times hold; spread the rate over several runs or machines"
+        )
+    return found
+
+
 def render(report: dict[str, Any]) -> str:
     """The report as text: heading, table, cost, warnings."""
     parts = [_heading(report), _table(report["results"]), _cost_line(report), _cpu_line(report["results"])]
+    parts.extend(_open_loop_line(report["results"]))
     reasons = report["results"]["total"]["failure_reasons"]
     parts.extend(f"failed {count} x: {reason}" for reason, count in list(reasons.items())[:5])
     parts.extend(f"warning: {warning}" for warning in report["warnings"])
@@ -83,8 +110,10 @@ def _cost(items_per_s: float, price: Price | None, item: str) -> dict[str, Any] 
 def _heading(report: dict[str, Any]) -> str:
     plan, server = report["plan"], report["server"]
     spec = server["spec"]
+    arriving = f"{plan['rate']:g} requests/s offered over" if plan["rate"] else ""
     return (
-        f"{plan['scenario']}: {plan['users']} users, batch {plan['batch_size']}, "
+        f"{plan['scenario']}: {arriving}{' ' if arriving else ''}{plan['users']} "
+        f"{'connections' if arriving else 'users'}, batch {plan['batch_size']}, "
         f"{report['results']['window_s']:.1f} s measured after {plan['warmup_s']} s of warm-up\n"
         f"server: Triton {server['triton']}, {spec['name']} ({spec['architecture']}, {spec['precision']}), "
         f"fingerprint {server['fingerprint'][:12]}\n"
@@ -117,6 +146,17 @@ def _cost_line(report: dict[str, Any]) -> str:
         f"${price['price_per_hour']:g} an hour{f' for {machine}' if machine else ''} "
         f"({price['source']}, {price['date']}{stale})"
     )
+
+
+def _open_loop_line(results: dict[str, Any]) -> list[str]:
+    offered = results.get("open_loop")
+    if not offered:
+        return []
+    rate, lag_ms = offered["offered_per_s"], offered["lag_ms_p99"]
+    return [
+        f"open loop: {rate:.1f} requests/s were due, 1 of 100 was sent {lag_ms:.1f} ms late or more; "
+        f"{results['total']['unanswered']} had no answer at the end, and count with their age"
+    ]
 
 
 def _cpu_line(results: dict[str, Any]) -> str:

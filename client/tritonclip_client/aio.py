@@ -94,13 +94,13 @@ class AsyncClipClient(Shell):
         """As `ClipClient.classify_baked`."""
         return await self._run(self._flows.classify_baked(images, name, timeout_s))
 
-    async def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
+    async def ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> bool:
         """As `ClipClient.ready`."""
-        return await self._run(self._flows.ready(deep, timeout_s))
+        return await self._run(self._flows.ready(deep, texts, timeout_s))
 
-    async def check_ready(self, *, deep: bool = True, timeout_s: float | None = None) -> None:
+    async def check_ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> None:
         """As `ClipClient.check_ready`."""
-        await self._run(self._flows.check_ready(deep, timeout_s))
+        await self._run(self._flows.check_ready(deep, texts, timeout_s))
 
     async def infer(
         self,

@@ -139,18 +139,19 @@ class ClipClient(Shell):
         """
         return self._run(self._flows.classify_baked(images, name, timeout_s))
 
-    def ready(self, *, deep: bool = True, timeout_s: float | None = None) -> bool:
+    def ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> bool:
         """Whether the server can answer; see `check_ready`."""
-        return self._run(self._flows.ready(deep, timeout_s))
+        return self._run(self._flows.ready(deep, texts, timeout_s))
 
-    def check_ready(self, *, deep: bool = True, timeout_s: float | None = None) -> None:
+    def check_ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> None:
         """Raise the reason why the server cannot answer, if there is one. Never repeated.
 
         Args:
             deep: also embed a small known picture and text: a server whose model process died still
                 says that it is ready.
+            texts: ask every model that pictures and texts pass through; without, only those of pictures.
         """
-        self._run(self._flows.check_ready(deep, timeout_s))
+        self._run(self._flows.check_ready(deep, texts, timeout_s))
 
     def infer(
         self,

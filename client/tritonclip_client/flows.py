@@ -116,38 +116,39 @@ class ClipFlows:
         served = yield from self._ask_served(self._requests(None))
         return served.spec
 
-    def check_ready(self, deep: bool, timeout_s: float | None) -> Flow[None]:
+    def check_ready(self, deep: bool, texts: bool, timeout_s: float | None) -> Flow[None]:
         """Return if the server can answer; asked without repetition, so that a poll is quick."""
         requests = self._requests(timeout_s, RetryPolicy(retries=0))
         address = self._options.address
         if not (yield from requests.rpc("is_server_live", {})):
             raise ServerUnavailableError(f"the server at {address} is not live; wait, or see its log")
-        for model in MODELS:
+        for model in MODELS if texts else (IMAGE.model,):
             if not (yield from requests.rpc("is_model_ready", {"model_name": model})):
                 raise ServerUnavailableError(f"the model {model!r} at {address} is not ready; wait, or see its log")
         if deep:
-            yield from self._check_embedding(requests)
+            yield from self._check_embedding(requests, texts)
 
-    def ready(self, deep: bool, timeout_s: float | None) -> Flow[bool]:
+    def ready(self, deep: bool, texts: bool, timeout_s: float | None) -> Flow[bool]:
         """Whether `check_ready` finds no reason."""
         try:
-            yield from self.check_ready(deep, timeout_s)
+            yield from self.check_ready(deep, texts, timeout_s)
         except InvalidInputError:
             raise
         except ClipError:
             return False
         return True
 
-    def _check_embedding(self, requests: Requests) -> Flow[None]:
-        arguments = wire.infer_arguments("clip", probe_tensors(), wire.FEATURES)
+    def _check_embedding(self, requests: Requests, texts: bool) -> Flow[None]:
+        served = yield from self._ask_served(requests)
+        model, outputs = ("clip", wire.FEATURES) if texts else (IMAGE.model, ("embedding",))
         try:
-            answer = yield from requests.rpc("infer", arguments)
+            answer = yield from requests.rpc("infer", wire.infer_arguments(model, probe_tensors(texts), outputs))
         except InvalidInputError as error:
             # Whoever asks whether the server is ready has given no input that could be wrong.
             raise ProtocolError(
-                f"the server refuses a known picture and text ({error}); run `tritonclip check` on its repository"
+                f"the server refuses a known picture or text ({error}); run `tritonclip check` on its repository"
             ) from error
-        check_probe({name: wire.output(answer, name) for name in wire.FEATURES})
+        check_probe({name: wire.output(answer, name) for name in outputs}, served.spec.embedding_dim)
 
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], timeout_s: float | None

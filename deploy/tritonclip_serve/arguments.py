@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclip_serve.engines import engine_arguments
 from tritonclip_serve.installation import Installation
 
 _MIB = 1 << 20
@@ -49,5 +51,13 @@ def command_line(
         *addresses,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        *_without_client_shared_memory(),
         *installation.arguments,
+        *engine_arguments(repository),
     ]
+
+
+def _without_client_shared_memory() -> list[str]:
+    """Clients must not name memory of this machine. From release 26.04 they cannot; before, a key that nobody knows."""
+    rule = f"shared-memory:tritonclip={secrets.token_hex(16)}"
+    return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]

@@ -17,6 +17,8 @@ from tritonclip_serve.errors import EnvironmentFaultError, ServerNotFoundError
 
 INSTALL_HINT = "install the embedded one with: pip install 'tritonclip[serve]'"
 CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
+# Of the tritonserver inside nvidia-pytriton 0.7.0.
+EMBEDDED_RELEASE = "24.10"
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _STUB = "triton_python_backend_stub"
 
@@ -30,14 +32,16 @@ class Installation:
         description: one phrase for people.
         arguments: flags that this installation needs beside the common ones.
         environment: variables to set on top of the caller's.
-        runs_engines: whether it has the TensorRT backend.
+        backends: names of the backends that it has; None where they could not be listed.
+        release: YY.MM, where it is known.
     """
 
     executable: Path
     description: str
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    runs_engines: bool = True
+    backends: frozenset[str] | None = None
+    release: str | None = None
 
 
 def find_server(kind: str, run_dir: Path) -> Installation:
@@ -89,14 +93,24 @@ def _embedded(run_dir: Path) -> Installation | None:
             "--allow-gpu-metrics=false",
         ),
         environment=_embedded_environment(package),
-        runs_engines=False,
+        backends=frozenset({"python"}),
+        release=EMBEDDED_RELEASE,
     )
 
 
 def _on_path(run_dir: Path) -> Installation | None:
     del run_dir  # a full installation brings its own backends
     found = shutil.which("tritonserver") or shutil.which(CONTAINER_BINARY)
-    return Installation(Path(found), f"the tritonserver at {found}") if found else None
+    if found is None:
+        return None
+    folder = Path(found).resolve().parents[1] / "backends"
+    return Installation(
+        Path(found),
+        f"the tritonserver at {found}",
+        backends=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else None,
+        # Set by NVIDIA's images.
+        release=os.environ.get("NVIDIA_TRITON_SERVER_VERSION"),
+    )
 
 
 _KINDS: dict[str, tuple[Callable[[Path], Installation | None], ...]] = {

@@ -13,8 +13,8 @@ from types import TracebackType
 
 from tritonclip_serve import readiness
 from tritonclip_serve.arguments import Endpoints, command_line
-from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import NotReadyError, ServeError
+from tritonclip_serve.fit import check_fit
 from tritonclip_serve.installation import find_server
 from tritonclip_serve.ports import claim_ports, is_listening
 from tritonclip_serve.process import end, remove_shared_memory, spawn
@@ -185,7 +185,7 @@ class TritonServer:
     def _start(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         installation = find_server(self._server, run_dir)
-        check_engines(self.repository, installation)
+        check_fit(self.repository, installation)
         self._endpoints = self._claim_endpoints()
         self.description = installation.description
         command = command_line(installation, self.repository, self._endpoints, _shared_memory_prefix(run_dir))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tritonclip_serve import diagnosis
 from tritonclip_serve.errors import ModelLoadError, ServeError, ServerDiedError
@@ -14,6 +17,7 @@ Progress = Callable[[str], None]
 
 # After a model failed the server still unloads the others before it ends; some failures it does not notice.
 _SETTLE_S = 8.0
+_COPY_EVERY_S = 0.2
 
 
 class StartupWatch:
@@ -68,6 +72,29 @@ def explain_end(status: int, log_path: Path) -> ServeError:
     return ServerDiedError(
         f"tritonserver ended by itself ({how}): {diagnosis.last_words(log)}\n  the whole log is in {log_path}"
     )
+
+
+@contextmanager
+def copied_log(path: Path, target: BinaryIO) -> Iterator[None]:
+    """Copy the log to `target` as it grows, and what is left of it when the block ends."""
+    ended = threading.Event()
+    copier = threading.Thread(target=_copy, args=(path, target, ended), name="log", daemon=True)
+    copier.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        copier.join()
+
+
+def _copy(path: Path, target: BinaryIO, ended: threading.Event) -> None:
+    with path.open("rb") as log:
+        while True:
+            is_last = ended.wait(_COPY_EVERY_S)
+            target.write(log.read())
+            target.flush()
+            if is_last:
+                return
 
 
 def read_log(path: Path) -> str:

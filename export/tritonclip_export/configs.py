@@ -6,43 +6,24 @@ Only what depends on the checkpoint or the runtime is changed; everything else i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from tritonclip_export.encoders import ENCODERS, encoder_config
 from tritonclip_export.errors import RepositoryError
+from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ServingSpec
+from tritonclip_export.templates import templates
 
 ENSEMBLES = ("embed_image", "embed_text", "clip")
 EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features", "text_features")
-HEADER = "# Written by `tritonclip export`; the commented original is in tritonclip's model_repository/.\n"
-
-
-_LEAST = {"image_batch": 1, "text_batch": 1, "preprocess_instances": 1, "threads": 0}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much the server takes at once.
-
-    Attributes:
-        image_batch, text_batch: items per request and per dynamic batch.
-        preprocess_instances: processes that decode pictures, each on one core.
-        threads: cores that a tower uses; 0 takes every core the server may use.
-    """
-
-    image_batch: int = 32
-    text_batch: int = 64
-    preprocess_instances: int = 2
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise RepositoryError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+HEADER = "# Written by tritonclip; the commented original is in its model_repository/.\n"
+CONFIG = "config.pbtxt"
+SERVING_SPEC = "serving_spec"
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -58,28 +39,54 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-def write_config(path: Path, config: ModelConfig) -> None:
-    """Write a `config.pbtxt`; `max_batch_size: 0` is written out, because Triton wants to see it."""
-    text = text_format.MessageToString(config)
-    if config.max_batch_size == 0:
-        text += "max_batch_size: 0\n"
-    path.write_text(HEADER + text, encoding="utf-8")
+def to_text(config: ModelConfig) -> str:
+    """As a `config.pbtxt`; `max_batch_size: 0` is written out, because Triton wants to see it."""
+    zero = "" if config.max_batch_size else "max_batch_size: 0\n"
+    return f"{HEADER}{text_format.MessageToString(config)}{zero}"
 
 
-def apply_spec(repository: Path, spec: ServingSpec, limits: Limits) -> None:
-    """Bring every configuration below `repository` in line with the checkpoint."""
-    for name, parameters in _parameters(spec, limits).items():
-        path = repository / name / "config.pbtxt"
-        config = read_config(path)
-        for key, value in parameters.items():
+def write_configs(repository: Path, configs: Mapping[str, ModelConfig]) -> None:
+    """Write the `config.pbtxt` of each model, by its folder's name."""
+    for name, config in configs.items():
+        (repository / name).mkdir(parents=True, exist_ok=True)
+        (repository / name / CONFIG).write_text(to_text(config), encoding="utf-8")
+
+
+def read_configs(repository: Path) -> dict[str, ModelConfig]:
+    """Every model's configuration, by its folder's name."""
+    return {path.parent.name: read_config(path) for path in sorted(repository.glob(f"*/{CONFIG}"))}
+
+
+def served_configs(
+    configs: Mapping[str, ModelConfig],
+    spec: ServingSpec,
+    settings: Settings,
+    engines: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, ModelConfig]:
+    """`configs` of a whole repository, those of its classifiers too, in line with checkpoint and settings.
+
+    Args:
+        engines: of each encoder, as the manifest records them; none unless the runtime is `tensorrt`.
+    """
+    parameters = _parameters(spec)
+    made = {name: ModelConfig.FromString(config.SerializeToString()) for name, config in configs.items()}
+    for name, config in made.items():
+        for key, value in parameters.get(name, {}).items():
             config.parameters[key].string_value = value
-        _set_sizes(config, spec, limits)
-        write_config(path, config)
+        if SERVING_SPEC in config.parameters:
+            config.parameters[SERVING_SPEC].string_value = spec.to_json()
+        _set_sizes(config, spec, settings)
+        _set_queue(config, settings)
+        if config.HasField("response_cache"):
+            config.response_cache.enable = settings.text_cache
+    for name in ENCODERS:
+        template = read_config(templates() / name / CONFIG)
+        made[name] = encoder_config(made[name], template, spec, settings, engines.get(name, ()))
+    return made
 
 
-def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str]]:
+def _parameters(spec: ServingSpec) -> dict[str, Mapping[str, str]]:
     image, text, scoring = spec.image, spec.text, spec.scoring
-    tower = {"threads": str(limits.threads)}
     tokenizer = {
         "context_length": str(text.context_length),
         "buckets": ",".join(str(length) for length in text.buckets),
@@ -90,7 +97,7 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
         "kind": text.kind,
         "zero_ids": ",".join(str(value) for value in text.zero_ids),
     }
-    ensemble = {"serving_spec": spec.to_json(), "fingerprint": spec.fingerprint}
+    ensemble = {SERVING_SPEC: spec.to_json(), "fingerprint": spec.fingerprint}
     return {
         "preprocess": {
             "image_height": str(image.height),
@@ -105,20 +112,16 @@ def _parameters(spec: ServingSpec, limits: Limits) -> dict[str, Mapping[str, str
         },
         "tokenizer": tokenizer,
         "split_text": tokenizer,
-        "image_encoder": tower,
-        "text_encoder": tower,
         "similarity": {
             "scoring": scoring.kind,
             "logit_scale": repr(scoring.logit_scale),
             "logit_bias": repr(scoring.logit_bias),
         },
-        "text_gate": {},
-        "cached_text_encoder": {},
         **dict.fromkeys(ENSEMBLES, ensemble),
     }
 
 
-def _set_sizes(config: ModelConfig, spec: ServingSpec, limits: Limits) -> None:
+def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> None:
     pixels = list(spec.image.pixel_shape)
     for tensor in (*config.input, *config.output):
         if tensor.name == "pixels":
@@ -132,6 +135,13 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, limits: Limits) -> None:
             warmup.inputs["input_ids"].dims[:] = [spec.text.buckets[0]]
     if config.max_batch_size:
         takes_text = config.name in ("tokenizer", "text_encoder", "cached_text_encoder", "embed_text")
-        config.max_batch_size = limits.text_batch if takes_text else limits.image_batch
+        config.max_batch_size = settings.text_batch if takes_text else settings.image_batch
     if config.name == "preprocess":
-        config.instance_group[0].count = limits.preprocess_instances
+        config.instance_group[0].count = settings.preprocess_instances
+
+
+def _set_queue(config: ModelConfig, settings: Settings) -> None:
+    if config.HasField("dynamic_batching"):
+        policy = config.dynamic_batching.default_queue_policy
+        policy.default_timeout_microseconds = round(settings.queue_seconds * 1e6)
+        policy.max_queue_size = settings.queue_size

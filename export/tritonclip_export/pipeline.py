@@ -14,7 +14,9 @@ from typing import Any
 from tritonclip_export import manifest, onnx_export, parity, repository
 from tritonclip_export.adapters import Adapters, read_adapters
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
-from tritonclip_export.configs import Limits, apply_spec
+from tritonclip_export.configs import read_configs, served_configs, write_configs
+from tritonclip_export.configure import SETTINGS
+from tritonclip_export.errors import EngineError
 from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
 from tritonclip_export.grafts import Graft
 from tritonclip_export.lora import MergeResult, plan_merge
@@ -23,6 +25,7 @@ from tritonclip_export.precision import int8
 from tritonclip_export.precision.batch_norm import fold_batch_norms
 from tritonclip_export.probes import make_probes
 from tritonclip_export.progress import step
+from tritonclip_export.settings import PYTHON, TENSORRT, Settings
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.towers import served_towers
@@ -58,7 +61,7 @@ class ExportRequest:
     tokenizer: Path | None = None
     name: str | None = None
     precision: str = "float32"
-    limits: Limits = field(default_factory=Limits)
+    settings: Settings = field(default_factory=Settings)
     probe_pictures: Path | None = None
     probe_texts: Path | None = None
     force: bool = False
@@ -87,6 +90,8 @@ def export(request: ExportRequest) -> dict[str, Any]:
     Raises:
         ExportError: one of its kinds; then the output directory is as it was before.
     """
+    if request.settings.runtime == TENSORRT:
+        raise EngineError("engines are built from an exported repository: export, then `tritonclip engine build`")
     repository.check_output(request.out, force=request.force)
     # Where OUT is a link, the link stays and what it points to is replaced.
     out = request.out.resolve()
@@ -94,8 +99,8 @@ def export(request: ExportRequest) -> dict[str, Any]:
     prepared = _prepare(request)
     with repository.staged(out) as staging:
         report = _convert(prepared, staging)
-        _complete(prepared.checkpoint, prepared.spec, request.limits, staging)
-        manifest.write_manifest(staging, _manifest(prepared, report))
+        _complete(prepared.checkpoint, prepared.spec, request.settings, staging)
+        manifest.write_manifest(staging, {**_manifest(prepared, report), SETTINGS: request.settings.to_dict()})
     return manifest.read_manifest(out)
 
 
@@ -133,7 +138,9 @@ def _prepare(request: ExportRequest) -> Prepared:
         checkpoint = replace(checkpoint, state_dict={})
         del in_float32, merge
         adapters.merged.clear()
-        spec = replace(build_spec(checkpoint, merged.state_dict), precision=request.precision)
+        spec = replace(
+            build_spec(checkpoint, merged.state_dict), precision=request.precision, runtime=request.settings.runtime
+        )
         spec = _stamp(spec, merged, adapters.grafts)
     if isinstance(gate, str):
         with step("embed the probes with the merged weights"):
@@ -163,8 +170,8 @@ def _load(request: ExportRequest) -> Checkpoint:
 
 
 def _stamp(spec: ServingSpec, merged: MergeResult, grafts: Sequence[Graft]) -> ServingSpec:
-    # What people call the model changes no embedding.
-    nameless = replace(spec, name="", architecture="")
+    # What people call the model, and what runs it, changes no embedding.
+    nameless = replace(spec, name="", architecture="", runtime=PYTHON)
     content = "\n".join([weights_hash(merged.state_dict), nameless.to_json(), *(graft.digest() for graft in grafts)])
     return spec.with_fingerprint(hashlib.sha256(content.encode()).hexdigest())
 
@@ -210,9 +217,9 @@ def _prove(prepared: Prepared) -> parity.ParityReport:
     return report
 
 
-def _complete(checkpoint: Checkpoint, spec: ServingSpec, limits: Limits, staging: Path) -> None:
+def _complete(checkpoint: Checkpoint, spec: ServingSpec, settings: Settings, staging: Path) -> None:
     checkpoint.tokenization.write(staging / "tokenizer" / "1" / "tokenizer.json")
-    apply_spec(staging, spec, limits)
+    write_configs(staging, served_configs(read_configs(staging), spec, settings, engines={}))
     repository.write_warmups(staging, checkpoint.preprocess_cfg, checkpoint.tokenization, spec.text.buckets[0])
 
 

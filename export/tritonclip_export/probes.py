@@ -65,18 +65,28 @@ def make_probes(
     pictures: Path | None = None,
     texts: Path | None = None,
 ) -> Probes:
-    """Built-in pictures and texts, and the user's own: a folder of pictures, a file with a text a line.
+    """The probes of `gather`, as both towers take them.
+
+    Raises:
+        ExportError: the folder or file has nothing in it that can be used.
+    """
+    images, captions = gather(pictures, texts)
+    pixel_values = transform_pictures(list(images.values()), preprocess_cfg)
+    pixels = to_uint8(pixel_values, preprocess_cfg)
+    return Probes(pixels, pixel_values, tokenization(captions), (list(images), captions))
+
+
+def gather(pictures: Path | None, texts: Path | None) -> tuple[dict[str, Image.Image], list[str]]:
+    """Built-in pictures, by name, and texts, and the user's own: a folder of pictures, a file with a text a line.
 
     Raises:
         ExportError: the folder or file has nothing in it that can be used.
     """
     files = _picture_files(pictures) if pictures else []
-    images = synthetic_pictures() + [_read_picture(path) for path in files]
-    names = [f"synthetic {width} x {height}" for width, height in SIZES] + [path.name for path in files]
-    captions = [*TEXTS, *(_read_lines(texts) if texts else [])]
-    pixel_values = transform_pictures(images, preprocess_cfg)
-    pixels = to_uint8(pixel_values, preprocess_cfg)
-    return Probes(pixels, pixel_values, tokenization(captions), (names, captions))
+    names = [f"synthetic {width} x {height}" for width, height in SIZES]
+    images = dict(zip(names, synthetic_pictures(), strict=True))
+    images |= {path.name: _read_picture(path) for path in files}
+    return images, [*TEXTS, *(_read_lines(texts) if texts else [])]
 
 
 def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:

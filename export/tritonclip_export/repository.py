@@ -16,6 +16,7 @@ from PIL import Image
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
+from tritonclip_export.templates import templates
 from tritonclip_export.tokenization import Tokenization
 
 WARMUP_TEXT = "a photo of a cat"
@@ -26,16 +27,6 @@ _REFUSED_BY_DISK = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOTDIR, errno.ENAMETOOLONG),
 }
-
-
-def templates() -> Path:
-    """The checked-in `model_repository/`: of the source tree, or the copy inside an installed package."""
-    here = Path(__file__).resolve()
-    candidates = (here.parents[2] / "model_repository", here.parent / "_model_repository")
-    for folder in candidates:
-        if (folder / "clip" / "config.pbtxt").is_file():
-            return folder
-    raise RepositoryError(f"tritonclip is installed without its model_repository (looked in {candidates})")
 
 
 def check_output(out: Path, *, force: bool) -> None:

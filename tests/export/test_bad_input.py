@@ -208,6 +208,8 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(
         (["--lora-alpha", "4", "--lora-rank", "2"], "--lora-alpha 4.0 and --lora-rank 2 without an adapter; add"),
         (["--merge-method", "ties", "--merge-density", "0.5"], "--merge-method ties and --merge-density 0.5 without"),
         (["--adapter-format", "kohya"], "--adapter-format kohya without an adapter; add --adapter PATH, or leave"),
+        (["--merge-seed", "3"], "--merge-seed 3 without an adapter"),
+        (["--adapter", "mine", "--merge-seed", "0"], "--merge-seed 0 given, and --merge-method sum draws nothing"),
     ],
 )
 def test_options_of_adapters_need_one(

@@ -65,6 +65,17 @@ def test_the_probes_reach_every_shape_that_is_served(repository: Path) -> None:
     assert texts == {(size, length) for size in (1, 3, 64) for length in (16, 32, 77)}
 
 
+def test_own_probes_come_beside_the_built_in_ones(repository: Path, demo: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one\ntwo\nthree\n", encoding="utf-8")
+    alone, together = FakeToolkit(), FakeToolkit()
+    build(EngineRequest(repository), alone)
+    build(EngineRequest(repository, probe_pictures=demo / "pictures", probe_texts=texts), together)
+    more = [together.shapes.count(shape) - alone.shapes.count(shape) for shape in ((1, 48, 48, 3), (1, 16))]
+    own = [path for path in (demo / "pictures").iterdir() if path.suffix in (".jpg", ".png")]
+    assert more == [len(own), 3]
+
+
 def test_profiles_come_from_the_spec_and_the_limits(repository: Path) -> None:
     toolkit = FakeToolkit()
     build(EngineRequest(repository), toolkit)

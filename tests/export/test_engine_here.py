@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tritonclip_client.main import main
 from tritonclip_export.engine import here
 from tritonclip_export.engine.here import Here, decode_version, look, require
 from tritonclip_export.errors import EngineError
 from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import RepositoryError
-from tritonclip_serve.installation import Installation
 
 H200 = ("NVIDIA H200", "9.0")
 A100 = ("NVIDIA A100-SXM4-40GB", "8.0")
+T4 = ("Tesla T4", "7.5")
 
 
 def manifest(*, version_compatible: bool = False, runtime: str = "tensorrt") -> dict:
@@ -37,12 +36,21 @@ def driver(tmp_path: Path, monkeypatch):
     def install(*gpus: tuple[str, str], status: int = 0) -> None:
         script = tmp_path / "bin" / "nvidia-smi"
         script.parent.mkdir()
-        lines = "\n".join(f"echo '{name}, {capability}'" for name, capability in gpus)
+        rows = [f"{uuid(place)}, {name}, {capability}" for place, (name, capability) in enumerate(gpus)]
+        lines = "\n".join(f"echo '{row}'" for row in rows)
         script.write_text(f"#!/bin/sh\n{lines}\nexit {status}\n")
         script.chmod(0o755)
         monkeypatch.setenv("PATH", str(script.parent), prepend=":")
+        for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+            monkeypatch.delenv(name, raising=False)
+        # Looking for it takes the loader and a compiler half a second.
+        monkeypatch.setattr(here, "_library_version", lambda: None)
 
     return install
+
+
+def uuid(place: int) -> str:
+    return f"GPU-{place}{place}{place}{place}0000-0000-0000-0000-000000000000"
 
 
 @pytest.mark.parametrize("tensorrt", ["10.16.1", "10.16.1.11", None])
@@ -101,14 +109,66 @@ def test_a_driver_that_fails_names_no_gpu(driver) -> None:
     assert look().gpus == []
 
 
+BUILT = {
+    "engines of this GPU": (manifest(), H200, 0),
+    "engines of another GPU": (manifest(), A100, 1),
+    "no engines": ({"spec": {"runtime": "onnxruntime-python"}}, H200, 1),
+    "engines that serve nothing": (manifest(runtime="onnxruntime-python"), H200, 1),
+    "no manifest": ([], H200, 1),
+}
+
+
+@pytest.mark.parametrize("case", BUILT)
+def test_it_tells_a_script_whether_to_build(case: str, tmp_path: Path, driver, capsys) -> None:
+    content, gpu, status = BUILT[case]
+    driver(gpu)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert here.main([str(tmp_path)]) == status
+    shown = capsys.readouterr()
+    assert "engines for NVIDIA H200" in shown.out if status == 0 else shown.err.count("\n") == 1
+
+
+def test_it_tells_it_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert here.main([str(tmp_path / "gone")]) == 1
+
+
+VISIBLE = {
+    "none": ("", []),
+    "none by number": ("-1", []),
+    "a number": ("1", [A100]),
+    "another order": ("2, 0", [T4, H200]),
+    "up to one that is not there": ("1,7,0", [A100]),
+    "a UUID": (uuid(2), [T4]),
+    "the beginning of a UUID": ("GPU-1111,0", [A100, H200]),
+    "a beginning that fits several": ("GPU-", []),
+    "a MIG instance, whose GPU is not known": ("MIG-4444", [H200, A100, T4]),
+}
+
+
+@pytest.mark.parametrize("case", VISIBLE)
+def test_gpus_that_cuda_may_not_use_do_not_count(case: str, driver, monkeypatch) -> None:
+    given, seen = VISIBLE[case]
+    driver(H200, A100, T4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert look().gpus == seen
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [([T4, H200], [T4, H200]), ([T4, T4], [T4])])
+def test_a_number_tells_nothing_where_cuda_counts_the_fastest_first(gpus, seen, driver, monkeypatch) -> None:
+    driver(*gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert look().gpus == seen
+
+
 def test_no_driver(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert look().gpus == []
 
 
-def serve(repository: Path, content: dict, *, runs_engines: bool = True) -> None:
+def serve(repository: Path, content: dict) -> None:
     (repository / "manifest.json").write_text(json.dumps(content))
-    check_engines(repository, Installation(Path("tritonserver"), "the tritonserver", runs_engines=runs_engines))
+    check_engines(repository)
 
 
 def test_serve_refuses_engines_of_another_gpu(tmp_path: Path, driver) -> None:
@@ -130,18 +190,4 @@ def test_serve_takes_the_engines_of_its_gpu(tmp_path: Path, driver) -> None:
 
 
 def test_engines_beside_towers_that_onnx_runtime_serves_do_not_matter(tmp_path: Path) -> None:
-    serve(tmp_path, manifest(runtime="onnxruntime-python"), runs_engines=False)
-
-
-def test_the_embedded_server_runs_no_engines(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match="the tritonserver has no TensorRT backend; .*--server path"):
-        serve(tmp_path, manifest(), runs_engines=False)
-
-
-def test_tritonclip_serve_tells_it_before_anything_starts(repository: Path, capsys) -> None:
-    path = repository / "manifest.json"
-    content = json.loads(path.read_text())
-    content["spec"]["runtime"] = "tensorrt"
-    path.write_text(json.dumps(content))
-    assert main(["serve", str(repository), "--server", "embedded"]) == 2
-    assert "has no TensorRT backend" in capsys.readouterr().err
+    serve(tmp_path, manifest(runtime="onnxruntime-python"))

@@ -13,8 +13,8 @@ from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
 from tritonclip_export.configs import ENSEMBLES, read_config
+from tritonclip_export.encoders import require_agreement
 from tritonclip_export.engine.build import EngineRequest, build
-from tritonclip_export.engine.serving import require_agreement
 from tritonclip_export.errors import EngineError
 
 ENCODERS = ("image_encoder", "text_encoder")
@@ -61,7 +61,7 @@ def test_an_encoder_is_an_engine_on_the_gpu(model: str, served: Path) -> None:
 @pytest.mark.parametrize("model", ENCODERS)
 def test_what_protects_the_server_stays(model: str, served: Path, before: dict[str, ModelConfig]) -> None:
     config = parsed(served, model)
-    for field in ("name", "max_batch_size", "input", "output", "dynamic_batching", "model_warmup"):
+    for field in ("name", "max_batch_size", "input", "output", "dynamic_batching"):
         assert getattr(config, field) == getattr(before[model], field), field
 
 

@@ -17,6 +17,7 @@ from tritonclip_export.errors import RepositoryError
 from tritonclip_export.frameworks import open_clip
 from tritonclip_export.manifest import verify
 from tritonclip_export.probes import to_uint8, transform_pictures
+from tritonclip_export.templates import templates
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_repository_is_written(exported: Path) -> None:
     manifest = verify(exported)
     assert sorted(path.name for path in exported.iterdir() if path.is_dir()) == sorted(
-        path.parent.name for path in repository.templates().glob("*/config.pbtxt")
+        path.parent.name for path in templates().glob("*/config.pbtxt")
     )
     assert [path.name for path in exported.parent.iterdir()] == ["repository"]
     assert manifest["parity"]["top1_agreement"] == 1.0

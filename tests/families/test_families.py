@@ -14,6 +14,7 @@ import pytest
 from families import FAMILIES, Family
 from tritonclip_client import ClipClient
 from tritonclip_export.checkpoint import load_checkpoint
+from tritonclip_export.engine.lint import lint
 from tritonclip_export.frameworks import torch
 from tritonclip_export.pipeline import ExportRequest, export
 from tritonclip_export.probes import synthetic_pictures, transform_pictures
@@ -54,7 +55,15 @@ class Exported:
         }
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.test_id)
+# Towers that torch.export takes long for; their kinds of tower are left to `make test-all`.
+SLOW = {"convnext_base", "PE-Core-T-16-384", "ViTamin-S", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256"}
+ROWS = [
+    pytest.param(family, id=family.test_id, marks=pytest.mark.slow if family.config in SLOW else ())
+    for family in FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=ROWS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """One family after another, exported once for both tests."""
     family: Family = request.param
@@ -76,6 +85,11 @@ def test_the_export_reproduces_the_checkpoint(exported: Exported, family_results
     family_results(exported.record(*worst, most, served=False))
     assert min(worst) >= LEAST_COSINE
     assert most <= MOST_ABS
+
+
+@pytest.mark.parametrize("model", ["image_encoder", "text_encoder"])
+def test_tensorrt_is_documented_to_take_the_graph(exported: Exported, model: str) -> None:
+    assert lint(exported.folder / "repository" / model / "1" / "model.onnx") == []
 
 
 def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_results: Callable[..., None]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
 
 from tritonclip_client.main import main
 from tritonclip_serve import ModelLoadError, TritonServer
@@ -96,8 +98,8 @@ def serve(repository, tmp_path):
     """Starts `tritonclip serve` and kills what is left of it when the test has failed."""
     started = []
 
-    def start():
-        command = [sys.executable, "-m", "tritonclip_client.main", "serve", str(repository), *ANY_PORTS]
+    def start(*options):
+        command = [sys.executable, "-m", "tritonclip_client.main", "serve", str(repository), *ANY_PORTS, *options]
         # A killed command cannot remove its folder of links.
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -226,3 +228,22 @@ def test_a_flag_that_the_server_does_not_know(repository):
         TritonServer(repository, **FREE, extra_args=["--nope"]),
     ):
         pass
+
+
+def test_clients_cannot_register_shared_memory(repository):
+    with TritonServer(repository, **FREE) as server:
+        for library, address in ((grpcclient, server.grpc_address), (httpclient, server.http_address)):
+            client = library.InferenceServerClient(address)
+            with pytest.raises(InferenceServerException, match="restricted"):
+                client.register_system_shared_memory("mine", "/somebody_elses", 4)
+            client.close()
+
+
+def test_a_container_gets_the_servers_log_too(serve):
+    command = serve("--show-log")
+    command.stdout.readline()
+    command.send_signal(signal.SIGTERM)
+    _, shown = command.communicate()
+    assert "Started GRPCInferenceService" in shown
+    assert "Waiting for in-flight requests to complete" in shown
+    assert shown.rstrip().endswith("stopped")

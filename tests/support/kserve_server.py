@@ -160,9 +160,10 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     def _answer(self, request, call: Call):
         outputs = self._outputs(call)
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
-        for wanted in request.outputs:
-            array = outputs[wanted.name]
-            response.outputs.add(name=wanted.name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        # As Triton does: all of them, where none is named.
+        for name in [wanted.name for wanted in request.outputs] or outputs:
+            array = outputs[name]
+            response.outputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
             is_text = array.dtype == np.object_
             response.raw_output_contents.append(serialize_byte_tensor(array).item() if is_text else array.tobytes())
         return response

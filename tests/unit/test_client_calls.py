@@ -182,6 +182,25 @@ def test_ready_embeds_a_picture_and_a_text(ask):
 
 
 @both_clients
+def test_readiness_without_texts_asks_the_image_models_alone(ask):
+    server = Server(not_ready=frozenset({"embed_text", "clip", "similarity"}))
+    with serving(server):
+        assert ask(server.address, lambda client: client.ready(texts=False)) is True
+
+    assert [(call.model, len(call.items)) for call in server.calls] == [("embed_image", 1)]
+
+
+@both_clients
+def test_no_text_is_asked_twice_because_its_answer_is_cached(ask):
+    with serving() as server:
+        for _ in range(2):
+            ask(server.address, lambda client: client.check_ready())
+
+    first, second = (call.tensors["text"].item() for call in server.calls)
+    assert first != second
+
+
+@both_clients
 def test_shallow_readiness_embeds_nothing(ask):
     with serving() as server:
         assert ask(server.address, lambda client: client.ready(deep=False)) is True
@@ -196,6 +215,7 @@ def test_shallow_readiness_embeds_nothing(ask):
         (Server(live=False), ServerUnavailableError, "not live"),
         (Server(not_ready=frozenset({"clip"})), ServerUnavailableError, "'clip' .* not ready"),
         (Server(answer_width=0), ProtocolError, "no unit vector"),
+        (Server(spec={**SPEC, "embedding_dim": 8}), ProtocolError, r"no unit vector of 8 numbers \(shape \[1, 16\]"),
         (Server(on_infer=fail_first(9, grpc.StatusCode.INVALID_ARGUMENT)), ProtocolError, "refuses a known picture"),
     ],
 )

@@ -8,8 +8,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from tritonclip_export.configs import Limits, apply_spec, read_config, write_config
+from tritonclip_export.configs import read_config, read_configs, served_configs, write_configs
 from tritonclip_export.errors import RepositoryError
+from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
 
 TEMPLATES = Path(__file__).parents[2] / "model_repository"
@@ -30,7 +31,8 @@ def repository(tmp_path: Path) -> Path:
     for name in MODELS:
         (tmp_path / name).mkdir()
         shutil.copy(TEMPLATES / name / "config.pbtxt", tmp_path / name)
-    apply_spec(tmp_path, SPEC, Limits(image_batch=12, text_batch=24, preprocess_instances=5, threads=3))
+    settings = Settings(image_batch=12, text_batch=24, preprocess_instances=5, threads=3)
+    write_configs(tmp_path, served_configs(read_configs(tmp_path), SPEC, settings, engines={}))
     return tmp_path
 
 
@@ -108,8 +110,8 @@ def test_limits_are_applied_and_no_more(repository: Path) -> None:
 
 
 def test_a_max_batch_size_of_zero_is_written_out(tmp_path: Path) -> None:
-    path = tmp_path / "config.pbtxt"
-    write_config(path, ModelConfig(name="similarity", backend="python"))
+    path = tmp_path / "similarity" / "config.pbtxt"
+    write_configs(tmp_path, {"similarity": ModelConfig(name="similarity", backend="python")})
     assert "max_batch_size: 0" in path.read_text()
     assert text_format.Parse(path.read_text(), ModelConfig()).name == "similarity"
 
@@ -126,9 +128,9 @@ def test_a_broken_config_is_one_clear_error(tmp_path: Path, content: str | None)
 @pytest.mark.parametrize("name", ["image_batch", "text_batch", "preprocess_instances"])
 def test_a_limit_of_zero_is_refused(name: str) -> None:
     with pytest.raises(RepositoryError, match=f"{name} is 0"):
-        Limits(**{name: 0})
+        Settings(**{name: 0})
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:
     with pytest.raises(RepositoryError, match="threads is -1; it must be at least 0"):
-        Limits(threads=-1)
+        Settings(threads=-1)

@@ -30,7 +30,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_of_this_repository_exist(page):
-    paths = re.findall(r"`((?:benchmarks|docs|tests|export|model_repository)/[\w./-]+)`", page.read_text("utf-8"))
+    paths = re.findall(
+        r"`((?:benchmarks|deploy|docs|tests|export|model_repository)/[\w./-]+)`", page.read_text("utf-8")
+    )
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tritonclip_client.main import main
-from tritonclip_export.configs import ENSEMBLES, read_config, write_config
+from tritonclip_export.configs import ENSEMBLES, read_config, write_configs
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.manifest import MANIFEST, verify, write_manifest
 
@@ -26,7 +26,7 @@ def repository(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         config = read_config(TEMPLATES / name / "config.pbtxt")
         config.parameters["fingerprint"].string_value = "abc"
-        write_config(tmp_path / name / "config.pbtxt", config)
+        write_configs(tmp_path, {name: config})
     (tmp_path / "image_encoder").mkdir()
     (tmp_path / "image_encoder" / "model.onnx").write_bytes(b"weights")
     write_manifest(tmp_path, CONTENT)

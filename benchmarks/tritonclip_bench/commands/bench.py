@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         repeat_texts=args.repeat_texts,
         pictures=args.pictures,
         texts=args.texts,
+        rate=args.rate,
     )
     results = run_load(plan, progress=args.progress or sys.stderr.isatty())
     report = make_report(plan, server, results, price)

@@ -112,7 +112,7 @@ class Device:
             described |= {"cuda": torch.version.cuda, "memory_gib": round(properties.total_memory / 2**30, 1)}
             described |= {"multiprocessors": properties.multi_processor_count}
             rows = query_gpus(*_SMI_FIELDS)
-            described |= {"nvidia_smi": dict(zip(_SMI_FIELDS, rows[0], strict=True))} if rows else {}
+            described |= {"nvidia_smi": dict(zip(_SMI_FIELDS, rows[0], strict=False))} if rows else {}
         return described
 
 

@@ -89,7 +89,7 @@ def _serve(load: Load, record: Record, path: Path) -> None:
     log = path.with_suffix(".server.log").absolute()
     _say(f"serve, and put load on the server; its log: {log}")
     try:
-        for row in serve(record.subject.repository, record.device, load, log):
+        for row in serve(record.subject, record.device, load, log):
             record.served.append(row)
             write_json(path, to_json(record))
     except (BenchError, ServeError) as error:

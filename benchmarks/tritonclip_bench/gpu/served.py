@@ -11,12 +11,16 @@ from typing import Any
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.gpu.device import Device
 from tritonclip_bench.gpu.gpu_use import GpuUse
+from tritonclip_bench.gpu.subject import Subject
 from tritonclip_bench.loadrun import LoadPlan, run_load
 from tritonclip_bench.report import CLIENT_BOUND_CORES
+from tritonclip_export.settings import PYTHON
 from tritonclip_serve.server import TritonServer
 
 WARMUP_S = 3
 DEADLINE_S = 60
+# A tower of a GB is loaded, and a GPU warmed up.
+STARTUP_S = 300
 BUSY = 0.9
 _RUNS_ON = re.compile(r"/(\w+_encoder)/\S+ runs on (\w+)")
 
@@ -35,21 +39,21 @@ class Load:
     seconds: int
 
 
-def serve(repository: Path, device: Device, load: Load, log: Path) -> Iterator[dict[str, Any]]:
-    """Start the embedded server with its encoders on `device`; yields one row a number of users.
+def serve(subject: Subject, device: Device, load: Load, log: Path) -> Iterator[dict[str, Any]]:
+    """Start a server with its encoders on `device`; yields one row a number of users.
+
+    The embedded one, or where a repository's runtime asks for more and that is not installed, the one on PATH.
 
     Raises:
         WrongProviderError: an encoder runs elsewhere.
         tritonclip_serve.errors.ServeError: the server does not start.
         BenchError: the load gave no result.
     """
-    with (
-        device.chosen(),
-        TritonServer(
-            repository, grpc_port=0, http_port=0, metrics_port=0, server="embedded", log_path=log, startup_timeout_s=300
-        ) as server,
-    ):
-        check_providers(log, device)
+    options: dict[str, Any] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "startup_timeout_s": STARTUP_S}
+    with device.chosen(), TritonServer(subject.repository, log_path=log, **options) as server:
+        # Other runtimes than this are on the GPU by their configs.
+        if subject.spec.runtime == PYTHON:
+            check_providers(log, device)
         for users in load.users:
             yield _measure(server.grpc_address, users, load.seconds)
 

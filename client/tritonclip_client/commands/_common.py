@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """`--address`, `--timeout` and `--json`."""
-    parser.add_argument(
-        "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="the server's gRPC address (%(default)s)"
-    )
+    add_address_argument(parser)
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
         help="for all images, and again for all texts where both are embedded (%(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def add_address_argument(parser: argparse.ArgumentParser) -> None:
+    """`--address`."""
+    parser.add_argument(
+        "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="the server's gRPC address (%(default)s)"
+    )
 
 
 @contextmanager
@@ -80,7 +85,8 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """An argparse type: more than 0, and not endless."""
     try:
         value = float(text)
     except ValueError:

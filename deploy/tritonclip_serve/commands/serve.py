@@ -8,12 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritonclip_serve.installation import SERVER_KINDS
 from tritonclip_serve.interrupts import ignore_signals, raise_on_signals
 from tritonclip_serve.repository import Identity, check_repository, read_identity
+from tritonclip_serve.watch import copied_log
 
 if TYPE_CHECKING:
     from tritonclip_serve.server import TritonServer
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-file", type=Path, help="the server's own log (default: DIR.tritonserver-PORT.log, beside DIR)"
     )
+    parser.add_argument("--show-log", action="store_true", help="also print the server's own log, as containers do")
     parser.add_argument(
         "--server",
         choices=SERVER_KINDS,
@@ -45,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal asks to stop; raises ServeError when the server does not start or does not last."""
-    with raise_on_signals():
+    with raise_on_signals(), ExitStack() as after_stop:
         from tritonclip_serve.server import TritonServer
 
         check_repository(args.repository)
@@ -61,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
             startup_timeout_s=args.timeout,
         )
         try:
-            _serve(server, identity, args.host)
+            _start(server, args)
+            if args.show_log:
+                after_stop.enter_context(copied_log(server.log_path, sys.stderr.buffer))
+            _wait(server, identity)
         except KeyboardInterrupt:
             _say("stopping …")
         finally:
@@ -71,11 +77,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(server: TritonServer, identity: Identity, host: str) -> None:
-    if not _is_loopback(host):
-        _say(f"warning: anyone who reaches {host} can use this server: it has no authentication and no encryption")
+def _start(server: TritonServer, args: argparse.Namespace) -> None:
+    if not _is_loopback(args.host):
+        _say(f"warning: anyone who reaches {args.host} can use this server: it has no authentication and no encryption")
     server.start()
     _say(f"starting {server.description} on {server.repository}\nlog: {server.log_path}")
+
+
+def _wait(server: TritonServer, identity: Identity) -> None:
     seconds = server.wait_ready(on_progress=_progress_printer())
     fingerprint = f", fingerprint {identity.fingerprint[:12]}" if identity.fingerprint else ""
     print(

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritonclip_export.classifier.baked import Baked
-from tritonclip_export.configs import read_config
+from tritonclip_export.configs import read_config, write_configs
 from tritonclip_export.errors import ClassifierError
 from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
 from tritonclip_export.manifest import MANIFEST, file_hashes, read_manifest
 
 CLASSIFIERS = "classifiers"
 TEMPLATE = Path(__file__).with_name("head")
-HEADER = "# Written by `tritonclip classifier`.\n"
 DEFAULT_TOP_K = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -109,7 +106,7 @@ def _write_head(folder: Path, baked: Baked, repository: Path, count: int) -> Non
         parameters |= {"alpha": repr(baked.cache.alpha), "beta": repr(baked.cache.beta)}
     for key, value in parameters.items():
         config.parameters[key].string_value = value
-    _write_config(folder, config)
+    write_configs(folder.parent, {folder.name: config})
 
 
 def _write_ensemble(folder: Path, name: str, repository: Path, count: int) -> None:
@@ -126,11 +123,7 @@ def _write_ensemble(folder: Path, name: str, repository: Path, count: int) -> No
     for tensor in head.output:
         step.output_map[tensor.name] = tensor.name
     shutil.copytree(repository / "embed_image" / "1", folder / "1")
-    _write_config(folder, config)
-
-
-def _write_config(folder: Path, config: ModelConfig) -> None:
-    (folder / "config.pbtxt").write_text(HEADER + text_format.MessageToString(config), encoding="utf-8")
+    write_configs(folder.parent, {folder.name: config})
 
 
 def _manifest(manifest: dict[str, Any], name: str, record: dict[str, Any], files: dict[str, str]) -> str:

@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritonclip_export.commands.probe_options import add_probes
+from tritonclip_export.commands.settings_options import add_graph_batches, parse_graph_batches
+
 if TYPE_CHECKING:
     from tritonclip_export.engine.build import EngineRequest
 
@@ -44,11 +47,8 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--runtime", choices=RUNTIMES, help="serve the towers with the engines (default: leave the configs as they are)"
     )
-    build.add_argument(
-        "--graph-batches",
-        metavar="N,N",
-        help="with --runtime: batch sizes that get a CUDA graph (default: powers of two, and the largest)",
-    )
+    add_graph_batches(build)
+    add_probes(build)
     build.add_argument("--dry-run", action="store_true", help="check everything and print the trtexec lines; no GPU")
     build.set_defaults(act=_build)
 
@@ -93,18 +93,11 @@ def _request(args: argparse.Namespace) -> EngineRequest:
         workspace_gib=args.workspace,
         version_compatible=args.version_compatible,
         timing_cache=args.timing_cache,
+        probe_pictures=args.probe_pictures,
+        probe_texts=args.probe_texts,
         tensorrt_runtime=args.runtime is not None,
-        graph_batches=None if args.graph_batches is None else _numbers(args.graph_batches),
+        graph_batches=None if args.graph_batches is None else parse_graph_batches(args.graph_batches),
     )
-
-
-def _numbers(text: str) -> list[int]:
-    from tritonclip_export.errors import EngineError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise EngineError(f"--graph-batches {text} given; write sizes like 1,8,32") from error
 
 
 def _lint(args: argparse.Namespace) -> int:

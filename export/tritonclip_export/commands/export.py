@@ -12,8 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export.commands.probe_options import add_probes
+from tritonclip_export.commands.settings_options import add_settings, given_settings
+
 # Of `lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
+RUNTIMES = ("onnxruntime-python", "onnxruntime")
 # What the serving spec calls them.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 # glibc's mallopt: larger allocations are mapped, and their pages go back when they are freed.
@@ -42,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_adapters(parser.add_argument_group("adapters"))
     _add_weights(parser.add_argument_group("weights of an architecture (one of the first three)"))
     _add_limits(parser.add_argument_group("serving"))
-    probes = parser.add_argument_group("parity gate")
-    probes.add_argument("--probe-pictures", metavar="DIR", type=Path, help="your pictures, beside the built-in ones")
-    probes.add_argument("--probe-texts", metavar="FILE", type=Path, help="your texts, one a line")
+    add_probes(parser.add_argument_group("parity gate"))
     parser.add_argument("--force", action="store_true", help="replace the model repository that stands in OUT")
 
 
@@ -61,7 +63,7 @@ def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
         help="how several adapters are combined (default: %(default)s)",
     )
     adapters.add_argument("--merge-density", metavar="SHARE", type=float, help="the share of values TIES and DARE keep")
-    adapters.add_argument("--merge-seed", metavar="N", type=int, default=0, help="what DARE draws with (default: 0)")
+    adapters.add_argument("--merge-seed", metavar="N", type=int, help="what DARE draws with (default: 0)")
 
 
 def _add_weights(weights: argparse._ArgumentGroup) -> None:
@@ -92,38 +94,23 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
         help="of the served graphs: fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
     )
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
-    limits.add_argument("--max-image-batch", metavar="N", type=int, default=32)
-    limits.add_argument("--max-text-batch", metavar="N", type=int, default=64)
-    limits.add_argument(
-        "--preprocess-instances",
-        metavar="N",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes that decode pictures; one per core of the serving machine (default: %(default)s)",
-    )
-    limits.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=0,
-        help="cores that a tower uses (default: 0, all of the serving machine)",
-    )
+    add_settings(limits, RUNTIMES)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was proven."""
-    from tritonclip_export.configs import Limits
     from tritonclip_export.lora.compose import Composition
     from tritonclip_export.pipeline import ExportRequest, export
+    from tritonclip_export.settings import Settings
 
     _require_adapter(args)
     _return_freed_memory()
-    limits = Limits(args.max_image_batch, args.max_text_batch, args.preprocess_instances, args.threads)
+    settings = Settings(**{"preprocess_instances": len(os.sched_getaffinity(0)), **given_settings(args)})
     request = ExportRequest(
         source=args.source,
         out=args.out,
         adapters=[parse_adapter(text) for text in args.adapter],
-        composition=Composition(args.merge_method, args.merge_density, args.merge_seed),
+        composition=Composition(args.merge_method, args.merge_density, args.merge_seed or 0),
         lora_alpha=args.lora_alpha,
         lora_rank=args.lora_rank,
         adapter_format=args.adapter_format,
@@ -135,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
         name=args.name,
         precision=PRECISIONS[args.precision],
-        limits=limits,
+        settings=settings,
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
         force=args.force,
@@ -162,10 +149,16 @@ def _require_adapter(args: argparse.Namespace) -> None:
         "--adapter-format": args.adapter_format,
         "--merge-method": None if args.merge_method == "sum" else args.merge_method,
         "--merge-density": args.merge_density,
+        "--merge-seed": args.merge_seed,
     }
     named = [f"{option} {value}" for option, value in given.items() if value is not None]
     if named and not args.adapter:
         raise AdapterError(f"{' and '.join(named)} without an adapter; add --adapter PATH, or leave it out")
+    if args.merge_seed is not None and "dare" not in args.merge_method:
+        raise AdapterError(
+            f"--merge-seed {args.merge_seed} given, and --merge-method {args.merge_method} draws nothing; leave it "
+            "out, or choose dare or dare_ties"
+        )
 
 
 def parse_adapter(text: str) -> tuple[Path, float]:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tritonclip_export.configs import read_config
-from tritonclip_export.engine import lint, serving
+from tritonclip_export.configure import publish, settings_of, stage
+from tritonclip_export.encoders import ENCODERS, graph_batches, require_agreement
+from tritonclip_export.engine import lint
 from tritonclip_export.engine.boundary import BuildRequest, Machine, Toolkit
 from tritonclip_export.engine.gate import compare, require_parity
-from tritonclip_export.engine.here import ENGINES, RUNTIME, records
+from tritonclip_export.engine.here import ENGINES, records
 from tritonclip_export.engine.probe_set import ProbeSet, read_probe_set
 from tritonclip_export.engine.profiles import Profile, Ranges, profiles
 from tritonclip_export.engine.trtexec import trtexec_line
 from tritonclip_export.errors import EngineError
-from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
-from tritonclip_export.manifest import MANIFEST, file_hash, read_manifest, verify
+from tritonclip_export.in_place import alone_in, staged_beside
+from tritonclip_export.manifest import read_manifest, verify
 from tritonclip_export.progress import step
+from tritonclip_export.settings import TENSORRT, Settings
 from tritonclip_export.spec import ServingSpec
-
-ENCODERS = {"image_encoder": "image", "text_encoder": "text"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class EngineRequest:
     version_compatible: bool = False
     timing_cache: Path | None = None
     tensorrt_runtime: bool = False
-    graph_batches: list[int] | None = None
+    graph_batches: Sequence[int] | None = None
+    probe_pictures: Path | None = None
+    probe_texts: Path | None = None
 
     def __post_init__(self) -> None:
         if self.workspace_gib is not None and not self.workspace_gib > 0:
@@ -79,8 +81,8 @@ def plan(request: EngineRequest) -> Plan:
     lint.require(graphs(repository))
     for model in ENCODERS:
         config = read_config(repository / model / "config.pbtxt")
-        serving.require_agreement(config, _graph(repository, model))
-        serving.graph_batches(request.graph_batches, config.max_batch_size)
+        require_agreement(config, _graph(repository, model))
+        graph_batches(request.graph_batches, config.max_batch_size)
     return made
 
 
@@ -96,8 +98,8 @@ def build(request: EngineRequest, open_toolkit: Callable[[], Toolkit]) -> dict[s
     request = replace(request, repository=request.repository.resolve())
     repository = request.repository
     made = plan(request)
+    probes = read_probe_set(repository, made.spec, pictures=request.probe_pictures, texts=request.probe_texts)
     toolkit = open_toolkit()
-    probes = read_probe_set(repository, made.spec)
     print("\n".join(trtexec_lines(request, made, toolkit.machine())), file=sys.stderr)
     with staged_beside(repository, "engines") as staging:
         built = {model: _build_one(request, made, model, probes, toolkit, staging) for model in ENCODERS}
@@ -181,37 +183,28 @@ def _publish(request: EngineRequest, built: Mapping[str, dict[str, Any]], stagin
     if any(_graph_hashes(manifest, model) != record["onnx"] for model, record in built.items()):
         raise EngineError(f"{repository} was exported again while its engines were built; build them again")
     engines = {model: _joined(manifest, model, record) for model, record in built.items()}
-    spec = ServingSpec.from_dict(manifest["spec"])
-    written = [record["file"] for record in built.values()]
-    if request.tensorrt_runtime or spec.runtime == RUNTIME:
-        spec = replace(spec, runtime=RUNTIME)
-        written += _write_configs(request, engines, spec, staging)
-    kept = {name for model in engines.values() for name in (record["file"] for record in model)}
+    kept = {record["file"] for model in engines.values() for record in model}
     stale = {record["file"] for record in records(manifest)} - kept
     files = {name: digest for name, digest in manifest["files"].items() if name not in stale}
-    files |= {name: file_hash(staging / name) for name in written}
-    content = {**manifest, "spec": asdict(spec), ENGINES: engines, "files": dict(sorted(files.items()))}
-    (staging / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    put_in_place(staging, repository, written)
+    manifest = {**manifest, ENGINES: engines, "files": files}
+    settings = _settings(request, manifest)
+    written = [record["file"] for record in built.values()]
+    if settings.runtime == TENSORRT:
+        manifest, configs = stage(repository, manifest, settings, staging)
+        written += configs
+    publish(repository, manifest, written, staging)
+
+
+def _settings(request: EngineRequest, manifest: Mapping[str, Any]) -> Settings:
+    settings = settings_of(request.repository, manifest)
+    if request.tensorrt_runtime:
+        settings = replace(settings, runtime=TENSORRT)
+    if request.graph_batches is not None:
+        settings = replace(settings, graph_batches=tuple(request.graph_batches))
+    return settings
 
 
 def _joined(manifest: Mapping[str, Any], model: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The engines of other GPUs stay; all of one model come from the same graph."""
     others = [one for one in manifest.get(ENGINES, {}).get(model, []) if one["file"] != record["file"]]
     return sorted([*others, record], key=lambda one: str(one["file"]))
-
-
-def _write_configs(
-    request: EngineRequest, engines: Mapping[str, list[dict[str, Any]]], spec: ServingSpec, staging: Path
-) -> list[str]:
-    """Write the encoders' configs and those that carry the serving spec below `staging`; returns their names."""
-    configs = serving.ensembles_with(request.repository, spec)
-    for model, built in engines.items():
-        config = read_config(request.repository / model / "config.pbtxt")
-        batches = serving.graph_batches(request.graph_batches, config.max_batch_size)
-        configs[model] = serving.tensorrt_config(config, built, spec, batches)
-    for model, config in configs.items():
-        path = staging / model / "config.pbtxt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(serving.to_text(config), encoding="utf-8")
-    return [f"{model}/config.pbtxt" for model in configs]

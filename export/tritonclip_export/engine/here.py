@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import json
+import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from tritonclip_export.errors import EngineError
+
+# UUID, name, compute capability.
+Gpu = tuple[str, str, str]
 
 ENGINES = "engines"
 RUNTIME = "tensorrt"
@@ -22,7 +30,8 @@ class Here:
     """What this machine has.
 
     Attributes:
-        gpus: name and compute capability of each, such as ("NVIDIA H200", "9.0"); empty where the driver names none.
+        gpus: name and compute capability of each that CUDA may use, such as ("NVIDIA H200", "9.0"); empty where the
+            driver names none, or CUDA_VISIBLE_DEVICES hides all.
         tensorrt: version of the library that a server would load, else of the Python package; None without either.
     """
 
@@ -32,7 +41,8 @@ class Here:
 
 def look() -> Here:
     """Ask the driver and TensorRT's library. The parts that meet a GPU were never run by the authors."""
-    return Here(_gpus(), _library_version() or _package_version())
+    gpus = [(name, capability) for _, name, capability in _visible(_gpus(), os.environ)]
+    return Here(gpus, _library_version() or _package_version())
 
 
 def records(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -50,8 +60,8 @@ def require(manifest: Mapping[str, Any], here: Here) -> str:
     known = ", ".join(sorted({f"{one['gpu']} (compute capability {one['compute_capability']})" for one in built}))
     if not here.gpus:
         raise EngineError(
-            f"the engines are for {known}, and no GPU is seen here: nvidia-smi is missing or names none; run where "
-            "the GPU is, and in a container give it the GPU"
+            f"the engines are for {known}, and no GPU is seen here: nvidia-smi is missing or names none, or "
+            "CUDA_VISIBLE_DEVICES hides them; run where the GPU is, and in a container give it the GPU"
         )
     notes = []
     for name, capability in here.gpus:
@@ -90,19 +100,45 @@ def _parts(tensorrt: str) -> tuple[int, ...]:
     return tuple(int(part) for part in tensorrt.split(".")[:3])
 
 
-def _gpus() -> list[tuple[str, str]]:
-    return [(name, capability) for name, capability in query_gpus("name", "compute_cap")]
+def query_gpus(*fields: str) -> list[list[str]]:
+    """What nvidia-smi says of each GPU, in its own words and units; nothing where it is missing or fails.
 
-
-def query_gpus(*fields: str) -> list[tuple[str, ...]]:
-    """What nvidia-smi says of each GPU, in its own words and units; nothing where it is missing or fails."""
+    In the driver's order, which is the order of the PCI bus. A cell that holds a comma comes as two.
+    """
     command = ("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    rows = [tuple(cell.strip() for cell in line.split(",")) for line in done.stdout.splitlines() if not done.returncode]
-    return [row for row in rows if len(row) == len(fields)]
+    return [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if done.returncode == 0]
+
+
+def _gpus() -> list[Gpu]:
+    rows = query_gpus("uuid", "name", "compute_cap")
+    return [(row[0], ", ".join(row[1:-1]), row[-1]) for row in rows if len(row) > 2]
+
+
+def _visible(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; all of them where it cannot be told here which it means.
+
+    By the CUDA programming guide: indices or UUIDs (their beginnings suffice), up to the first that does not exist.
+    """
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return gpus
+    words = [word.strip() for word in given.split(",")]
+    # CUDA counts the fastest first unless told otherwise; a MIG instance has a UUID of its own.
+    by_bus = len({gpu[1:] for gpu in gpus}) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    if any(word.startswith("MIG-") or (word.isdecimal() and not by_bus) for word in words):
+        return gpus
+    return [gpu for gpu in takewhile(bool, (_named(word, gpus) for word in words)) if gpu]
+
+
+def _named(word: str, gpus: list[Gpu]) -> Gpu | None:
+    if word.isdecimal():
+        return gpus[int(word)] if int(word) < len(gpus) else None
+    found = [gpu for gpu in gpus if word.startswith("GPU-") and gpu[0].startswith(word)]
+    return found[0] if len(found) == 1 else None
 
 
 def _library_version() -> str | None:
@@ -126,3 +162,23 @@ def _package_version() -> str | None:
         return version("tensorrt")
     except PackageNotFoundError:
         return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status 0 if engines that run here serve the repository, else 1: should they be built?
+
+    python -m tritonclip_export.engine.here DIR
+    """
+    try:
+        manifest = json.loads((Path(arguments[0]) / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["spec"]["runtime"] != RUNTIME:
+            raise EngineError("no engines serve it yet")
+        print(require(manifest, look()))
+    except (EngineError, OSError, LookupError, TypeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tritonclip_export.frameworks import torch
-from tritonclip_export.precision.policy import ATTENTION
+from tritonclip_export.precision.policy import ATTENTION, MULTI_HEAD_ATTENTION
 
 # Values kept of each module's input and output, evenly spaced over those of the first batch.
 SAMPLE = 4096
 SOFTMAX = {functional.softmax, torch.softmax, torch.Tensor.softmax}
+_MULTI_HEAD_SIGNATURE = inspect.signature(MULTI_HEAD_ATTENTION)
 # Scores below are of masked places.
 _MASKED = -1e3
 
@@ -30,6 +32,7 @@ class Activity:
         kind: the module's class.
         maximum: the largest absolute value that went in or out.
         scores: the largest absolute attention score computed inside, before the mask.
+        heads: the largest absolute query, key or value that an attention projects by itself, without a module.
         given, made: samples of its floating inputs and outputs, float32 [up to SAMPLE].
         finite: whether all that went out was.
     """
@@ -37,6 +40,7 @@ class Activity:
     kind: str
     maximum: float = 0.0
     scores: float = 0.0
+    heads: float = 0.0
     given: torch.Tensor | None = None
     made: torch.Tensor | None = None
     finite: bool = True
@@ -99,6 +103,10 @@ class _Recorder(TorchFunctionMode):
         if self._open and func is ATTENTION:
             given = dict(zip(("query", "key"), args, strict=False)) | named
             self._note_scores(_attention_scores(given["query"], given["key"], named.get("scale")))
+        elif self._open and func is MULTI_HEAD_ATTENTION:
+            query, key, value = _project(*args, **named)
+            self._open[-1].heads = max(self._open[-1].heads, _largest([query, key, value]))
+            self._note_scores(_attention_scores(query, key, None))
         elif self._open and func in SOFTMAX:
             scores = args[0] if args else named["input"]
             self._note_scores(float(torch.where(scores > _MASKED, scores, 0).abs().max()))
@@ -107,6 +115,20 @@ class _Recorder(TorchFunctionMode):
     def _note_scores(self, largest: float) -> None:
         activity = self._open[-1]
         activity.scores = max(activity.scores, largest)
+
+
+def _project(*args: Any, **named: Any) -> list[torch.Tensor]:
+    """Queries, keys and values [N * heads, L, d] inside `multi_head_attention_forward`, whose arguments are given."""
+    given = _MULTI_HEAD_SIGNATURE.bind(*args, **named).arguments
+    if given.get("use_separate_proj_weight"):
+        weights = [given[f"{name}_proj_weight"] for name in "qkv"]
+    else:
+        weights = given["in_proj_weight"].chunk(3)
+    biases = [None] * 3 if given["in_proj_bias"] is None else given["in_proj_bias"].chunk(3)
+    sources = (given["query"], given["key"], given["value"])
+    projected = [functional.linear(*each) for each in zip(sources, weights, biases, strict=True)]
+    rows = projected[0].shape[1] * given["num_heads"]
+    return [one.reshape(one.shape[0], rows, -1).transpose(0, 1) for one in projected]
 
 
 def _attention_scores(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> float:

@@ -71,7 +71,7 @@ def is_norm(module: nn.Module) -> bool:
 def _is_near(activity: Activity, module: nn.Module) -> bool:
     own = [parameter.detach().abs().max() for parameter in module.parameters(recurse=False) if parameter.numel()]
     weight = max(map(float, own), default=0.0)
-    return not max(activity.maximum, weight) <= LIMIT or activity.scores > MOST_SCORE
+    return not max(activity.maximum, activity.heads, weight) <= LIMIT or activity.scores > MOST_SCORE
 
 
 def _place(module: nn.Module, activity: Activity, policy: Float16Policy, *, near: bool) -> set[nn.Module]:
@@ -81,7 +81,8 @@ def _place(module: nn.Module, activity: Activity, policy: Float16Policy, *, near
         return set(module.modules())
     if not near:
         return set()
-    if _is_weighted(module):
+    # Where it projects by itself, its children's weights are its own.
+    if _is_weighted(module) or activity.heads > LIMIT:
         _region(module, policy.widen, None)
         return set(module.modules())
     if activity.scores > MOST_SCORE:

@@ -58,7 +58,7 @@ class LayerReport:
 
 def layer_report(wide: Activities, narrow: Activities, islands: Sequence[str]) -> LayerReport:
     """Compare what one tower's modules saw in float32, `wide`, and in float16, `narrow`."""
-    layers = [Layer(name, one.kind, one.maximum, one.scores) for name, one in wide.items()]
+    layers = [Layer(name, one.kind, max(one.maximum, one.heads), one.scores) for name, one in wide.items()]
     largest = sorted(layers, key=lambda layer: -layer.maximum)[:MOST_LISTED]
     losses = [loss for name in wide if name in narrow for loss in _loss(name, wide[name], narrow[name])]
     # The sort is stable, and modules are listed as they end: of what overflows, the first and innermost leads.

@@ -1,0 +1,85 @@
+"""The options of how a repository is served, for every command that writes its configs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+# Option, attribute of `settings.Settings`, type, metavar, help.
+_OPTIONS: tuple[tuple[str, str, type, str, str], ...] = (
+    ("--max-image-batch", "image_batch", int, "N", "pictures in a request or a batch (default: 32)"),
+    ("--max-text-batch", "text_batch", int, "N", "texts in a request or a batch (default: 64)"),
+    (
+        "--preprocess-instances",
+        "preprocess_instances",
+        int,
+        "N",
+        "processes that decode pictures; one per core of the serving machine (default: this machine's cores)",
+    ),
+    ("--threads", "threads", int, "N", "cores that a tower uses on a CPU (default: 0, all of the serving machine)"),
+    (
+        "--release",
+        "release",
+        str,
+        "YY.MM",
+        "the release of tritonserver that will serve (default: 24.10, the embedded)",
+    ),
+    ("--encoder-instances", "encoder_instances", int, "N", "copies of a tower on each GPU (default: 1)"),
+    ("--queue-seconds", "queue_seconds", float, "S", "the longest a request waits before UNAVAILABLE (default: 20)"),
+    (
+        "--max-queue-size",
+        "max_queue_size",
+        int,
+        "N",
+        "requests that may wait for a model, 0 for any number; from release 26.02 on (default: 1024 there, else 0)",
+    ),
+    ("--queue-delay-us", "queue_delay_us", int, "N", "microseconds that a batch on a GPU waits to fill (default: 0)"),
+)
+_SWITCHES = (
+    ("--pinned-memory", "pinned_memory", "batches go to the GPU through pinned memory (default: yes)"),
+    ("--text-cache", "text_cache", "keep the embeddings of texts in Triton's response cache (default: yes)"),
+)
+
+
+def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> None:
+    """Declare the options; one that is not given is None."""
+    group.add_argument(
+        "--runtime",
+        choices=runtimes,
+        help="what runs the towers: ONNX Runtime inside the Python backend (default), Triton's own backend for it on a "
+        "GPU, or TensorRT engines",
+    )
+    for option, name, kind, metavar, text in _OPTIONS:
+        group.add_argument(option, dest=name, type=kind, metavar=metavar, help=text)
+    for option, name, text in _SWITCHES:
+        group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Attributes of `settings.Settings` that were given."""
+    names = ["runtime", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def add_graph_batches(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare the option of TensorRT's runtime alone."""
+    parser.add_argument(
+        "--graph-batches",
+        metavar="N,N",
+        help="batch sizes that get a CUDA graph, or `none`; TensorRT alone (default: powers of two, and the largest)",
+    )
+
+
+def parse_graph_batches(text: str) -> tuple[int, ...]:
+    """Read "1,8,32", or "none".
+
+    Raises:
+        EngineError: it is something else.
+    """
+    from tritonclip_export.errors import EngineError
+
+    try:
+        return () if text == "none" else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise EngineError(f"--graph-batches {text} given; write sizes like 1,8,32, or none") from error

@@ -1,0 +1,79 @@
+"""Changes how an exported repository is served, without exporting it again: all of a change, or none of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tritonclip_export.configs import CONFIG, read_config, read_configs, served_configs, write_configs
+from tritonclip_export.encoders import ENCODERS, require_agreement
+from tritonclip_export.engine.here import ENGINES
+from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
+from tritonclip_export.manifest import MANIFEST, file_hash, verify
+from tritonclip_export.settings import Settings
+from tritonclip_export.spec import ServingSpec
+
+SETTINGS = "settings"
+
+
+def configure(repository: Path, changes: Mapping[str, Any]) -> tuple[Settings, Settings, list[str]]:
+    """Serve `repository` with other settings; returns those before and after, and the files that changed.
+
+    Args:
+        changes: attributes of `Settings`; what is not named stays.
+
+    Raises:
+        ExportError: a setting cannot be had, the repository is not what was exported, or cannot be written to.
+    """
+    repository = repository.resolve()
+    with staged_beside(repository, "settings") as staging, alone_in(repository):
+        manifest = verify(repository)
+        before = settings_of(repository, manifest)
+        settings = before.changed(changes)
+        manifest, written = stage(repository, manifest, settings, staging)
+        publish(repository, manifest, written, staging)
+    return before, settings, written
+
+
+def settings_of(repository: Path, manifest: Mapping[str, Any]) -> Settings:
+    """The settings that a manifest records; of one that an earlier version wrote, what its configs say."""
+    if SETTINGS in manifest:
+        return Settings.from_dict(manifest[SETTINGS])
+    image, text, preprocess = (read_config(repository / name / CONFIG) for name in (*ENCODERS, "preprocess"))
+    return Settings(
+        image_batch=image.max_batch_size,
+        text_batch=text.max_batch_size,
+        preprocess_instances=preprocess.instance_group[0].count,
+        threads=int(image.parameters["threads"].string_value or 0),
+        runtime=manifest["spec"]["runtime"],
+    )
+
+
+def stage(
+    repository: Path, manifest: Mapping[str, Any], settings: Settings, staging: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Write the configs that `settings` change below `staging`; returns the manifest with them, and their names.
+
+    Raises:
+        EngineError: an engine is missing or too small, or a config does not fit its ONNX file.
+    """
+    spec = replace(ServingSpec.from_dict(manifest["spec"]), runtime=settings.runtime)
+    before = read_configs(repository)
+    after = served_configs(before, spec, settings, manifest.get(ENGINES, {}))
+    for model in ENCODERS:
+        require_agreement(after[model], repository / model / "1" / "model.onnx")
+    changed = {name: config for name, config in after.items() if config != before[name]}
+    write_configs(staging, changed)
+    content = {**manifest, "spec": asdict(spec), SETTINGS: settings.to_dict()}
+    return content, [f"{name}/{CONFIG}" for name in changed]
+
+
+def publish(repository: Path, manifest: Mapping[str, Any], written: list[str], staging: Path) -> None:
+    """Move the files `written` below `staging` into `repository`, and the manifest with their hashes after them."""
+    files = {**manifest["files"], **{name: file_hash(staging / name) for name in written}}
+    content = {**manifest, "files": dict(sorted(files.items()))}
+    (staging / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    put_in_place(staging, repository, written)

@@ -1,0 +1,39 @@
+"""The flags that `tritonclip serve` gives to tritonserver."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tritonclip_serve.arguments import Endpoints, command_line
+from tritonclip_serve.installation import Installation
+
+FLAG = "--backend-config=tensorrt,version-compatible=true"
+
+
+def flags(repository: Path, *, runtime: str = "onnxruntime-python", version_compatible: bool = False) -> list[str]:
+    engines = [{"options": {"version_compatible": one}} for one in (False, version_compatible)]
+    content = {"spec": {"runtime": runtime}, "engines": {"image_encoder": engines[:1], "text_encoder": engines[1:]}}
+    (repository / "manifest.json").write_text(json.dumps(content))
+    installation = Installation(Path("tritonserver"), "a tritonserver", ("--of-this-installation",))
+    return command_line(installation, repository, Endpoints("127.0.0.1", 1, 2, 3), "prefix-")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version_compatible", "given"),
+    [("tensorrt", True, True), ("tensorrt", False, False), ("onnxruntime-python", True, False)],
+)
+def test_engines_for_newer_releases_are_let_in(tmp_path, runtime, version_compatible, given):
+    assert (FLAG in flags(tmp_path, runtime=runtime, version_compatible=version_compatible)) is given
+
+
+def test_nobody_knows_the_key_to_client_shared_memory(tmp_path):
+    first, second = ({word for word in flags(tmp_path) if "shared-memory" in word} for _ in range(2))
+    assert {word.partition("=")[0] for word in first} == {"--grpc-restricted-protocol", "--http-restricted-api"}
+    assert not first & second
+
+
+def test_the_installations_own_flags_come_after_the_common_ones(tmp_path):
+    assert "--of-this-installation" in flags(tmp_path)[-1:]
