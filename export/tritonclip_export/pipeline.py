@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ TOOLS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "peft",
     "transformers",
 )
@@ -255,5 +257,14 @@ def _manifest(prepared: Prepared, report: parity.ParityReport) -> dict[str, Any]
         "spec": asdict(prepared.spec),
         **prepared.account,
         "parity": report.to_dict(),
-        "tools": {tool: version(tool) for tool in TOOLS},
+        "tools": installed_tools(),
     }
+
+
+def installed_tools() -> dict[str, str]:
+    """Those of TOOLS that are installed, and their versions: ONNX Runtime is one of two packages."""
+    found = {}
+    for tool in TOOLS:
+        with suppress(PackageNotFoundError):
+            found[tool] = version(tool)
+    return found

@@ -157,6 +157,7 @@ def test_what_strays_from_the_device() -> None:
         graph.Node("MatMul", there, [], [("float16", (2,))]),
         graph.Node("Shape", here, [], [("int64", (2,))]),
         graph.Node("Softmax", here, [], [("float", (2,))]),
+        graph.Node("Sqrt", here, [], [("float", ())]),
     ]
     assert graph.strays(nodes, there) == ["Softmax"]
 
@@ -187,18 +188,32 @@ def test_what_limits_a_server(gpu: float, cpu: float, client: float, words: str)
     assert limited_by({**row, "gpu": None}) != "the GPU"
 
 
-def test_gpu_use_is_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("visible", "share"), [("", 0.8), ("1", 0.6), ("GPU-b", 0.6), ("7", 0.8)])
+def test_gpu_use_is_read_from_nvidia_smi(
+    visible: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """nvidia-smi is played by a script."""
     script = tmp_path / "nvidia-smi"
-    script.write_text(
-        '#!/bin/sh\necho "$@" >"$0.asked"\nfor share in 80 N/A 60; do echo "$share, 1000, 300.0"; done\nexec sleep 60\n'
-    )
+    rows = "GPU-abc, 80 %, 1000 MiB, 300.00 W\nGPU-bcd, 60 %, 1000 MiB, 300.00 W\n"
+    script.write_text(f'#!/bin/sh\necho "$@" >"$0.asked"\ncat <<\'END\'\n{rows}END\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with GpuUse() as use:
+        time.sleep(0.4)
+    assert use.summary(10) == {"gpu_share": share, "memory_mib": 1000, "power_w": 300}
+    asked = (tmp_path / "nvidia-smi.asked").read_text()
+    assert "--query-gpu=uuid,utilization.gpu,memory.used,power.draw" in asked
+
+
+def test_gpu_use_that_the_driver_does_not_tell_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho 'GPU-abc, [N/A], 1000 MiB, [N/A]'\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with GpuUse() as use:
-        time.sleep(0.5)
-    assert use.summary(10) == {"gpu_share": 0.7, "memory_mib": 1000, "power_w": 300}
-    assert "--query-gpu=utilization.gpu,memory.used,power.draw" in (tmp_path / "nvidia-smi.asked").read_text()
+        time.sleep(0.2)
+    assert use.summary(10) is None
 
 
 def test_without_nvidia_smi_gpu_use_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

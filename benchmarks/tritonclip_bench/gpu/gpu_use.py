@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import statistics
-import subprocess
 import threading
 import time
 from types import TracebackType
 
-_EVERY_MS = 250
-_FIELDS = ("utilization.gpu", "memory.used", "power.draw")
+from tritonclip_export.engine.here import query_gpus
+
+_EVERY_S = 0.25
+_FIELDS = ("uuid", "utilization.gpu", "memory.used", "power.draw")
 _KEYS = ("gpu_share", "memory_mib", "power_w")
-_WAIT_S = 5.0
 
 
 class GpuUse:
-    """Watches the first GPU inside a `with` block; afterwards `summary` tells what it saw."""
+    """Watches the first visible GPU inside a `with` block; afterwards `summary` tells what it saw."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._over = threading.Event()
         self._samples: list[tuple[float, list[float]]] = []
         self._ended = 0.0
 
     def __enter__(self) -> GpuUse:
-        query = (
-            f"--query-gpu={','.join(_FIELDS)}",
-            "--format=csv,noheader,nounits",
-            "--id=0",
-            f"--loop-ms={_EVERY_MS}",
-        )
-        try:
-            self._process = subprocess.Popen(
-                ("nvidia-smi", *query), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-        except OSError:
-            return self
         self._thread.start()
         return self
 
@@ -43,10 +32,8 @@ class GpuUse:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended = time.monotonic()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(_WAIT_S)
-            self._thread.join(_WAIT_S)
+        self._over.set()
+        self._thread.join()
 
     def summary(self, last_s: float) -> dict[str, float] | None:
         """Means over the last seconds of the block: `gpu_share` (0 to 1, of the time in which any kernel ran),
@@ -57,17 +44,21 @@ class GpuUse:
         means = [statistics.fmean(column) for column in zip(*samples, strict=True)]
         return dict(zip(_KEYS, (means[0] / 100, *means[1:]), strict=True))
 
-    def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self._add(line)
+    def _watch(self) -> None:
+        while rows := query_gpus(*_FIELDS):
+            try:
+                # Each with its unit: "80 %", "1000 MiB", "300.00 W"; or "[N/A]".
+                sample = [float(cell.split()[0]) for cell in _first_visible(rows)[1:]]
+                self._samples.append((time.monotonic(), sample))
+            except ValueError:
+                pass
+            if self._over.wait(_EVERY_S):
+                return
 
-    def _add(self, line: str) -> None:
-        try:
-            sample = [float(cell) for cell in line.split(",")]
-        except ValueError:  # "[N/A]"
-            return
-        if len(sample) == len(_FIELDS):
-            self._samples.append((time.monotonic(), sample))
+
+def _first_visible(rows: list[list[str]]) -> list[str]:
+    """By CUDA_VISIBLE_DEVICES: an index or the beginning of a UUID."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.isdecimal() and int(first) < len(rows):
+        return rows[int(first)]
+    return next((row for row in rows if first and row[0].startswith(first)), rows[0])

@@ -78,14 +78,16 @@ def _flops(node: Node) -> int:
 
 
 def strays(nodes: Iterable[Node], provider: str) -> list[str]:
-    """Operators that gave floating-point numbers elsewhere than on `provider`. Shapes and indices may be anywhere."""
-    return sorted(
-        {
-            node.operator
-            for node in nodes
-            if node.provider != provider and any(kind in _FLOATS for kind, _ in node.outputs)
-        }
-    )
+    """Operators that gave floating-point tensors elsewhere than on `provider`.
+
+    Shapes and indices may be anywhere, and so may single numbers that are made of them, such as an attention's scale.
+    """
+    return sorted({node.operator for node in nodes if node.provider != provider and any(map(_matters, node.outputs))})
+
+
+def _matters(tensor: tuple[str, Shape]) -> bool:
+    kind, shape = tensor
+    return kind in _FLOATS and math.prod(shape) > 1
 
 
 def weight_bytes(graph: Path) -> int:
