@@ -19,8 +19,10 @@ KINDS = ("cuda", "cpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 VARIABLE = "TRITONCLIP_DEVICE"
 _SMI_FIELDS = ("name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm")
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "can't allocate memory", "bad allocation")
-_OUT_OF_MEMORY += ("is smaller than requested bytes",)
+_OUT_OF_MEMORY = (
+    *("out of memory", "failed to allocate memory", "can't allocate memory", "bad allocation"),
+    "is smaller than requested bytes",
+)
 
 Work = Callable[[], object]
 # Seconds a call of `Work`, called so many times.
