@@ -49,8 +49,8 @@ class Pattern:
     Attributes:
         length: of texts; None: pictures.
         expected: rate over float32's by precision, predicted before the first measurement, on two cores with VNNI.
-            Float16 graphs are run as float32 on a CPU, with casts of the weights in every call, so that small batches
-            pay most.
+            Float16 graphs run as float32 on a CPU; they were expected to pay for casting the weights in every call,
+            but ONNX Runtime casts them once.
     """
 
     length: int | None

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tritonclip_bench.gpu.device import Device, Spread, is_out_of_memory, measure
+import numpy as np
+
+from tritonclip_bench.gpu.device import Device, Spread, Work, is_out_of_memory, measure
 
 DTYPES = {"cuda": ("bfloat16", "float16", "float32"), "cpu": ("float32",)}
 SIZES = {"cuda": (2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
@@ -59,15 +61,11 @@ def measure_peaks(device: Device, rounds: int, seconds: float) -> Peaks:
 
 def _products(device: Device, dtype: str, sizes: Sequence[int], rounds: int, seconds: float) -> dict[int, Spread]:
     """Operations a second of [n, n] x [n, n], 2 n³ operations, for every n that fits into the memory."""
-    import torch
-
+    product = _product_of_torch if device.kind == "cuda" else _product_of_onnxruntime
     rates: dict[int, Spread] = {}
     for size in sizes:
         try:
-            # Random: of zeros a GPU draws less power, and so runs faster than on any real data.
-            left, right = (torch.randn(size, size, device=device.kind).to(getattr(torch, dtype)) for _ in range(2))
-            out = torch.empty_like(left)
-            once = measure(partial(torch.mm, left, right, out=out), device.clock, rounds, seconds)
+            once = measure(product(dtype, size), device.clock, rounds, seconds)
         except (RuntimeError, MemoryError) as error:
             if rates and is_out_of_memory(error):
                 break
@@ -75,6 +73,29 @@ def _products(device: Device, dtype: str, sizes: Sequence[int], rounds: int, sec
         rates[size] = _rate(2 * size**3, once)
     device.release()
     return rates
+
+
+def _product_of_torch(dtype: str, size: int) -> Work:
+    import torch
+
+    # Random: of zeros a GPU draws less power, and so runs faster than on any real data.
+    left, right = (torch.randn(size, size, device="cuda").to(getattr(torch, dtype)) for _ in range(2))
+    return partial(torch.mm, left, right, out=torch.empty_like(left))
+
+
+def _product_of_onnxruntime(dtype: str, size: int) -> Work:
+    """On a CPU its products are faster than torch's and numpy's; the right one is a weight, as those of towers are."""
+    import onnxruntime as ort
+    from onnx import helper, numpy_helper
+
+    left, right = (np.random.default_rng(0).standard_normal((size, size)).astype(dtype) for _ in range(2))
+    kind = helper.np_dtype_to_tensor_dtype(right.dtype)
+    given, made = (helper.make_tensor_value_info(name, kind, [size, size]) for name in ("left", "product"))
+    node = helper.make_node("MatMul", ["left", "right"], ["product"])
+    graph = helper.make_graph([node], "product", [given], [made], [numpy_helper.from_array(right, "right")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {"left": left})
 
 
 def _copies(device: Device, rounds: int, seconds: float) -> Spread:

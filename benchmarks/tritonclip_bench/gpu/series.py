@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tritonclip_bench.errors import WrongAnswerError
 from tritonclip_bench.gpu.device import Device, Spread, Work, is_out_of_memory, measure
 from tritonclip_bench.gpu.runtimes import Runtime, UnavailableError
 from tritonclip_bench.gpu.subject import Case
@@ -78,14 +79,14 @@ def run_series(
         return
     for batch in effort.batches:
         try:
+            # What the last batch took; a GPU that a fault has broken fails here already.
+            gc.collect()
+            device.release()
             series.points.append(_measure(runtime, case, batch, precision, effort))
         except Exception as error:
             no_more = is_out_of_memory(error) or isinstance(error, EngineError)
             series.status, series.note = ("ended" if no_more else "failed"), f"batch {batch}: {_words(error)}"
             return
-        finally:
-            gc.collect()
-            device.release()
 
 
 def _until_done(placed: Placed, work: Work, calls: int) -> float:
@@ -95,10 +96,6 @@ def _until_done(placed: Placed, work: Work, calls: int) -> float:
         work()
     placed.wait()
     return (time.perf_counter() - begin) / calls
-
-
-class WrongAnswerError(Exception):
-    """The runtime does not give the tower's embeddings."""
 
 
 def _measure(runtime: Runtime, case: Case, batch: int, precision: str, effort: Effort) -> Point:
