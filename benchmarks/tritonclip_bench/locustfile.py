@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import secrets
 import sys
@@ -31,6 +32,7 @@ from tritonclip_bench.files import check_writable
 from tritonclip_bench.measurement import Measurement
 from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.stages import read_counters
 from tritonclip_bench.workload import Workload, prepare
 from tritonclip_client.errors import ClipError
 from tritonclip_client.options import DEFAULT_ADDRESS
@@ -196,7 +198,9 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
             check_writable(options.results)
         if isinstance(runner, LocalRunner):
             sent = TritonUser.workload.pictures.describe()
-            Measurement(environment, runner, options, sent, TritonUser.in_flight).hook_in()
+            _, stub = connect(environment.host or DEFAULT_ADDRESS)
+            counters = functools.partial(read_counters, stub)
+            Measurement(environment, runner, options, sent, TritonUser.in_flight, counters).hook_in()
         elif options.results is not None:
             raise BenchError("--results needs all users in one process; leave out --processes and --worker")
     except (BenchError, ClipError) as error:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
+from tritonclip_bench import stages
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
@@ -86,6 +87,9 @@ def render(report: dict[str, Any]) -> str:
     """The report as text: heading, table, cost, warnings."""
     parts = [_heading(report), _table(report["results"]), _cost_line(report), _cpu_line(report["results"])]
     parts.extend(_open_loop_line(report["results"]))
+    if measured := report["results"].get("stages"):
+        parts.append("\nwhere the time went, means of the server's own counts:\n")
+        parts.append(stages.render(measured, report["results"]["by_model"]) + "\n")
     reasons = report["results"]["total"]["failure_reasons"]
     parts.extend(f"failed {count} x: {reason}" for reason, count in list(reasons.items())[:5])
     parts.extend(f"warning: {warning}" for warning in report["warnings"])

@@ -13,6 +13,8 @@ from tritonclip_serve.repository import CONFIG, model_names, read_manifest
 
 _BACKEND = re.compile(r'^(backend|platform):\s*"([^"]+)"', re.MULTILINE)
 # Platforms that are written in the place of a backend, and the backend that each needs.
+_ANYWHERE = "--runtime onnxruntime-python"
+_WITHOUT = {"dali": "--preprocess cpu"}
 _OF_PLATFORM = {"ensemble": None, "tensorrt_plan": "tensorrt"}
 
 
@@ -34,10 +36,11 @@ def _check_backends(repository: Path, installation: Installation) -> None:
     for model in model_names(repository):
         backend = _backend_of(repository / model / CONFIG)
         if backend is not None and backend not in present:
+            other = _WITHOUT.get(backend, _ANYWHERE)
             raise RepositoryError(
                 f"{model} of {repository} needs Triton's backend {backend!r}, and {installation.description} has "
                 f"{', '.join(sorted(present))}; serve it in NVIDIA's container with --server path, or turn the "
-                f"repository to what this one runs: tritonclip configure {repository} --runtime onnxruntime-python"
+                f"repository to what this one runs: tritonclip configure {repository} {other}"
             )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from tritonclip_export.dali import DECODER, decoder_config, require_dali, route
 from tritonclip_export.encoders import ENCODERS, encoder_config
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.settings import Settings
+from tritonclip_export.settings import DALI, Settings
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.templates import templates
 
@@ -67,6 +68,10 @@ def served_configs(
 
     Args:
         engines: of each encoder, as the manifest records them; none unless the runtime is `tensorrt`.
+
+    Raises:
+        EngineError: the runtime is `tensorrt`, and an engine is missing or too small.
+        SpecError: DALI cannot make this tower's pictures.
     """
     parameters = _parameters(spec)
     made = {name: ModelConfig.FromString(config.SerializeToString()) for name, config in configs.items()}
@@ -79,6 +84,12 @@ def served_configs(
         _set_queue(config, settings)
         if config.HasField("response_cache"):
             config.response_cache.enable = settings.text_cache
+    route(made["preprocess"], settings)
+    made.pop(DECODER, None)
+    if settings.preprocess == DALI:
+        require_dali(spec.image, settings)
+        made[DECODER] = decoder_config(read_config(templates() / DECODER / CONFIG), spec.image, settings)
+        _set_queue(made[DECODER], settings)
     for name in ENCODERS:
         template = read_config(templates() / name / CONFIG)
         made[name] = encoder_config(made[name], template, spec, settings, engines.get(name, ()))

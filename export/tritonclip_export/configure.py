@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export.configs import CONFIG, read_config, read_configs, served_configs, write_configs
-from tritonclip_export.encoders import ENCODERS, require_agreement
+from tritonclip_export.dali import DALI_ONLY, dali_files
+from tritonclip_export.encoders import ENCODERS
 from tritonclip_export.engine.here import ENGINES
-from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
+from tritonclip_export.in_place import alone_in, put_in_place, staged_beside, write_files
 from tritonclip_export.manifest import MANIFEST, file_hash, verify
-from tritonclip_export.settings import Settings
+from tritonclip_export.settings import DALI, Settings
 from tritonclip_export.spec import ServingSpec
 
 SETTINGS = "settings"
@@ -58,22 +59,32 @@ def stage(
     """Write the configs that `settings` change below `staging`; returns the manifest with them, and their names.
 
     Raises:
-        EngineError: an engine is missing or too small, or a config does not fit its ONNX file.
+        EngineError: an engine is missing or too small.
     """
     spec = replace(ServingSpec.from_dict(manifest["spec"]), runtime=settings.runtime)
     before = read_configs(repository)
     after = served_configs(before, spec, settings, manifest.get(ENGINES, {}))
-    for model in ENCODERS:
-        require_agreement(after[model], repository / model / "1" / "model.onnx")
-    changed = {name: config for name, config in after.items() if config != before[name]}
+    changed = {name: config for name, config in after.items() if config != before.get(name)}
     write_configs(staging, changed)
+    files = _changed_files(repository, dali_files(spec.image, settings)) if settings.preprocess == DALI else {}
+    write_files(staging, files)
     content = {**manifest, "spec": asdict(spec), SETTINGS: settings.to_dict()}
-    return content, [f"{name}/{CONFIG}" for name in changed]
+    return content, [*(f"{name}/{CONFIG}" for name in changed), *files]
+
+
+def _changed_files(repository: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    there = {path: repository / path for path in files}
+    return {path: new for path, new in files.items() if not there[path].is_file() or there[path].read_bytes() != new}
 
 
 def publish(repository: Path, manifest: Mapping[str, Any], written: list[str], staging: Path) -> None:
-    """Move the files `written` below `staging` into `repository`, and the manifest with their hashes after them."""
-    files = {**manifest["files"], **{name: file_hash(staging / name) for name in written}}
+    """Move the files `written` below `staging` into `repository`, and the manifest with their hashes after them.
+
+    Where the settings of `manifest` are the CPU's, what only DALI has goes.
+    """
+    removed = () if manifest.get(SETTINGS, {}).get("preprocess") == DALI else DALI_ONLY
+    kept = {name: digest for name, digest in manifest["files"].items() if not name.startswith(tuple(removed))}
+    files = {**kept, **{name: file_hash(staging / name) for name in written}}
     content = {**manifest, "files": dict(sorted(files.items()))}
     (staging / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    put_in_place(staging, repository, written)
+    put_in_place(staging, repository, written, removed)

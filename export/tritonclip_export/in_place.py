@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from tritonclip_export.errors import RepositoryError
 from tritonclip_export.manifest import MANIFEST
 
 
-def put_in_place(staging: Path, repository: Path, paths: Sequence[str]) -> None:
-    """Move files or folders, `paths` relative to both, from `staging`, the manifest last; undo it all on an error."""
+def put_in_place(staging: Path, repository: Path, paths: Sequence[str], removed: Sequence[str] = ()) -> None:
+    """Move files or folders, `paths` relative to both, from `staging`, the manifest last; undo it all on an error.
+
+    What is `removed` goes without anything in its place.
+    """
     old = staging / "old"
-    moves = [(repository / path, old / path) for path in paths if (repository / path).exists()]
+    gone = [path for path in (*paths, *removed) if (repository / path).exists()]
+    moves = [(repository / path, old / path) for path in gone]
     moves += [(staging / path, repository / path) for path in paths]
     done: list[tuple[Path, Path]] = []
     try:
@@ -29,6 +33,13 @@ def put_in_place(staging: Path, repository: Path, paths: Sequence[str]) -> None:
         for source, target in reversed(done):
             target.rename(source)
         raise
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files`, by their paths in `folder`."""
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
 
 
 @contextmanager

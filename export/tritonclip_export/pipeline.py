@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import manifest, onnx_export, parity, repository
+from tritonclip_export import dali, manifest, onnx_export, parity, repository
 from tritonclip_export.adapters import Adapters, read_adapters
 from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
 from tritonclip_export.configs import read_configs, served_configs, write_configs
@@ -20,13 +20,14 @@ from tritonclip_export.configure import SETTINGS
 from tritonclip_export.errors import EngineError
 from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
 from tritonclip_export.grafts import Graft
+from tritonclip_export.in_place import write_files
 from tritonclip_export.lora import MergeResult, plan_merge
 from tritonclip_export.lora.compose import Composition
 from tritonclip_export.precision import int8
 from tritonclip_export.precision.batch_norm import fold_batch_norms
 from tritonclip_export.probes import make_probes
 from tritonclip_export.progress import step
-from tritonclip_export.settings import PYTHON, TENSORRT, Settings
+from tritonclip_export.settings import DALI, PYTHON, TENSORRT, Settings
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.towers import served_towers
@@ -167,7 +168,8 @@ def _load(request: ExportRequest) -> Checkpoint:
     if request.stretch_context:
         checkpoint = with_long_context(checkpoint)
     # Before anything runs: a tokenizer of another vocabulary makes ids that the tower does not have.
-    build_spec(checkpoint, checkpoint.state_dict)
+    spec = build_spec(checkpoint, checkpoint.state_dict)
+    dali.require_dali(spec.image, request.settings)
     return checkpoint
 
 
@@ -222,6 +224,8 @@ def _prove(prepared: Prepared) -> parity.ParityReport:
 def _complete(checkpoint: Checkpoint, spec: ServingSpec, settings: Settings, staging: Path) -> None:
     checkpoint.tokenization.write(staging / "tokenizer" / "1" / "tokenizer.json")
     write_configs(staging, served_configs(read_configs(staging), spec, settings, engines={}))
+    if settings.preprocess == DALI:
+        write_files(staging, dali.dali_files(spec.image, settings))
     repository.write_warmups(staging, checkpoint.preprocess_cfg, checkpoint.tokenization, spec.text.buckets[0])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from tritonclip_export.errors import RepositoryError
+from tritonclip_export.in_place import write_files
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
 from tritonclip_export.templates import templates
@@ -21,7 +22,10 @@ from tritonclip_export.tokenization import Tokenization
 
 WARMUP_TEXT = "a photo of a cat"
 _BYTES_LENGTH_PREFIX = 4
-_TEMPLATES_ONLY = shutil.ignore_patterns("__pycache__", "*.pyc", "*.onnx", "*.onnx.data")
+# What DALI needs is written by `dali_files`, where it is asked for.
+_TEMPLATES_ONLY = shutil.ignore_patterns(
+    *("__pycache__", "*.pyc", "*.onnx", "*.onnx.data", "preprocess_dali", "clip_dali.py", "dali_router.py")
+)
 # What a path or a disk that cannot take it answers; other errors are faults of this program.
 _REFUSED_BY_DISK = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
@@ -103,9 +107,9 @@ def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenizat
     encoded = (repository / "preprocess" / "warmup" / "picture").read_bytes()[_BYTES_LENGTH_PREFIX:]
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = to_uint8(transform_pictures([image], dict(preprocess_cfg)), dict(preprocess_cfg))
-    _write_bytes(repository / "image_encoder" / "warmup" / "pixels", pixels.numpy().tobytes())
     ids = tokenization([WARMUP_TEXT])[:, :length].contiguous()
-    _write_bytes(repository / "text_encoder" / "warmup" / "input_ids", ids.numpy().tobytes())
+    made = {"image_encoder/warmup/pixels": pixels, "text_encoder/warmup/input_ids": ids}
+    write_files(repository, {path: tensor.numpy().tobytes() for path, tensor in made.items()})
 
 
 def _replace(staging: Path, out: Path) -> None:
@@ -119,8 +123,3 @@ def _replace(staging: Path, out: Path) -> None:
             old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

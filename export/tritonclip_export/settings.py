@@ -11,6 +11,7 @@ from typing import Any
 from tritonclip_export.errors import RepositoryError
 
 PYTHON, ONNXRUNTIME, TENSORRT = RUNTIMES = ("onnxruntime-python", "onnxruntime", "tensorrt")
+CPU, DALI = PREPROCESSES = ("cpu", "dali")
 EMBEDDED_RELEASE = "24.10"
 # Before it, a composing model that turns a request away for a full queue leaves the ensemble's caller without answer.
 FIRST_WITH_BOUNDED_QUEUES = "26.02"
@@ -38,6 +39,7 @@ class Settings:
         preprocess_instances: processes that decode pictures, each on one core.
         threads: cores that a tower uses under `onnxruntime-python`; 0 takes every core the server may use.
         runtime: what runs the towers: one of RUNTIMES.
+        preprocess: what decodes pictures: one of PREPROCESSES.
         release: the oldest release of tritonserver that will serve, YY.MM.
         encoder_instances: copies of a tower on each GPU; `onnxruntime-python` has one, which takes all there is.
         queue_seconds: a request that waited this long for its turn is answered UNAVAILABLE.
@@ -55,6 +57,7 @@ class Settings:
     preprocess_instances: int = 2
     threads: int = 0
     runtime: str = PYTHON
+    preprocess: str = CPU
     release: str = EMBEDDED_RELEASE
     encoder_instances: int = 1
     queue_seconds: float = 20.0
@@ -73,6 +76,8 @@ class Settings:
             raise RepositoryError(f"queue_seconds is {self.queue_seconds:g}; it must be more than 0, and finite")
         if self.runtime not in RUNTIMES:
             raise RepositoryError(f"runtime is {self.runtime!r}; allowed: {', '.join(RUNTIMES)}")
+        if self.preprocess not in PREPROCESSES:
+            raise RepositoryError(f"preprocess is {self.preprocess!r}; allowed: {', '.join(PREPROCESSES)}")
         if not _RELEASE.fullmatch(self.release):
             raise RepositoryError(
                 f"release is {self.release!r}; write the release of tritonserver as YY.MM, like 26.04"

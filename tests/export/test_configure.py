@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
+from tritonclip_export.agreement import require_agreement
 from tritonclip_export.configs import ENSEMBLES
 from tritonclip_export.configure import settings_of
-from tritonclip_export.encoders import require_agreement
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.manifest import read_manifest, verify
@@ -233,6 +235,17 @@ def test_what_cannot_be_had_is_refused_and_changes_nothing(
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(error)
     assert content(repository) == before
+
+
+def test_a_machine_that_serves_has_all_that_it_needs(repository: Path) -> None:
+    code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'open_clip', 'onnxruntime']))"
+    code += (
+        f"; from tritonclip_client.main import main; sys.exit(main(['configure', {str(repository)!r}, *sys.argv[1:]]))"
+    )
+    line = [sys.executable, "-c", code, "--preprocess", "dali", "--runtime", "onnxruntime"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert parsed(repository)["image_encoder"].backend == "onnxruntime"
 
 
 def test_a_repository_that_was_changed_is_left_alone(repository: Path, capsys) -> None:

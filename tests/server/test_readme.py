@@ -31,6 +31,8 @@ NOT_RUN = {
     "make test": "it is what runs this",
     "pip install '.[export,serve]'": "`make install` did the same, with more extras",
     "tritonclip engine build repository --runtime tensorrt": "needs TensorRT's libraries and a GPU",
+    "tritonclip bench gpu --repository repository": "needs a GPU; test_bench_gpu.py runs it with --device cpu",
+    "tritonclip serve repository --server path": "needs a tritonserver on PATH; test_image.py runs it with one",
     "tritonclip export hf-hub:ORG/REPO repository": "needs a model hub",
     "tritonclip export ViT-B-32 repository --pretrained laion2b_s34b_b79k": "needs a model hub",
 }
@@ -40,8 +42,10 @@ SERVE = "tritonclip serve repository"
 EXPORTS = [c for c in COMMANDS if c.startswith("tritonclip export my-clip")]
 MODELS = [c for c in COMMANDS if c.startswith("tritonclip models")]
 LINT = "tritonclip engine lint repository"
+CONFIGURES = [c for c in COMMANDS if c.startswith("tritonclip configure")]
 CLASSIFIERS = [c for c in COMMANDS if c.startswith("tritonclip classifier")]
-QUESTIONS = [c for c in COMMANDS if c.split()[:2][-1] in ("classify", "embed", "similarity", "bench")]
+ASKING = ("classify", "embed", "similarity", "bench")
+QUESTIONS = [c for c in COMMANDS if c.split()[:2][-1] in ASKING and c not in NOT_RUN]
 
 
 @pytest.fixture
@@ -65,7 +69,18 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_every_command_is_accounted_for() -> None:
-    known = [*NOT_RUN, *SLOW, *EXPORTS, *QUESTIONS, *MODELS, *CLASSIFIERS, SERVE, LINT, "tritonclip check repository"]
+    known = [
+        *NOT_RUN,
+        *SLOW,
+        *EXPORTS,
+        *QUESTIONS,
+        *MODELS,
+        *CLASSIFIERS,
+        *CONFIGURES,
+        SERVE,
+        LINT,
+        "tritonclip check repository",
+    ]
     assert sorted(COMMANDS) == sorted(known)
     assert len(EXAMPLES) == 2
 
@@ -87,6 +102,13 @@ def test_a_classifier_of_fixed_labels(command: str, folder: Path, demo: Path, de
     shutil.copy(demo / "labels.txt", folder)
     run(command, folder)
     assert (folder / "repository" / "classify_shapes" / "config.pbtxt").is_file()
+    assert "files as exported" in run("tritonclip check repository", folder)
+
+
+@pytest.mark.parametrize("command", CONFIGURES)
+def test_settings_are_changed_in_place(command: str, folder: Path, demo_repository: Path) -> None:
+    shutil.copytree(demo_repository, folder / "repository")
+    assert "(was 32)" in run(command, folder)
     assert "files as exported" in run("tritonclip check repository", folder)
 
 

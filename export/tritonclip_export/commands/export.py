@@ -200,4 +200,5 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
             )
     for note in manifest["merge"].get("notes", []):
         print(f"note: {note}", file=sys.stderr)
-    print(f"next: tritonclip serve {out}")
+    container = manifest["settings"]["preprocess"] == "dali" or spec["runtime"] != RUNTIMES[0]
+    print(f"next: tritonclip serve {out}{' --server path' if container else ''}")

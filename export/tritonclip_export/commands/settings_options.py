@@ -50,6 +50,11 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
         help="what runs the towers: ONNX Runtime inside the Python backend (default), Triton's own backend for it on a "
         "GPU, or TensorRT engines",
     )
+    group.add_argument(
+        "--preprocess",
+        choices=("cpu", "dali"),
+        help="what decodes pictures: the CPU (default), or DALI on the GPU for JPEG, in NVIDIA's container",
+    )
     for option, name, kind, metavar, text in _OPTIONS:
         group.add_argument(option, dest=name, type=kind, metavar=metavar, help=text)
     for option, name, text in _SWITCHES:
@@ -58,7 +63,7 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Attributes of `settings.Settings` that were given."""
-    names = ["runtime", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
+    names = ["runtime", "preprocess", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

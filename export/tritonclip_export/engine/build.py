@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export.agreement import require_agreement
 from tritonclip_export.configs import read_config
 from tritonclip_export.configure import publish, settings_of, stage
-from tritonclip_export.encoders import ENCODERS, graph_batches, require_agreement
+from tritonclip_export.encoders import ENCODERS, graph_batches
 from tritonclip_export.engine import lint
 from tritonclip_export.engine.boundary import BuildRequest, Machine, Toolkit
 from tritonclip_export.engine.gate import compare, require_parity

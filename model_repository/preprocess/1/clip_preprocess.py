@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,13 @@ class PictureError(ValueError):
     """A picture that cannot be served: what was given; what is allowed; what to do."""
 
 
-def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pixels:
+def preprocess_batch(
+    pictures: Sequence[bytes], settings: PictureSettings, ready: Mapping[int, Pixels] | None = None
+) -> Pixels:
     """Pixels of every picture, uint8 [B, H, W, 3], or the rows of `clip_patches`.
+
+    Args:
+        ready: pixels that are there already, by the index of their picture.
 
     Raises:
         PictureError: a picture is refused; the message begins with its index, `image[3]: `.
@@ -59,7 +64,7 @@ def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pi
     pixels = np.empty((len(pictures), *settings.pixel_shape), np.uint8)
     for index, encoded in enumerate(pictures):
         try:
-            pixels[index] = preprocess(encoded, settings)
+            pixels[index] = ready[index] if ready and index in ready else preprocess(encoded, settings)
         except PictureError as error:
             raise PictureError(f"image[{index}]: {error}") from error
     return pixels
@@ -71,10 +76,10 @@ def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
     Raises:
         PictureError: too large, empty, of no known format, cut off or damaged.
     """
-    with _open(encoded, settings) as image:
+    with open_picture(encoded, settings) as image:
         try:
             decoded = _decode(image, encoded)
-            pixels = _shape(_turn(decoded, _orientation(image), settings.exif), settings)
+            pixels = _shape(turn(decoded, orientation_of(image), settings.exif), settings)
             pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
             if settings.resize_mode == "naflex":
                 return to_rows(pixels, settings.patch_size, settings.max_num_patches)
@@ -85,7 +90,7 @@ def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
             raise _damaged(image, error) from error
 
 
-def _open(encoded: bytes, settings: PictureSettings) -> Image.Image:
+def open_picture(encoded: bytes, settings: PictureSettings) -> Image.Image:
     """Read the header, and nothing but the header."""
     if not encoded:
         raise PictureError(f"an empty picture; {_allowed()}; send the bytes of a picture file")
@@ -155,7 +160,7 @@ def _scratch(image: Image.Image) -> bytearray | None:
     return buffer
 
 
-def _orientation(image: Image.Image) -> int | None:
+def orientation_of(image: Image.Image) -> int | None:
     """EXIF orientation, 1 to 8; a damaged EXIF block says nothing about the pixels, and is passed over."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
@@ -163,7 +168,7 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> Image.Image | Pixels:
+def turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> Image.Image | Pixels:
     if exif == "ignore" or orientation not in _UPRIGHT:
         return picture
     if isinstance(picture, Image.Image):
@@ -179,14 +184,14 @@ def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
     if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
         picture = np.asarray(picture).reshape(picture.height, picture.width, -1)
     size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
-    geometry = _plan(size, settings)
+    geometry = geometry_of(size, settings)
     resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]
     if isinstance(picture, Image.Image):
         return _pad_image(resize_image(picture, geometry, resample, settings.max_pixels), geometry, settings)
     return _pad_pixels(resize_pixels(picture, geometry, resample, settings.max_pixels), geometry, settings)
 
 
-def _plan(size: tuple[int, int], settings: PictureSettings) -> Geometry:
+def geometry_of(size: tuple[int, int], settings: PictureSettings) -> Geometry:
     if settings.resize_mode == "naflex":
         return plan(size, patched_size(size, settings.patch_size, settings.max_num_patches), "squash")
     return plan(size, (settings.width, settings.height), settings.resize_mode, settings.crop_offset)

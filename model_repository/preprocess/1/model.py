@@ -1,6 +1,7 @@
 """Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, …] out, one answer or one error a request."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import clip_preprocess
@@ -18,13 +19,17 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request: Any) -> Any:
+    def _answer(self, request: Any, ready: Mapping[int, clip_preprocess.Pixels] | None = None) -> Any:
         try:
-            pictures = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel()
-            pixels = clip_preprocess.preprocess_batch(pictures, self.settings)
+            pixels = clip_preprocess.preprocess_batch(pictures_of(request), self.settings, ready)
             return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
         except clip_preprocess.PictureError as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:
             failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse(error=failure)
+
+
+def pictures_of(request: Any) -> Any:
+    """The encoded pictures, an array of bytes [B]."""
+    return pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel()
