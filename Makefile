@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tritonclip-installed
 DEMO_DIR ?= work/demo
+GPU_VENV ?= .venv-gpu
+GPU_MODEL ?= ViT-L-14
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -30,11 +32,18 @@ test: $(STAMP) ## run the tests, on the real server (under 20 minutes on two cor
 test-all: $(STAMP) ## run every test, the slow ones too
 	$(BIN)/python -m pytest
 
-test-gpu: $(STAMP) work/vit-b-32 ## on a GPU machine: run the GPU tests and the benchmark with ONNX Runtime's CUDA build
-	$(BIN)/python -m pip uninstall --yes onnxruntime
-	$(PIP_INSTALL) onnxruntime-gpu
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/served_vs_inprocess.py --repository work/vit-b-32
+test-gpu: ## on a GPU machine, in one go: install into .venv-gpu, run the GPU tests, measure GPU_MODEL
+	@nvidia-smi --list-gpus || { echo "error: make test-gpu needs an NVIDIA GPU and its driver; nvidia-smi lists none"; exit 2; }
+	$(MAKE) VENV=$(GPU_VENV) $(GPU_VENV)/.tritonclip-gpu
+	$(GPU_VENV)/bin/python -m pytest -m gpu -W default
+	$(GPU_VENV)/bin/tritonclip bench gpu $(GPU_MODEL) --compile --serve
+
+# ONNX Runtime's two builds are one Python package, so that of the CPU has to go.
+$(VENV)/.tritonclip-gpu: $(STAMP)
+	version=$$($(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)') && \
+	  $(BIN)/python -m pip uninstall --yes onnxruntime onnxruntime-gpu && \
+	  $(PIP_INSTALL) "onnxruntime-gpu[cuda,cudnn]==$$version"
+	@touch $@
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
@@ -49,6 +58,7 @@ bench: $(STAMP) work/vit-b-32 ## measure again what benchmarks/results/ holds; w
 	$(BIN)/python benchmarks/preprocess_speed.py
 	$(BIN)/python benchmarks/tokenizer_speed.py
 	$(BIN)/python benchmarks/demo_accuracy.py
+	$(BIN)/python benchmarks/precision_speed.py
 	$(BIN)/python benchmarks/served_vs_inprocess.py --repository work/vit-b-32
 
 bench-memory: $(STAMP) ## measure again what an export takes; wants 20 GiB of memory and 30 of disk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -35,6 +36,20 @@ def alternate(
         "ratio": theirs_s / ours_s,
         "ratio_of_least": min(a for a, _ in pairs) / min(b for _, b in pairs),
     }
+
+
+def in_turn(sides: dict[str, Callable[[], float]], rounds: int, news: str) -> dict[str, list[float]]:
+    """Measure all sides in every round, every other round backwards; what each gave, round by round.
+
+    Args:
+        news: told after each measurement, with its side and what it gave put into the braces.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(1, rounds + 1):
+        for name in list(sides) if number % 2 else reversed(sides):
+            rates[name].append(sides[name]())
+            print(f"round {number} of {rounds}: {news.format(name, rates[name][-1])}", file=sys.stderr)
+    return rates
 
 
 def _seconds(work: Callable[[], Any], calls: int) -> float:

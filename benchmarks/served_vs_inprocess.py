@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+import paired_timing
 from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
@@ -137,19 +138,9 @@ def run_rounds(args: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
         }
         for pattern in PATTERNS:
             sides[pattern.name] = _served_side(server.grpc_address, pattern, pictures, served.spec.embedding_dim, args)
-        rates = _alternate(sides, args.rounds)
+        rates = paired_timing.in_turn(sides, args.rounds, "{}: {:.1f} pictures/s")
     rates["sequential"] = [max(pair) for pair in zip(*(rates[name] for name in SEQUENTIAL), strict=True)]
     return {"rates": rates, "server": {"triton": served.version, "spec": asdict(served.spec)}}
-
-
-def _alternate(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure all sides in every round, every other round backwards."""
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(1, rounds + 1):
-        for name in list(sides) if number % 2 else reversed(sides):
-            rates[name].append(sides[name]())
-            print(f"round {number} of {rounds}: {name}: {rates[name][-1]:.1f} pictures/s", file=sys.stderr)
-    return rates
 
 
 def _served_side(

@@ -12,7 +12,7 @@ import psutil
 
 PACKAGES = (
     *("tritonclip", "numpy", "Pillow", "grpcio", "protobuf", "tritonclient", "locust", "gevent"),
-    *("onnxruntime", "nvidia-pytriton"),
+    *("onnxruntime", "onnxruntime-gpu", "nvidia-pytriton", "torch", "tensorrt", "pycuda"),
 )
 
 

@@ -224,7 +224,7 @@ def _compare_texts(expected: Array, input_ids: Array, file: Path, text: TextSpec
     embeddings = tower(input_ids)
     report.comparisons.append(Comparison.of("onnx", "text", expected, embeddings))
     for length in text.buckets:
-        ids, rows = _that_fit(input_ids, length, text)
+        ids, rows = that_fit(input_ids, length, text)
         report.comparisons.append(Comparison.of(f"onnx, length {length}", "text", expected[rows], tower(ids, 3)))
     return embeddings
 
@@ -247,7 +247,7 @@ class OnnxTower:
         return np.concatenate([self._session.run(None, {self._input: part})[0] for part in parts])
 
 
-def _that_fit(input_ids: Array, length: int, text: TextSpec) -> tuple[Array, Array]:
+def that_fit(input_ids: Array, length: int, text: TextSpec) -> tuple[Array, Array]:
     """The rows whose end of text lies within `length`, cut to it, and their indices."""
     if length == text.context_length:
         return input_ids, np.arange(len(input_ids))

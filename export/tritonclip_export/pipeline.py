@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ TOOLS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "peft",
     "transformers",
 )
@@ -103,6 +105,17 @@ def export(request: ExportRequest) -> dict[str, Any]:
         _complete(prepared.checkpoint, prepared.spec, request.settings, staging)
         manifest.write_manifest(staging, {**_manifest(prepared, report), SETTINGS: request.settings.to_dict()})
     return manifest.read_manifest(out)
+
+
+def served_modules(request: ExportRequest) -> Prepared:
+    """What `export` would convert, with its towers in PyTorch, through the gate's stages there.
+
+    Raises:
+        ExportError: one of its kinds.
+    """
+    prepared = _prepare(request)
+    _prove(prepared)
+    return prepared
 
 
 def _prepare(request: ExportRequest) -> Prepared:
@@ -173,17 +186,8 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
     One copy of the weights at a time: the towers', then ONNX Runtime's.
     """
     gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
-    report = parity.ParityReport(gate.reference, spec.precision)
     files = (staging / "image_encoder" / "1" / "model.onnx", staging / "text_encoder" / "1" / "model.onnx")
-    is_float16 = spec.precision == "float16"
-    with step("compare the merged towers with PyTorch"):
-        if is_float16:
-            fold_batch_norms(towers[0], gate.probes.pixels[:1])
-        seen = parity.compare_towers(parity.MERGED, gate.expected, gate.probes, towers, report, record=is_float16)
-    if is_float16:
-        with step("round to float16 what allows it"):
-            towers[:] = parity.narrow(gate.expected, gate.probes, towers, seen, report)
-    report.require()
+    report = _prove(prepared)
     with step("convert the image tower to ONNX"):
         onnx_export.export_image_tower(towers[0], spec, files[0])
     with step("convert the text tower to ONNX"):
@@ -197,6 +201,22 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
                 int8.quantize(file)
     with step("compare ONNX Runtime with PyTorch"):
         parity.compare_onnx(gate.expected, gate.probes, files, spec.text, report)
+    report.require()
+    return report
+
+
+def _prove(prepared: Prepared) -> parity.ParityReport:
+    """Pass the towers through the gate in PyTorch; afterwards they are of the precision that is served."""
+    gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
+    report = parity.ParityReport(gate.reference, spec.precision)
+    is_float16 = spec.precision == "float16"
+    with step("compare the merged towers with PyTorch"):
+        if is_float16:
+            fold_batch_norms(towers[0], gate.probes.pixels[:1])
+        seen = parity.compare_towers(parity.MERGED, gate.expected, gate.probes, towers, report, record=is_float16)
+    if is_float16:
+        with step("round to float16 what allows it"):
+            towers[:] = parity.narrow(gate.expected, gate.probes, towers, seen, report)
     report.require()
     return report
 
@@ -241,5 +261,14 @@ def _manifest(prepared: Prepared, report: parity.ParityReport) -> dict[str, Any]
         "spec": asdict(prepared.spec),
         **prepared.account,
         "parity": report.to_dict(),
-        "tools": {tool: version(tool) for tool in TOOLS},
+        "tools": installed_tools(),
     }
+
+
+def installed_tools() -> dict[str, str]:
+    """Those of TOOLS that are installed, and their versions: ONNX Runtime is one of two packages."""
+    found = {}
+    for tool in TOOLS:
+        with suppress(PackageNotFoundError):
+            found[tool] = version(tool)
+    return found

@@ -27,8 +27,9 @@ PYCUDA = "2026.1"
 # Attributes of what is neither TensorRT nor pycuda; every other one has to be TensorRT's.
 OF_PYTHON = {"append", "clear", "errors", "get", "items", "join", "pop", "shapes", "split", "steps", "is_file"}
 OF_PYTHON |= {"getpid", "read_bytes", "write_bytes", "replace", "with_name", "shape", "nbytes", "name", "stderr"}
-OF_NUMPY = {"empty", "float32", "ascontiguousarray"}
-OF_OURS = {"machine", "build", "run", "_configure", "_run", "_trt", "_cuda", "_device", "_logger", "_used"}
+OF_NUMPY = {"empty", "float32", "ascontiguousarray", "copy"}
+OF_OURS = {"machine", "build", "run", "_configure", "_trt", "_cuda", "_device", "_logger", "_used"}
+OF_OURS |= {"load", "place", "wait", "result", "stream", "_engine", "_context", "_names", "_memory", "_embeddings"}
 OF_OURS |= {"onnx", "profile", "timing_cache", "version_compatible", "workspace_gib", "input_name"}
 # Stand in the module as the end of a longer string alone, and nowhere in its documentation: the weakest evidence here.
 TAILS = {"INPUT"}

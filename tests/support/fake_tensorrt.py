@@ -47,7 +47,32 @@ class FakeToolkit:
             raise self.fail
         return f"{request.onnx}\n".encode() * 100
 
+    def load(self, plan: Path) -> FakeEngine:
+        return FakeEngine(self, OnnxTower(Path(plan.read_text().splitlines()[0])))
+
     def run(self, plan: Path, batches: Sequence[np.ndarray]) -> list[Embeddings]:
-        graph = OnnxTower(Path(plan.read_text().splitlines()[0]))
-        self.shapes += [batch.shape for batch in batches]
-        return [self.spoil(graph(batch)) for batch in batches]
+        engine = self.load(plan)
+        return [engine.place(batch).result() for batch in batches]
+
+
+@dataclass
+class FakeEngine:
+    """`boundary.Engine` and, of the batch that was placed last, `boundary.Placed`."""
+
+    toolkit: FakeToolkit
+    graph: OnnxTower
+    batch: np.ndarray | None = None
+
+    def place(self, batch: np.ndarray) -> FakeEngine:
+        self.toolkit.shapes.append(batch.shape)
+        self.batch = batch
+        return self
+
+    def run(self) -> None:
+        self.graph(self.batch, len(self.batch))
+
+    def wait(self) -> None:
+        pass
+
+    def result(self) -> Embeddings:
+        return self.toolkit.spoil(self.graph(self.batch))

@@ -7,14 +7,21 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+from tritonclip_bench.commands import bench_gpu
 from tritonclip_bench.options import add_workload_arguments, count, positive_seconds, settle_seed
 from tritonclip_client.options import DEFAULT_ADDRESS
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
+# Other benchmarks, each a module like this one.
+BENCHMARKS = {"gpu": bench_gpu}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the options, and the other benchmarks."""
+    others = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", help="another benchmark than the load test")
+    for name, module in BENCHMARKS.items():
+        other = others.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(other)
     parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
     parser.add_argument("--users", type=count("users"), default=8, help="requests in flight at once (8)")
     parser.add_argument("--duration", type=positive_seconds, default=30, metavar="TIME", help="measured time (30s)")
@@ -27,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and report; 1 when a request failed, else 0."""
+    if args.benchmark is not None:
+        status: int = BENCHMARKS[args.benchmark].run(args)
+        return status
+
     from tritonclip_bench.endpoint import describe
     from tritonclip_bench.files import check_writable, write_json
     from tritonclip_bench.loadrun import LoadPlan, run_load

@@ -17,7 +17,8 @@ from tritonclip_export.configs import read_config
 from tritonclip_export.errors import ClassifierError
 
 BATCH = 64
-_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+# On a GPU float32 would be rounded to ten bits of mantissa before every product.
+_PROVIDERS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
 
 
 class RepositoryTokenizer:
@@ -26,7 +27,7 @@ class RepositoryTokenizer:
     def __init__(self, repository: Path) -> None:
         self.parameters = _parameters(repository / "tokenizer")
         folder = repository / "tokenizer" / "1"
-        with _importable(folder):
+        with importable(folder):
             code: Any = importlib.import_module("clip_tokenize")
         settings = code.settings_from(self.parameters)
         self._tokenizer = code.open_tokenizer(folder / self.parameters["tokenizer_file"], settings)
@@ -107,12 +108,12 @@ def _session(path: Path) -> Any:
 
     if not path.is_file():
         raise ClassifierError(f"{path} is missing; a classifier is built where the text tower is an ONNX graph")
-    providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+    providers = [(name, _PROVIDERS[name]) for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
     return onnxruntime.InferenceSession(path, providers=providers)
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """Modules of `folder` can be imported inside, and are forgotten afterwards: the next repository has its own."""
     names = {path.stem for path in folder.glob("*.py")}
     before = {name: sys.modules.pop(name) for name in names & set(sys.modules)}

@@ -66,6 +66,34 @@ class BuildRequest:
     timing_cache: Path
 
 
+class Placed(Protocol):
+    """A batch that lies on the GPU, and room for its embeddings."""
+
+    def run(self) -> None:
+        """Start to embed the batch, once more.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+
+    def wait(self) -> None:
+        """Until all that was started is done."""
+
+    def result(self) -> Embeddings:
+        """Wait, and fetch the embeddings, float32 [n, D]."""
+
+
+class Engine(Protocol):
+    """An engine that is ready to run."""
+
+    def place(self, batch: Array) -> Placed:
+        """Copy `batch`, [n, ...] of the tower's input, to the GPU.
+
+        Raises:
+            EngineError: the profile does not hold its shape.
+        """
+
+
 class Toolkit(Protocol):
     """TensorRT and CUDA on this machine."""
 
@@ -82,6 +110,13 @@ class Toolkit(Protocol):
         Raises:
             EngineError: the graph cannot be parsed.
             RuntimeError, MemoryError: no engine came of it.
+        """
+
+    def load(self, plan: Path) -> Engine:
+        """Make `plan` ready to run.
+
+        Raises:
+            EngineError: it cannot be loaded.
         """
 
     def run(self, plan: Path, batches: Sequence[Array]) -> list[Embeddings]:

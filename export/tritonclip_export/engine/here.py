@@ -22,7 +22,6 @@ from tritonclip_export.settings import ONNXRUNTIME, TENSORRT
 Gpu = tuple[str, str, str]
 
 ENGINES = "engines"
-_QUERY = ("nvidia-smi", "--query-gpu=uuid,name,compute_cap", "--format=csv,noheader")
 _TIMEOUT_S = 30
 
 
@@ -101,14 +100,22 @@ def _parts(tensorrt: str) -> tuple[int, ...]:
     return tuple(int(part) for part in tensorrt.split(".")[:3])
 
 
-def _gpus() -> list[Gpu]:
-    """In the driver's order, which is the order of the PCI bus."""
+def query_gpus(*fields: str) -> list[list[str]]:
+    """What nvidia-smi says of each GPU, in its own words and units; nothing where it is missing or fails.
+
+    In the driver's order, which is the order of the PCI bus. A cell that holds a comma comes as two.
+    """
+    command = ("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     try:
-        done = subprocess.run(_QUERY, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    rows = [line.split(",") for line in done.stdout.splitlines() if done.returncode == 0]
-    return [(row[0].strip(), ",".join(row[1:-1]).strip(), row[-1].strip()) for row in rows if len(row) > 2]
+    return [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if done.returncode == 0]
+
+
+def _gpus() -> list[Gpu]:
+    rows = query_gpus("uuid", "name", "compute_cap")
+    return [(row[0], ", ".join(row[1:-1]), row[-1]) for row in rows if len(row) > 2]
 
 
 def _visible(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:

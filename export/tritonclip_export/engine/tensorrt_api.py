@@ -82,7 +82,7 @@ class TensorRT:
         self._used = timings, monitor
         return config
 
-    def run(self, plan: Path, batches: Sequence[Array]) -> list[Embeddings]:
+    def load(self, plan: Path) -> _Engine:
         """See `boundary.Toolkit`."""
         runtime = self._trt.Runtime(self._logger)
         # Version-compatible plans carry code of their own; this one was built a moment ago.
@@ -93,29 +93,72 @@ class TensorRT:
         context = engine.create_execution_context()
         if context is None:
             raise EngineError(f"no GPU memory is left to run {plan}: {'; '.join(self._logger.errors)}")
+        return _Engine(self._trt, self._cuda, self._logger, engine, context)
+
+    def run(self, plan: Path, batches: Sequence[Array]) -> list[Embeddings]:
+        """See `boundary.Toolkit`."""
+        engine = self.load(plan)
         try:
-            return [self._run(engine, context, batch) for batch in batches]
+            return [_embed(engine, batch) for batch in batches]
         except self._cuda.Error as error:
             raise EngineError(f"{plan} does not run on the GPU ({error})") from error
 
-    def _run(self, engine: Any, context: Any, batch: Array) -> Embeddings:
-        cuda = self._cuda
+
+def _embed(engine: _Engine, batch: Array) -> Embeddings:
+    placed = engine.place(batch)
+    placed.run()
+    return placed.result()
+
+
+class _Engine:
+    """`boundary.Engine`; one batch at a time, as all that are placed share the context."""
+
+    def __init__(self, trt: Any, cuda: Any, logger: Any, engine: Any, context: Any) -> None:
+        self._cuda, self._logger, self._engine, self._context = cuda, logger, engine, context
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        given, answer = sorted(names, key=lambda name: engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT)
+        self._names = sorted(names, key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
+
+    def place(self, batch: Array) -> _Placed:
+        """See `boundary.Engine`."""
+        cuda, context = self._cuda, self._context
+        given, answer = self._names
         if not context.set_input_shape(given, batch.shape):
             raise EngineError(f"the engine refuses {given} of shape {batch.shape}, which its profile should hold")
         embeddings = np.empty(tuple(context.get_tensor_shape(answer)), np.float32)
         batch = np.ascontiguousarray(batch)
-        stream = cuda.Stream()
         inputs, outputs = cuda.mem_alloc(batch.nbytes), cuda.mem_alloc(embeddings.nbytes)
         context.set_tensor_address(given, int(inputs))
         context.set_tensor_address(answer, int(outputs))
-        cuda.memcpy_htod_async(inputs, batch, stream)
-        if not context.execute_async_v3(stream.handle):
-            raise EngineError(f"the engine failed on a batch of {len(batch)}: {'; '.join(self._logger.errors)}")
-        cuda.memcpy_dtoh_async(embeddings, outputs, stream)
-        stream.synchronize()
-        return embeddings
+        placed = _Placed(cuda, self._logger, context, (inputs, outputs), embeddings)
+        cuda.memcpy_htod_async(inputs, batch, placed.stream)
+        placed.wait()
+        return placed
+
+
+class _Placed:
+    """`boundary.Placed`."""
+
+    def __init__(self, cuda: Any, logger: Any, context: Any, memory: tuple[Any, Any], embeddings: Embeddings) -> None:
+        self._cuda, self._logger, self._context = cuda, logger, context
+        self._memory, self._embeddings = memory, embeddings
+        self.stream = cuda.Stream()
+
+    def run(self) -> None:
+        """See `boundary.Placed`."""
+        if not self._context.execute_async_v3(self.stream.handle):
+            raise EngineError(
+                f"the engine failed on a batch of {len(self._embeddings)}: {'; '.join(self._logger.errors)}"
+            )
+
+    def wait(self) -> None:
+        """See `boundary.Placed`."""
+        self.stream.synchronize()
+
+    def result(self) -> Embeddings:
+        """See `boundary.Placed`."""
+        self._cuda.memcpy_dtoh_async(self._embeddings, self._memory[1], self.stream)
+        self.wait()
+        return self._embeddings.copy()
 
 
 def _import_tensorrt() -> Any:

@@ -61,7 +61,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output_name, embedding)])
 
     def _failure(self, error: Exception, shape: list[int]) -> Any:
-        if isinstance(error, clip_onnx.REFUSALS):
+        if clip_onnx.is_refusal(error):
             message = f"{self.input_name} {shape}: values or a length that the graph does not take; {error}"
             return self._error(message, pb_utils.TritonError.INVALID_ARG)
         return self._error(f"the graph failed: {error!r}", pb_utils.TritonError.INTERNAL)
