@@ -148,7 +148,7 @@ def _series_tables(record: Record) -> list[str]:
         series = [one for one in record.series if one.case == case.name]
         rows = [_point_row(record, one, point) for one in series for point in one.points]
         if rows:
-            header = (f"{case.name}: {case.flops / 1e9:.2f} GFLOP", "batch", "items/s", "spread", "MFU", "cosine")
+            header = (f"{case.name}: {case.flops / 1e9:.3g} GFLOP", "batch", "items/s", "spread", "MFU", "cosine")
             tables.append(format_table(header, rows))
     return [*tables, "\n".join(_notes(record.series))]
 

@@ -181,6 +181,8 @@ def served_session(onnx: Path, device: Device) -> Any:
     """
     with importable(onnx.parent):
         clip_onnx: Any = importlib.import_module("clip_onnx")
+        if not hasattr(clip_onnx, "open_session"):
+            raise UnavailableError("of an earlier version, whose encoder takes no device; export it again")
         try:
             return clip_onnx.open_session(onnx, len(os.sched_getaffinity(0)), device.kind)
         except RuntimeError as error:
