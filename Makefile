@@ -34,15 +34,17 @@ test-all: $(STAMP) ## run every test, the slow ones too
 
 test-gpu: ## on a GPU machine, in one go: install into .venv-gpu, run the GPU tests, measure GPU_MODEL
 	@nvidia-smi --list-gpus || { echo "error: make test-gpu needs an NVIDIA GPU and its driver; nvidia-smi lists none"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: make test-gpu needs Python 3.11 or 3.12: for 3.10 ONNX Runtime and PyTorch come for different CUDA; give PYTHON=python3.12")'
 	$(MAKE) VENV=$(GPU_VENV) $(GPU_VENV)/.tritonclip-gpu
-	$(GPU_VENV)/bin/python -m pytest -m gpu -W default
-	$(GPU_VENV)/bin/tritonclip bench gpu $(GPU_MODEL) --compile --serve
+	@$(GPU_VENV)/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "error: PyTorch " + torch.__version__ + " sees no GPU: CUDA 13 needs driver 580 or later, and PIP_EXTRA_INDEX_URL must not name CPU builds")'
+	status=0; $(GPU_VENV)/bin/python -m pytest -m gpu -W default || status=$$?; \
+	  $(GPU_VENV)/bin/tritonclip bench gpu $(GPU_MODEL) --compile --serve || status=$$?; exit $$status
 
 # ONNX Runtime's two builds are one Python package, so that of the CPU has to go.
 $(VENV)/.tritonclip-gpu: $(STAMP)
 	version=$$($(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)') && \
 	  $(BIN)/python -m pip uninstall --yes onnxruntime onnxruntime-gpu && \
-	  $(PIP_INSTALL) "onnxruntime-gpu[cuda,cudnn]==$$version"
+	  $(PIP_INSTALL) "onnxruntime-gpu[cuda,cudnn]==$$version" || { rm -f $(STAMP); exit 1; }
 	@touch $@
 
 lint: $(STAMP) ## check style and types

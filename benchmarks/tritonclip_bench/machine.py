@@ -13,6 +13,7 @@ import psutil
 PACKAGES = (
     *("tritonclip", "numpy", "Pillow", "grpcio", "protobuf", "tritonclient", "locust", "gevent"),
     *("onnxruntime", "onnxruntime-gpu", "nvidia-pytriton", "torch", "tensorrt", "pycuda"),
+    *("nvidia-cudnn-cu13", "nvidia-cublas"),
 )
 
 

@@ -36,6 +36,9 @@ def put_in_place(staging: Path, repository: Path, paths: Sequence[str], removed:
             source.rename(target)
         (staging / MANIFEST).replace(repository / MANIFEST)
     except BaseException:
+        if not (staging / MANIFEST).exists():
+            # An interrupt after the last step: all is in place.
+            raise
         for source, target in reversed(begun):
             if not source.exists():
                 target.rename(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -20,6 +21,9 @@ def plain_module(tower: torch.nn.Module, example: torch.Tensor, device: str) -> 
         # The tracer warns about its own internals; what it made is compared with the reference.
         warnings.simplefilter("ignore")
         program = torch.export.export(
-            tower.to(device), (example.to(device),), dynamic_shapes=({0: Dim("batch", min=1)},)
+            # A copy, so that its memory ends with what is returned.
+            copy.deepcopy(tower).to(device),
+            (example.to(device),),
+            dynamic_shapes=({0: Dim("batch", min=1)},),
         )
         return program.module()

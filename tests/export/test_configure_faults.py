@@ -131,6 +131,20 @@ def test_an_interrupted_change_leaves_nothing(what: str, repository: Path, monke
     assert not any(path.name.startswith(".") for path in repository.parent.iterdir())
 
 
+def test_an_interrupt_after_the_last_step_changes_nothing_any_more(repository: Path, monkeypatch) -> None:
+    replace = Path.replace
+
+    def interrupt(*given: Path) -> None:
+        replace(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupt)
+        assert main(["configure", str(repository), "--max-image-batch", "4"]) == 130
+    assert parsed(repository)["preprocess"].max_batch_size == 4
+    verify(repository)
+
+
 def test_sigterm_ends_a_change_as_ctrl_c_does(repository: Path, monkeypatch) -> None:
     monkeypatch.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = content(repository)

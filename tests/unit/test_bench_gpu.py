@@ -36,12 +36,12 @@ class Embedder:
         self.breaks, self.spoil = breaks, spoil
 
     def place(self, batch: np.ndarray) -> Embedder:
-        if self.breaks is not None and len(batch) > 1:
-            raise self.breaks
         self.batch = batch
         return self
 
     def run(self) -> None:
+        if self.breaks is not None and len(self.batch) > 1:
+            raise self.breaks
         time.sleep(0.001)
 
     def wait(self) -> None:
@@ -78,7 +78,8 @@ def test_a_series_has_every_batch_and_its_rate() -> None:
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "ended"),
         (RuntimeError("Failed to allocate memory for requested buffer of size 7"), "ended"),
         (MemoryError(), "ended"),
-        (EngineError("the engine refuses pixels of shape (2,)"), "ended"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "ended"),
+        (EngineError("the engine failed"), "failed"),
         (RuntimeError("an illegal memory access was encountered"), "failed"),
     ],
 )
@@ -88,6 +89,22 @@ def test_what_breaks_at_a_batch_ends_its_series_alone(error: Exception, status: 
     assert series.status == status
     assert series.note.startswith("batch 2: ")
     assert str(error) in series.note
+
+
+def test_a_batch_that_an_engine_was_not_built_for_ends_its_series() -> None:
+    class Small(Embedder):
+        def place(self, batch):
+            if len(batch) > 1:
+                raise EngineError("the engine refuses pixels of shape (2,)")
+            return super().place(batch)
+
+    series = measured(Small())
+    assert ([point.batch for point in series.points], series.status) == ([1], "ended")
+
+
+def test_a_note_names_no_machine() -> None:
+    fault = RuntimeError("CUDA failure 700: illegal access ; GPU=0 ; hostname=my-box ; file=x.cc")
+    assert "my-box" not in measured(Embedder(breaks=fault)).note
 
 
 def test_of_a_wrong_answer_no_speed_is_told() -> None:
@@ -123,6 +140,8 @@ def test_what_towers_are_held_against() -> None:
     peaks = Peaks(flops, {}, Spread(1, 1, 1), None)
     assert [peaks.of_precision("cuda", kind) for kind in ("float16", "float32", "int8")] == [3.0, 1.0, None]
     assert peaks.of_precision("cpu", "float16") == 1.0
+    without = Peaks({name: rate for name, rate in flops.items() if name != "bfloat16"}, {}, Spread(1, 1, 1), None)
+    assert without.of_precision("cuda", "float16") == 2.0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +154,9 @@ def test_data_sheets_are_found_by_the_drivers_name(name: str, tflops: float) -> 
     assert sheet["flops"] == tflops * 1e12
 
 
-@pytest.mark.parametrize("name", ["NVIDIA A10G", "NVIDIA RTX 4090", "AMD EPYC"])
+@pytest.mark.parametrize(
+    "name", ["NVIDIA A10G", "NVIDIA RTX 4090", "AMD EPYC", "NVIDIA GH200 480GB", "NVIDIA H200 NVL"]
+)
 def test_other_devices_have_none(name: str) -> None:
     assert data_sheet(name) is None
 

@@ -57,12 +57,17 @@ class Session:
     loads: ClassVar[bool] = True
     opened: ClassVar[list[tuple[list[Any], int]]] = []
     batches: ClassVar[list[int]] = []
+    falls_back: ClassVar[bool] = True
 
     def __init__(self, path: Path, options: Any, providers: list[Any]) -> None:
         names = [one if isinstance(one, str) else one[0] for one in providers]
         self.providers = names if self.loads else ["CPUExecutionProvider"]
         self.opened.append((providers, options.intra_op_num_threads))
         self.session = SESSION(path, options, providers=["CPUExecutionProvider"])
+
+    def disable_fallback(self) -> None:
+        """As onnxruntime's own, which else moves to the CPU when a kernel fails."""
+        type(self).falls_back = False
 
     def get_providers(self) -> list[str]:
         return self.providers
@@ -83,6 +88,7 @@ def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
     monkeypatch.setattr(Session, "loads", True)
     monkeypatch.setattr(Session, "opened", [])
     monkeypatch.setattr(Session, "batches", [])
+    monkeypatch.setattr(Session, "falls_back", True)
     monkeypatch.setattr(clip_onnx.ort, "InferenceSession", Session)
     monkeypatch.setattr(clip_onnx.ort, "preload_dlls", lambda: None)
     monkeypatch.setattr(clip_onnx.ort, "get_available_providers", lambda: [clip_onnx.CUDA, clip_onnx.CPU])
@@ -94,6 +100,7 @@ def test_a_gpu_runs_one_session_in_full_float32(gpu_machine: type[Session], doub
     (((cuda, options), cpu), _), *others = gpu_machine.opened
     assert (cuda, cpu, others) == (clip_onnx.CUDA, clip_onnx.CPU, [])
     assert options["use_tf32"] == "0"
+    assert not gpu_machine.falls_back
     assert capfd.readouterr().err == f"{doubling} runs on CUDAExecutionProvider\n"
 
 

@@ -21,7 +21,7 @@ VARIABLE = "TRITONCLIP_DEVICE"
 _SMI_FIELDS = ("name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm")
 _OUT_OF_MEMORY = (
     *("out of memory", "failed to allocate memory", "can't allocate memory", "bad allocation"),
-    "is smaller than requested bytes",
+    *("is smaller than requested bytes", "alloc_failed", "bad_alloc"),
 )
 
 Work = Callable[[], object]
@@ -98,6 +98,14 @@ class Device:
             if before is not None:
                 os.environ[VARIABLE] = before
 
+    def multiplies(self, dtype: str) -> bool:
+        """Whether its own units do; of bfloat16 before Ampere there are none, and it is emulated."""
+        if dtype != "bfloat16":
+            return True
+        import torch
+
+        return self.kind == "cuda" and torch.cuda.get_device_capability(0) >= (8, 0)
+
     def release(self) -> None:
         """Give the memory back that torch keeps for later."""
         if self.kind == "cuda":
@@ -132,8 +140,8 @@ def open_device(kind: str) -> Device:
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise NoDeviceError(
-            f"--device cuda: PyTorch {torch.__version__}, {built}, sees no GPU; run where an NVIDIA GPU and its driver "
-            "are (nvidia-smi lists it) with PyTorch built for CUDA, or give --device cpu"
+            f"--device cuda: PyTorch {torch.__version__}, {built}, sees no GPU; run where nvidia-smi lists one "
+            "(CUDA 13 wants driver 580 or later) with PyTorch built for CUDA, or give --device cpu"
         )
     return Device(kind, torch.cuda.get_device_name(0))
 

@@ -43,6 +43,7 @@ def profile(graph: Path, batch: Any, provider: str = _CPU, *, optimized: bool = 
     with tempfile.TemporaryDirectory(prefix="tritonclip-profile-") as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(graph, options, providers=list(dict.fromkeys((provider, _CPU))))
+        session.disable_fallback()
         session.run(None, {session.get_inputs()[0].name: batch})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return [_node(event["args"]) for event in events if event["name"].endswith("_kernel_time")]

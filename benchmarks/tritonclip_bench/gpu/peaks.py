@@ -40,12 +40,14 @@ class Peaks:
     def of_precision(self, kind: str, precision: str) -> float | None:
         """The peak that towers of that precision are held against; None: no product of that type was measured.
 
-        Float16 towers are held against bfloat16, as is customary; both run on the same tensor cores. ONNX Runtime and
-        torch compute them in float32 on a CPU.
+        Float16 towers are held against bfloat16, as is customary; both run on the same tensor cores. A GPU without
+        bfloat16 holds them against float16. ONNX Runtime and torch compute them in float32 on a CPU.
         """
         if precision == "int8":
             return None
-        return self.flops["bfloat16" if kind == "cuda" and precision == "float16" else "float32"].median
+        if kind == "cpu" or precision != "float16":
+            return self.flops["float32"].median
+        return self.flops["bfloat16" if "bfloat16" in self.flops else "float16"].median
 
     def to_dict(self) -> dict[str, Any]:
         """For the result."""
@@ -54,7 +56,8 @@ class Peaks:
 
 def measure_peaks(device: Device, rounds: int, seconds: float) -> Peaks:
     """Measure `device`; float32 without TensorFloat-32, as the towers are run."""
-    sizes = {dtype: _products(device, dtype, SIZES[device.kind], rounds, seconds) for dtype in DTYPES[device.kind]}
+    dtypes = [dtype for dtype in DTYPES[device.kind] if device.multiplies(dtype)]
+    sizes = {dtype: _products(device, dtype, SIZES[device.kind], rounds, seconds) for dtype in dtypes}
     best = {dtype: max(tried.values(), key=lambda one: one.median) for dtype, tried in sizes.items()}
     return Peaks(best, sizes, _copies(device, rounds, seconds), data_sheet(device.name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,9 @@ def run_series(
     Whatever a runtime raises ends its series and not the run: the next one may be right.
     """
     try:
+        # What the runtime before it has left.
+        gc.collect()
+        device.release()
         runtime = open_runtime()
     except (UnavailableError, EngineError) as error:
         series.status, series.note = "skipped", str(error)
@@ -84,7 +88,7 @@ def run_series(
             device.release()
             series.points.append(_measure(runtime, case, batch, precision, effort))
         except Exception as error:
-            no_more = is_out_of_memory(error) or isinstance(error, EngineError)
+            no_more = is_out_of_memory(error) or isinstance(error, UnavailableError)
             series.status, series.note = ("ended" if no_more else "failed"), f"batch {batch}: {_words(error)}"
             return
 
@@ -101,7 +105,11 @@ def _until_done(placed: Placed, work: Work, calls: int) -> float:
 def _measure(runtime: Runtime, case: Case, batch: int, precision: str, effort: Effort) -> Point:
     """Time a batch of the probes, repeated, after its embeddings were compared with what they should be."""
     given, expected = case.batch(batch)
-    placed = runtime.place(given)
+    try:
+        placed = runtime.place(given)
+    except EngineError as error:
+        # A batch that the engine was not built for; what fails later is its own fault.
+        raise UnavailableError(str(error)) from error
     placed.run()
     cosine = Comparison.of("", case.tower, expected, placed.result()).cosine_min
     least = MINIMUM_COSINE[precision][case.tower]
@@ -113,5 +121,7 @@ def _measure(runtime: Runtime, case: Case, batch: int, precision: str, effort: E
 
 
 def _words(error: BaseException) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
+    # A result names no machine: ONNX Runtime's CUDA errors do.
+    told = re.sub(r"hostname=\S+ ; ", "", str(error))
+    words = " ".join(told.split()) or type(error).__name__
     return words if len(words) <= 300 else f"{words[:300]} …"

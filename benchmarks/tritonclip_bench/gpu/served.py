@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def serve(subject: Subject, device: Device, load: Load, log: Path) -> Iterator[d
         if subject.spec.runtime == PYTHON:
             check_providers(log, device)
         for users in load.users:
-            yield _measure(server.grpc_address, users, load.seconds)
+            yield _measure(server.grpc_address, users, load.seconds, device)
 
 
 def check_providers(log: Path, device: Device) -> None:
@@ -71,9 +72,10 @@ def check_providers(log: Path, device: Device) -> None:
         )
 
 
-def _measure(address: str, users: int, seconds: int) -> dict[str, Any]:
+def _measure(address: str, users: int, seconds: int, device: Device) -> dict[str, Any]:
     plan = LoadPlan(address, "image", users, seconds, WARMUP_S, DEADLINE_S, 1, 1, 0, repeat_texts=False)
-    with GpuUse() as use:
+    # On a CPU the GPU is somebody else's.
+    with GpuUse() if device.kind == "cuda" else nullcontext() as use:
         results = run_load(plan, progress=False)
     total = results["total"]
     row = {
@@ -83,7 +85,7 @@ def _measure(address: str, users: int, seconds: int) -> dict[str, Any]:
         "failures": total["failures"],
         "machine_cpu_share": results["machine_cpu_share"],
         "client_cpu_cores": results["client_cpu_cores"],
-        "gpu": use.summary(seconds),
+        "gpu": use and use.summary(seconds),
     }
     return {**row, "limited_by": limited_by(row)}
 

@@ -93,6 +93,8 @@ def open_session(path: Path, threads: int, device: str) -> ort.InferenceSession:
     session = ort.InferenceSession(path, options, providers=[(CUDA, CUDA_OPTIONS), CPU])
     if CUDA not in session.get_providers():
         _tell_of_fallback(device)
+    # Else one failure of a kernel would move the session to the CPU for good.
+    session.disable_fallback()
     return session
 
 
