@@ -58,7 +58,8 @@ def verify(repository: Path, without: Collection[str] = ()) -> dict[str, Any]:
     changed = {name: "is missing" for name in wanted if name not in present}
     changed |= {name: "is not in the manifest" for name in present if name not in wanted}
     changed |= {name: "was changed" for name in wanted if name in present and present[name] != wanted[name]}
-    empty = [path for path in repository.rglob("*") if path.is_dir() and not any(path.iterdir())]
+    folders = [path for path in repository.rglob("*") if path.is_dir() and "__pycache__" not in path.parts]
+    empty = [path for path in folders if not any(path.iterdir())]
     changed |= {path.relative_to(repository).as_posix(): "is an empty folder" for path in empty}
     problems = {name: what for name, what in changed.items() if name not in without}
     for name in ENSEMBLES:

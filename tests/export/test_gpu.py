@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devices import DEVICES, PROVIDERS
+from devices import DEVICES, PROVIDERS, SLOW_DEVICES
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_bench.gpu import graph
 from tritonclip_bench.gpu.device import open_device
@@ -129,7 +129,7 @@ def test_the_served_encoder_gives_the_embeddings_of_the_cpu(
     assert f"{path} runs on {PROVIDERS[device]}\n" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", SLOW_DEVICES)
 def test_the_benchmark_measures_every_runtime(device: str, tmp_path: Path, capsys) -> None:
     result = tmp_path / "result.json"
     source = write_tiny_checkpoint(tmp_path / "tiny")

@@ -56,7 +56,7 @@ class Exported:
 
 
 # Towers that torch.export takes long for; their kinds of tower are left to `make test-all`.
-SLOW = {"convnext_base", "PE-Core-T-16-384", "ViTamin-S", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256"}
+SLOW = {"convnext_base", "PE-Core-T-16-384", "ViTamin-S", "MobileCLIP2-S0", "MobileCLIP-B", "ViT-B-32-SigLIP2-256"}
 ROWS = [
     pytest.param(family, id=family.test_id, marks=pytest.mark.slow if family.config in SLOW else ())
     for family in FAMILIES

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devices import DEVICES, MISSING
+from devices import DEVICES, MISSING, SLOW_DEVICES
 from tritonclip_bench.gpu.device import VARIABLE, open_device
 from tritonclip_bench.gpu.served import check_providers
 from tritonclip_client import ClipClient
@@ -50,7 +50,7 @@ def test_the_server_answers_as_on_the_cpu(
         assert np.abs(given - expected).max() <= MAXIMUM_ABS["float32"]
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", SLOW_DEVICES)
 def test_the_benchmark_serves_and_says_what_limited_it(
     device: str, demo_repository: Path, tmp_path: Path, capsys
 ) -> None:

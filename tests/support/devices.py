@@ -31,4 +31,6 @@ def _missing() -> str | None:
 
 MISSING = _missing()
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=MISSING or "")])
+# Of benchmarks, which take half a minute on a CPU.
+SLOW_DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), CUDA]
 DEVICES = ("cpu", CUDA)

@@ -139,6 +139,7 @@ def test_a_dead_server_is_not_fast(tmp_path: Path) -> None:
             measured = bench(server.address, tmp_path / "result.json", *options, status=1)
         finally:
             ended.set()
-    assert measured["total"]["latency_ms"]["p50"] >= 1000
+    # Of the last second's the ages, of all others their deadline.
+    assert measured["total"]["latency_ms"]["p95"] >= 900
     assert "DEADLINE_EXCEEDED" in measured["printed"]
     assert "did not keep up" in measured["printed"]
