@@ -30,7 +30,7 @@ from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.measurement import Measurement
-from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments
+from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.stages import read_counters
 from tritonclip_bench.workload import Workload, prepare
@@ -184,6 +184,7 @@ USERS: dict[str, type[TritonUser]] = {
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload_arguments(parser)
+    add_rate_argument(parser)
     add_measurement_arguments(parser)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_client.options import DEFAULT_ADDRESS
 
 DEADLINE_S = 30
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
@@ -89,19 +90,32 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         "--warmup", type=seconds, default=3, metavar="TIME", help="not measured, after all users run (3s)"
     )
     parser.add_argument(
-        "--rate",
-        type=positive_number,
-        metavar="R",
-        help="open loop: R requests a second arrive at random, answered or not, on the connections of --users; a "
-        "request's time counts from when it was due. Default: every user waits for its answer",
-    )
-    parser.add_argument(
         "--deadline",
         type=positive_seconds,
         default=DEADLINE_S,
         metavar="TIME",
         help=f"a request that takes longer has failed (default {DEADLINE_S}s)",
     )
+
+
+def add_rate_argument(parser: argparse.ArgumentParser) -> None:
+    """An open loop in place of the closed one."""
+    parser.add_argument(
+        "--rate",
+        type=positive_number,
+        metavar="R",
+        help="open loop: R requests a second arrive at random, answered or not, on the connections of --users; a "
+        "request's time counts from when it was due. Default: every user waits for its answer",
+    )
+
+
+def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """The server, the workload, the price and where the result goes."""
+    parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
+    add_workload_arguments(parser)
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
+    parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
 
 
 def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:

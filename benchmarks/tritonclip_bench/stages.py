@@ -15,6 +15,10 @@ from tritonclip_client.table import format_table
 PARTS = {"queue": "queue_ms", "compute_input": "input_ms", "compute_infer": "compute_ms", "compute_output": "output_ms"}
 COLUMNS = ("stage", "requests", "mean batch", "queue ms", "input ms", "compute ms", "output ms", "all ms", "cached")
 
+# An encoder in the Python backend takes a request and answers it later, so that later ones can join its batch: Triton
+# stops counting when it was taken.
+STEPS = {"embed_image": ("preprocess", "image_encoder"), "embed_text": ("tokenizer", "text_encoder")}
+
 Counters = Mapping[str, dict[str, int]]
 
 
@@ -74,11 +78,20 @@ def render(measured: Mapping[str, Mapping[str, float]], by_model: Mapping[str, M
     """The stages as a table, and for each entry point how much of what clients waited was the server's."""
     rows = [_row(name, stage) for name, stage in measured.items() if name not in ENTRY_POINTS]
     lines = [
-        f"{name}: {measured[name]['total_ms']:.1f} ms in the server, {summary['latency_ms']['mean']:.1f} ms for clients"
+        f"{name}: {measured[name]['total_ms']:.1f} ms in the server{_counted(name, measured)}, "
+        f"{summary['latency_ms']['mean']:.1f} ms for clients"
         for name, summary in by_model.items()
         if name in measured and summary["latency_ms"]
     ]
     return "\n".join([format_table(COLUMNS, rows), "", *lines])
+
+
+def _counted(name: str, measured: Mapping[str, Mapping[str, float]]) -> str:
+    """How much of an entry point's time stands in the rows of its steps, where each is asked by nobody else."""
+    steps = [measured[step]["total_ms"] for step in STEPS.get(name, ()) if step in measured]
+    if not steps or any(other in measured for other in ENTRY_POINTS if other != name):
+        return ""
+    return f" ({sum(steps):.1f} in the rows above; the rest in the encoder, after Triton has counted it)"
 
 
 def _row(name: str, stage: Mapping[str, float]) -> Sequence[str]:

@@ -74,7 +74,7 @@ def test_requests_whose_time_was_up_count_too() -> None:
 def results(*, answered: float, lag_ms: float) -> dict:
     total = {"failures": 0, "requests": 100, "requests_per_s": answered}
     offered = {"offered_per_s": 100.0, "lag_ms_p99": lag_ms, "lag_ms_max": lag_ms}
-    return {"client_cpu_cores": 0.1, "total": total, "open_loop": offered}
+    return {"client_cpu_cores": 0.1, "total": total, "open_loop": offered, "window_s": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import datetime, timezone
-from pathlib import Path
 
-from tritonclip_bench.commands import bench_gpu
-from tritonclip_bench.options import add_workload_arguments, count, positive_seconds, settle_seed
-from tritonclip_client.options import DEFAULT_ADDRESS
+from tritonclip_bench.commands import bench_gpu, bench_slo
+from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 # Other benchmarks, each a module like this one.
-BENCHMARKS = {"gpu": bench_gpu}
+BENCHMARKS = {"gpu": bench_gpu, "slo": bench_slo}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, module in BENCHMARKS.items():
         other = others.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(other)
-    parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
     parser.add_argument("--users", type=count("users"), default=8, help="requests in flight at once (8)")
     parser.add_argument("--duration", type=positive_seconds, default=30, metavar="TIME", help="measured time (30s)")
-    add_workload_arguments(parser)
-    parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
-    parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    add_load_arguments(parser)
+    add_rate_argument(parser)
     parser.add_argument("--progress", action="store_true", help="show the current rate (default on a terminal)")
 
 
@@ -38,35 +32,12 @@ def run(args: argparse.Namespace) -> int:
         status: int = BENCHMARKS[args.benchmark].run(args)
         return status
 
-    from tritonclip_bench.endpoint import describe
-    from tritonclip_bench.files import check_writable, write_json
-    from tritonclip_bench.loadrun import LoadPlan, run_load
-    from tritonclip_bench.prices import find_price
+    from tritonclip_bench.files import write_json
+    from tritonclip_bench.loadrun import run_load
+    from tritonclip_bench.planning import prepare
     from tritonclip_bench.report import make_report, render
-    from tritonclip_bench.workload import check_files, check_limits
 
-    today = datetime.now(timezone.utc).date().isoformat()
-    price = find_price(args.instance, args.price_per_hour, today)
-    if args.json is not None:
-        check_writable(args.json)
-    check_files(args)
-    server = describe(args.address)
-    check_limits(args, server)
-    plan = LoadPlan(
-        address=args.address,
-        scenario=args.scenario,
-        users=args.users,
-        duration_s=args.duration,
-        warmup_s=args.warmup,
-        deadline_s=args.deadline,
-        batch_size=args.batch_size,
-        labels=args.labels,
-        seed=settle_seed(args.seed),
-        repeat_texts=args.repeat_texts,
-        pictures=args.pictures,
-        texts=args.texts,
-        rate=args.rate,
-    )
+    plan, server, price = prepare(args)
     results = run_load(plan, progress=args.progress or sys.stderr.isatty())
     report = make_report(plan, server, results, price)
     if args.json is not None:

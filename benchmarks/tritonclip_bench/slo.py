@@ -1,0 +1,146 @@
+"""The highest rate that a server sustains within a service-level objective: doubled until it fails, then bisected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tritonclip_bench.report import CLIENT_BOUND_CORES, LATE_MS, kept_up
+
+# How close the failing rate has to be to the sustained one.
+TOLERANCE = 0.05
+# No rate is asked for more than this many times in a row in one direction.
+MOST_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What has to hold for a rate to be sustained.
+
+    Attributes:
+        p99_ms: of all requests that were due, answered or not.
+        max_error: the share of requests that may fail, 0 to 1.
+    """
+
+    p99_ms: float
+    max_error: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate that was tried.
+
+    Attributes:
+        rate: requests a second that were asked for.
+        offered, answered: requests a second that were due, and that were answered rightly.
+        items_per_s: of the answered ones.
+        p99_ms: None where nothing was answered.
+        error: the share of failed requests.
+        verdict: "sustained", "failed", or "generator": the load generator was the limit, and the server is unjudged.
+        reason: why it is not sustained.
+    """
+
+    rate: float
+    offered: float
+    answered: float
+    items_per_s: float
+    p99_ms: float | None
+    error: float
+    verdict: str
+    reason: str
+
+
+@dataclass
+class Search:
+    """All trials in their order, and what came of them."""
+
+    objective: Objective
+    trials: list[Trial]
+
+    def sustained(self) -> Trial | None:
+        """The highest rate that was never found to fail, at it or below it."""
+        least = self._least_failed()
+        good = [trial for trial in self.trials if trial.verdict == "sustained" and trial.rate < least]
+        return max(good, key=lambda trial: trial.rate, default=None)
+
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the rate."""
+        found = []
+        least = self._least_failed()
+        above = [trial.rate for trial in self.trials if trial.verdict == "sustained" and trial.rate > least]
+        if above:
+            found.append(
+                f"not monotonic: {least:.1f} requests/s failed and {max(above):.1f} did not; something else uses the "
+                "machine, or the trials are too short (--duration)"
+            )
+        if any(trial.verdict == "generator" for trial in self.trials):
+            found.append("the load generator was the limit before the server; spread it over processes or machines")
+        return found
+
+    def _least_failed(self) -> float:
+        return min((trial.rate for trial in self.trials if trial.verdict == "failed"), default=math.inf)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        best = self.sustained()
+        return {
+            "objective": asdict(self.objective),
+            "sustained": best and asdict(best),
+            "trials": [asdict(trial) for trial in self.trials],
+            "notes": self.notes(),
+        }
+
+
+def judge(rate: float, results: Mapping[str, Any], objective: Objective) -> Trial:
+    """What `results` (of `Recorder.results`, in an open loop at `rate`) say of the objective."""
+    total, loop = results["total"], results["open_loop"]
+    asked = total["requests"] + total["failures"] + total["unanswered"]
+    error = total["failures"] / asked if asked else 0.0
+    answered, offered = total["requests_per_s"], loop["offered_per_s"]
+    p99 = total["latency_ms"] and total["latency_ms"]["p99"]
+    verdict, reason = "sustained", ""
+    if loop["lag_ms_p99"] > LATE_MS or results["client_cpu_cores"] > CLIENT_BOUND_CORES:
+        verdict = "generator"
+        reason = f"{results['client_cpu_cores']:.2f} of a core used, 1 of 100 sent {loop['lag_ms_p99']:.0f} ms late"
+    elif p99 is None or error > objective.max_error:
+        verdict, reason = "failed", f"{error:.2%} of the requests failed"
+    elif p99 > objective.p99_ms:
+        verdict, reason = "failed", f"p99 is {p99:.1f} ms"
+    elif not kept_up(results):
+        verdict, reason = "failed", f"{answered:.1f} of {offered:.1f} were answered a second"
+    return Trial(rate, offered, answered, total["items_per_s"], p99, error, verdict, reason)
+
+
+def search(measure: Callable[[float], Trial], begin: float, objective: Objective) -> Iterator[Search]:
+    """Look for the highest sustained rate; yields the search after every trial, so that an interruption loses nothing.
+
+    From `begin` the rate doubles until a trial is not sustained, or halves until one is; the gap is bisected until the
+    two are within TOLERANCE. The rate that was found is tried once more: where that fails, the search goes on below it.
+    """
+    found = Search(objective, [])
+
+    def attempt(rate: float) -> bool:
+        found.trials.append(measure(rate))
+        return found.trials[-1].verdict == "sustained"
+
+    low, high = 0.0, 0.0
+    rate = begin
+    for _ in range(MOST_STEPS):
+        good = attempt(rate)
+        yield found
+        low, high = (rate, high) if good else (low, rate)
+        if (low and high) or (high and rate < 1):
+            break
+        rate = rate * 2 if good else rate / 2
+    confirmed = False
+    while low and high and not confirmed:
+        while high > low * (1 + TOLERANCE):
+            rate = (low + high) / 2
+            low, high = (rate, high) if attempt(rate) else (low, rate)
+            yield found
+        confirmed = attempt(low)
+        yield found
+        if not confirmed:
+            low, high = low / (1 + 2 * TOLERANCE), low

@@ -1,0 +1,147 @@
+"""The search for the highest sustained rate, on servers that are formulas, and the command on one that is real."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kserve_server import Call, Server, serving
+from tritonclip_bench.commands.bench_slo import _share
+from tritonclip_bench.slo import MOST_STEPS, TOLERANCE, Objective, Search, Trial, judge, search
+from tritonclip_client.main import main
+
+OBJECTIVE = Objective(p99_ms=50, max_error=0.001)
+
+
+def trial(rate: float, verdict: str) -> Trial:
+    return Trial(rate, rate, rate, rate, 1.0, 0.0, verdict, "")
+
+
+def run(sustains: Callable[[float], bool], begin: float) -> Search:
+    *_, found = search(lambda rate: trial(rate, "sustained" if sustains(rate) else "failed"), begin, OBJECTIVE)
+    return found
+
+
+@pytest.mark.parametrize("limit", [3.0, 100.0, 104.9, 12345.0])
+@pytest.mark.parametrize("begin", [1.0, 90.0, 5000.0])
+def test_the_limit_is_found_from_both_sides(limit: float, begin: float) -> None:
+    found = run(lambda rate: rate <= limit, begin)
+    best = found.sustained()
+    assert best is not None
+    assert limit / (1 + TOLERANCE) <= best.rate <= limit
+    assert [one.rate for one in found.trials].count(best.rate) == 2
+    assert found.notes() == []
+
+
+def test_a_server_that_sustains_nothing() -> None:
+    found = run(lambda rate: False, 64.0)
+    assert found.sustained() is None
+    assert 0.25 <= found.trials[-1].rate < 1
+    assert found.to_dict()["sustained"] is None
+
+
+def test_a_server_without_a_limit_ends_the_search() -> None:
+    found = run(lambda rate: True, 1.0)
+    assert len(found.trials) == MOST_STEPS
+    assert found.sustained() == found.trials[-1]
+
+
+def test_what_passed_once_by_luck_is_not_told() -> None:
+    """Below 100 always, up to 120 in one of two: what is told was tried twice, and nothing below it failed."""
+    for seed in range(20):
+        luck = random.Random(seed)
+        found = run(lambda rate, luck=luck: rate <= 100 or (rate <= 120 and luck.random() < 0.5), 30.0)
+        best = found.sustained()
+        assert best is not None
+        assert 100 / (1 + TOLERANCE) ** 3 <= best.rate <= 120
+        assert all(one.rate > best.rate for one in found.trials if one.verdict == "failed")
+
+
+def test_a_rate_that_fails_below_one_that_does_not_is_noted() -> None:
+    found = Search(OBJECTIVE, [trial(50, "failed"), trial(80, "sustained"), trial(40, "sustained")])
+    assert found.sustained().rate == 40
+    assert "not monotonic: 50.0 requests/s failed and 80.0 did not" in found.notes()[0]
+
+
+def results(**changes: float) -> dict:
+    given = {"requests": 1000, "failures": 0, "unanswered": 0, "p99": 40.0, "answered": 100.0, "lag": 1.0, "cpu": 0.2}
+    given |= changes
+    total = {
+        **{key: given[key] for key in ("requests", "failures", "unanswered")},
+        "requests_per_s": given["answered"],
+        "items_per_s": 2 * given["answered"],
+        "latency_ms": {"p99": given["p99"]} if given["requests"] else None,
+    }
+    loop = {"offered_per_s": 100.0, "lag_ms_p99": given["lag"], "lag_ms_max": given["lag"]}
+    return {"total": total, "open_loop": loop, "client_cpu_cores": given["cpu"], "window_s": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "reason"),
+    [
+        ({}, "sustained", ""),
+        ({"p99": 51.0}, "failed", "p99 is 51.0 ms"),
+        ({"failures": 2}, "failed", "0.20% of the requests failed"),
+        ({"failures": 1}, "sustained", ""),
+        ({"answered": 90.0}, "failed", "90.0 of 100.0 were answered a second"),
+        ({"requests": 0, "failures": 5}, "failed", "100.00% of the requests failed"),
+        ({"lag": 30.0, "p99": 90.0}, "generator", "1 of 100 sent 30 ms late"),
+        ({"cpu": 0.95}, "generator", "0.95 of a core used"),
+    ],
+)
+def test_a_trial_is_judged(changes: dict[str, float], verdict: str, reason: str) -> None:
+    judged = judge(100, results(**changes), OBJECTIVE)
+    assert judged.verdict == verdict
+    assert reason in judged.reason
+    assert judged.items_per_s == 2 * judged.answered
+
+
+@pytest.mark.parametrize(("text", "share"), [("0.1%", 0.001), ("0.02", 0.02), ("0", 0.0), ("100%", 1.0)])
+def test_shares(text: str, share: float) -> None:
+    assert _share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["-1", "2", "101%", "nan", "few"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="give a share from 0 to 1, or per cent"):
+        _share(text)
+
+
+def slo(address: str, *options: str) -> int:
+    given = ["--scenario", "text", "--warmup", "1s", "--duration", "2s", "--users", "4"]
+    return main(["bench", "slo", "--address", address, *given, *options])
+
+
+def test_an_objective_that_one_caller_misses(capsys) -> None:
+    with serving(Server(text_limit=64, on_infer=lambda call: time.sleep(0.1))) as server:
+        assert slo(server.address, "--p99-ms", "50") == 1
+    assert "no rate meets the objective: p99 of a single caller is 1" in capsys.readouterr().err
+
+
+def test_a_server_of_two_places_is_measured(tmp_path: Path, capsys) -> None:
+    """Two at a time, 40 ms each: 50 a second at most, and fewer before the queue grows."""
+    result = tmp_path / "result.json"
+    with serving(Server(text_limit=64, on_infer=_forty_ms), workers=2) as server:
+        assert slo(server.address, "--p99-ms", "400", "--price-per-hour", "1", "--json", str(result)) == 0
+    record = json.loads(result.read_text())
+    assert 10 < record["sustained"]["rate"] <= 50
+    assert record["trials"][0]["verdict"] in ("sustained", "failed")
+    assert record["plan"]["scenario"] == "text"
+    assert record["cost"]["dollars_per_million"] == pytest.approx(1e6 / record["sustained"]["items_per_s"] / 3600)
+    out = capsys.readouterr().out
+    assert "sustained with p99 <= 400 ms and at most 0.10% failed" in out
+    assert "per million texts" in out
+
+
+def _forty_ms(call: Call) -> None:
+    time.sleep(0.04)
+
+
+def test_nothing_listens(capsys) -> None:
+    assert slo("127.0.0.1:9", "--p99-ms", "50") == 3
