@@ -15,6 +15,7 @@ from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_client.options import is_loopback
 from tritonclip_client.table import format_table
+from tritonclip_export.settings import PYTHON
 
 SCHEMA = 1
 # One Python process cannot use much more than one core; above this share it may hold the server back.
@@ -30,9 +31,12 @@ COLUMNS = ("", "items/s", "requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms", 
 
 def make_report(plan: LoadPlan, server: ServerInfo, results: dict[str, Any], price: Price | None) -> dict[str, Any]:
     """Everything that is needed to read the result later, and to repeat it."""
+    told = {name: value for name, value in results.items() if name != "pictures"}
+    if server.spec.runtime == PYTHON and "stages" in told:
+        told["stages"] = stages.with_late_answers(told["stages"])
     return {
         **describe_run(plan, server, results["pictures"]),
-        "results": {name: value for name, value in results.items() if name != "pictures"},
+        "results": told,
         "cost": cost(results["total"]["items_per_s"], price, SCENARIOS[plan.scenario].item),
         "warnings": warnings(results),
     }
@@ -77,10 +81,9 @@ def warnings(results: dict[str, Any]) -> list[str]:
 
 def kept_up(results: Mapping[str, Any]) -> bool:
     """Whether the server answered as many requests as were due, but for chance at the window's ends."""
-    offered, answered = results["open_loop"]["offered_per_s"], results["total"]["requests_per_s"]
-    return bool(
-        (offered - answered) * results["window_s"] <= AT_THE_ENDS + (1 - KEPT_UP) * offered * results["window_s"]
-    )
+    window_s = results["window_s"]
+    due, answered = results["open_loop"]["offered_per_s"] * window_s, results["total"]["requests_per_s"] * window_s
+    return bool(due - answered <= AT_THE_ENDS + (1 - KEPT_UP) * due)
 
 
 def _open_loop_warnings(results: dict[str, Any]) -> list[str]:

@@ -15,8 +15,7 @@ from tritonclip_client.table import format_table
 PARTS = {"queue": "queue_ms", "compute_input": "input_ms", "compute_infer": "compute_ms", "compute_output": "output_ms"}
 COLUMNS = ("stage", "requests", "mean batch", "queue ms", "input ms", "compute ms", "output ms", "all ms", "cached")
 
-# An encoder in the Python backend takes a request and answers it later, so that later ones can join its batch: Triton
-# stops counting when it was taken.
+# Of each entry point but `clip`: the step before its encoder, and the encoder.
 STEPS = {"embed_image": ("preprocess", "image_encoder"), "embed_text": ("tokenizer", "text_encoder")}
 
 Counters = Mapping[str, dict[str, int]]
@@ -56,6 +55,28 @@ def stages(before: Counters | None, after: Counters | None) -> dict[str, dict[st
     return {name: _means(change) for name, change in sorted(asked.items())}
 
 
+def with_late_answers(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """`measured` with the whole time of encoders in the Python backend.
+
+    Such an encoder takes a request and answers it later, so that later ones can join its batch, and Triton stops
+    counting when it was taken. What its ensemble took and the step before it did not is its own, and the scheduling
+    between them. Where other models ask the encoders too, it cannot be told whose it is, and `measured` stays.
+    """
+    made = {name: dict(stage) for name, stage in measured.items()}
+    if any(name == "clip" or name.startswith("classify_") for name in made):
+        return made
+    for entry, (before, encoder) in STEPS.items():
+        if not (entry in made and before in made and made.get(encoder, {}).get("requests")):
+            continue
+        stage = made[encoder]
+        spent_ms = (
+            made[entry]["total_ms"] * made[entry]["requests"] - made[before]["total_ms"] * made[before]["requests"]
+        )
+        stage["total_ms"] = spent_ms / stage["requests"]
+        stage["compute_ms"] = stage["total_ms"] - stage["queue_ms"] - stage["input_ms"] - stage["output_ms"]
+    return made
+
+
 def _means(change: Mapping[str, int]) -> dict[str, float]:
     requests = change["success_count"]
     cached = change["cache_hit_count"]
@@ -78,20 +99,11 @@ def render(measured: Mapping[str, Mapping[str, float]], by_model: Mapping[str, M
     """The stages as a table, and for each entry point how much of what clients waited was the server's."""
     rows = [_row(name, stage) for name, stage in measured.items() if name not in ENTRY_POINTS]
     lines = [
-        f"{name}: {measured[name]['total_ms']:.1f} ms in the server{_counted(name, measured)}, "
-        f"{summary['latency_ms']['mean']:.1f} ms for clients"
+        f"{name}: {measured[name]['total_ms']:.1f} ms in the server, {summary['latency_ms']['mean']:.1f} ms for clients"
         for name, summary in by_model.items()
         if name in measured and summary["latency_ms"]
     ]
     return "\n".join([format_table(COLUMNS, rows), "", *lines])
-
-
-def _counted(name: str, measured: Mapping[str, Mapping[str, float]]) -> str:
-    """How much of an entry point's time stands in the rows of its steps, where each is asked by nobody else."""
-    steps = [measured[step]["total_ms"] for step in STEPS.get(name, ()) if step in measured]
-    if not steps or any(other in measured for other in ENTRY_POINTS if other != name):
-        return ""
-    return f" ({sum(steps):.1f} in the rows above; the rest in the encoder, after Triton has counted it)"
 
 
 def _row(name: str, stage: Mapping[str, float]) -> Sequence[str]:

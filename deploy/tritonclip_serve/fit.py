@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from tritonclip_serve.engines import check_engines
@@ -12,9 +13,10 @@ from tritonclip_serve.repository import CONFIG, model_names, read_manifest
 
 _BACKEND = re.compile(r'^(backend|platform):\s*"([^"]+)"', re.MULTILINE)
 _DALI_PATH = re.compile(r"[A-Za-z0-9/._]+")
-# Platforms that are written in the place of a backend, and the backend that each needs.
-_ANYWHERE = "--runtime onnxruntime-python"
+# How `configure` does without a backend.
 _WITHOUT = {"dali": "--preprocess cpu"}
+_WITHOUT_OTHERS = "--runtime onnxruntime-python"
+# Platforms that are written in the place of a backend, and the backend that each needs.
 _OF_PLATFORM = {"ensemble": None, "tensorrt_plan": "tensorrt"}
 
 
@@ -24,20 +26,21 @@ def check_fit(repository: Path, installation: Installation) -> None:
     Raises:
         RepositoryError: names what is missing, what is there, and what to do.
     """
-    _check_backends(repository, installation)
+    needed = {model: _backend_of(repository / model / CONFIG) for model in model_names(repository)}
+    _check_backends(repository, needed, installation)
     _check_release(repository, installation)
-    _check_path_for_dali(repository)
+    if "dali" in needed.values():
+        _check_path_for_dali(repository)
     check_engines(repository)
 
 
-def _check_backends(repository: Path, installation: Installation) -> None:
+def _check_backends(repository: Path, needed: Mapping[str, str | None], installation: Installation) -> None:
     present = installation.backends
     if present is None:
         return
-    for model in model_names(repository):
-        backend = _backend_of(repository / model / CONFIG)
+    for model, backend in needed.items():
         if backend is not None and backend not in present:
-            other = _WITHOUT.get(backend, _ANYWHERE)
+            other = _WITHOUT.get(backend, _WITHOUT_OTHERS)
             raise RepositoryError(
                 f"{model} of {repository} needs Triton's backend {backend!r}, and {installation.description} has "
                 f"{', '.join(sorted(present))}; serve it in NVIDIA's container with --server path, or turn the "
@@ -55,8 +58,7 @@ def _backend_of(config: Path) -> str | None:
 def _check_path_for_dali(repository: Path) -> None:
     """Triton's DALI backend loads nothing from a path with other characters, and says so in its verbose log alone."""
     path = str(repository)
-    used = any(_backend_of(repository / model / CONFIG) == "dali" for model in model_names(repository))
-    if used and (not _DALI_PATH.fullmatch(path) or ".." in path):
+    if not _DALI_PATH.fullmatch(path) or ".." in path:
         raise RepositoryError(
             f"Triton's DALI backend loads no model from {path}: plain letters, digits, / . and _ are allowed in the "
             "whole path; rename or move the repository, or turn it back: tritonclip configure DIR --preprocess cpu"

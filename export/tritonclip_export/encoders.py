@@ -14,7 +14,7 @@ from tritonclip_export.spec import ServingSpec
 
 # By the model's name, what its tower embeds.
 ENCODERS = {"image_encoder": "image", "text_encoder": "text"}
-_KEPT = ("name", "max_batch_size", "input", "output", "dynamic_batching")
+_KEPT = {"name", "max_batch_size", "input", "output", "dynamic_batching"}
 # TF32 would round what the export proved in float32; float16 graphs have nothing that it concerns.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 # 1 is HEURISTIC. Every batch size is a new shape, and the default tries all algorithms anew for each. The backend takes
@@ -36,11 +36,10 @@ def encoder_config(
         engines: under `tensorrt`, as the manifest records them.
     """
     made = ModelConfig()
-    for name in _KEPT:
-        if isinstance(getattr(config, name), (str, int)):
-            setattr(made, name, getattr(config, name))
-        else:
-            getattr(made, name).MergeFrom(getattr(config, name))
+    made.CopyFrom(config)
+    for field, _ in config.ListFields():
+        if field.name not in _KEPT:
+            made.ClearField(field.name)
     made.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
     # The first sample is of one picture, or of one text of the shortest bucket, under every runtime.
     made.model_warmup.append(config.model_warmup[0])

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from tritonclip_export.dali import DALI_ONLY
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.in_place import alone_in, unique, write_files
 from tritonclip_export.manifest import MANIFEST
@@ -23,7 +24,7 @@ WARMUP_TEXT = "a photo of a cat"
 _BYTES_LENGTH_PREFIX = 4
 # What DALI needs is written by `dali_files`, where it is asked for.
 _TEMPLATES_ONLY = shutil.ignore_patterns(
-    *("__pycache__", "*.pyc", "*.onnx", "*.onnx.data", "preprocess_dali", "clip_dali.py", "dali_router.py")
+    *("__pycache__", "*.pyc", "*.onnx", "*.onnx.data"), *(Path(path).name for path in DALI_ONLY)
 )
 # What a path or a disk that cannot take it answers; other errors are faults of this program.
 _REFUSED_BY_DISK = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonclip_bench.stages import stages
+from tritonclip_bench.stages import stages, with_late_answers
 from tritonclip_serve import TritonServer
 
 SLEEP_MS = 50
@@ -45,30 +45,52 @@ def test_without_the_servers_word_nothing_is_said() -> None:
     assert stages(None, {}) == stages({}, None) == {}
 
 
-@pytest.fixture(scope="module")
-def sleepy(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repository = shutil.copytree(demo_repository, tmp_path_factory.mktemp("sleepy") / "repository")
-    model = repository / "preprocess" / "1" / "model.py"
-    line = "    def _answer(self, request: Any, ready: Mapping[int, clip_preprocess.Pixels] | None = None) -> Any:\n"
-    code = model.read_text()
+# Where a sleep goes: a file of the model, and the line that it follows.
+SLEEPS = {
+    "preprocess": ("model.py", "    def execute(self, requests: list[Any]) -> list[Any]:\n"),
+    "image_encoder": ("clip_onnx.py", "    def run(batch: np.ndarray) -> np.ndarray:\n"),
+}
+
+
+@pytest.fixture(params=SLEEPS)
+def sleepy(request: pytest.FixtureRequest, demo_repository: Path, tmp_path: Path) -> tuple[str, Path]:
+    """The model that sleeps, and the repository."""
+    file, line = SLEEPS[request.param]
+    repository = shutil.copytree(demo_repository, tmp_path / "repository")
+    path = repository / request.param / "1" / file
+    code = path.read_text()
     assert line in code
-    model.write_text(code.replace(line, f"{line}        __import__('time').sleep({SLEEP_MS / 1000})\n"))
-    return repository
+    path.write_text(code.replace(line, f"{line}        __import__('time').sleep({SLEEP_MS / 1000})\n"))
+    return request.param, repository
 
 
-def test_a_sleep_is_found_in_its_stage(sleepy: Path, tmp_path: Path) -> None:
-    loop = ["--users", "2", "--rate", "10"]
+def test_a_sleep_is_found_in_its_stage(sleepy: tuple[str, Path], tmp_path: Path) -> None:
+    model, repository = sleepy
+    (other,) = set(SLEEPS) - {model}
     result = tmp_path / "result.json"
-    with TritonServer(sleepy, grpc_port=0, http_port=0, metrics_port=0, log_path=tmp_path / "log") as server:
-        line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", server.grpc_address, *loop]
-        line += ["--warmup", "1s", "--duration", "4s", "--json", str(result)]
+    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=tmp_path / "log") as server:
+        line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", server.grpc_address]
+        line += ["--users", "2", "--rate", "10", "--warmup", "1s", "--duration", "4s", "--json", str(result)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(result.read_text())["results"]
     found = measured["stages"]
-    assert found["preprocess"]["compute_ms"] >= SLEEP_MS
-    assert found["image_encoder"]["compute_ms"] < SLEEP_MS
+    assert found[model]["compute_ms"] >= SLEEP_MS
+    assert found[other]["compute_ms"] < SLEEP_MS
     assert found["embed_image"]["total_ms"] >= SLEEP_MS
     assert measured["total"]["latency_ms"]["p99"] >= SLEEP_MS
-    assert {"preprocess", "image_encoder"} <= {row.split()[0] for row in done.stdout.splitlines() if row}
+    assert set(SLEEPS) <= {row.split()[0] for row in done.stdout.splitlines() if row}
     assert "ms in the server" in done.stdout
+
+
+def test_an_encoder_has_what_its_ensemble_took_and_the_step_before_did_not() -> None:
+    stage = {"queue_ms": 1.0, "input_ms": 0.0, "output_ms": 0.0, "compute_ms": 0.1}
+    given = {
+        "embed_text": {**stage, "requests": 10, "total_ms": 6.0},
+        "tokenizer": {**stage, "requests": 10, "total_ms": 2.0},
+        # The cache answered for half of them.
+        "text_encoder": {**stage, "requests": 5, "total_ms": 1.1},
+    }
+    made = with_late_answers(given)["text_encoder"]
+    assert (made["total_ms"], made["compute_ms"]) == (8.0, 7.0)
+    assert with_late_answers({**given, "clip": stage}) == {**given, "clip": stage}

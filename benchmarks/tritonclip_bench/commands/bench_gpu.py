@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from tritonclip_bench.options import count, positive_seconds
+from tritonclip_export.commands.export import PRECISIONS
 
 HELP = "measure the encoders on a GPU (or this CPU): items a second, share of the device's peak, roofline, served load"
 BATCHES = "1,2,4,8,16,32,64,128,256"
 USERS = "1,8,32,64"
 RUNTIMES = ("pytorch", "onnxruntime", "onnxruntime-copies", "tensorrt")
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,10 +17,9 @@ from tritonclip_bench.gpu.runtimes import open_runtime
 from tritonclip_bench.gpu.series import Effort, Series, run_series
 from tritonclip_bench.gpu.served import Load, serve
 from tritonclip_bench.gpu.subject import open_subject
+from tritonclip_client.main import EXIT_INTERRUPTED
 from tritonclip_export.engine.boundary import Toolkit
 from tritonclip_serve.errors import ServeError
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def run(plan: Plan, open_toolkit: Callable[[], Toolkit]) -> int:
             print("interrupted; what was measured stays", file=sys.stderr)
         write_json(path, to_json(record))
         print(f"{render(record)}\n\nwritten: {path}")
-    return int(record.failed) if record.complete else INTERRUPTED
+    return int(record.failed) if record.complete else EXIT_INTERRUPTED
 
 
 def _measure(plan: Plan, record: Record, path: Path, open_toolkit: Callable[[], Toolkit]) -> None:

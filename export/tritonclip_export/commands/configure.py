@@ -11,9 +11,9 @@ from tritonclip_export.commands.settings_options import (
     given_settings,
     parse_graph_batches,
 )
+from tritonclip_export.settings import RUNTIMES
 
 HELP = "change what runs a model repository's towers, its batches, queues and instances, without exporting again"
-RUNTIMES = ("onnxruntime-python", "onnxruntime", "tensorrt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

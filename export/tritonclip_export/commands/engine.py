@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from tritonclip_export.commands.probe_options import add_probes
 from tritonclip_export.commands.settings_options import add_graph_batches, parse_graph_batches
+from tritonclip_export.settings import TENSORRT
 
 if TYPE_CHECKING:
     from tritonclip_export.engine.build import EngineRequest
 
 HELP = "build TensorRT engines of a model repository on the GPU that serves it, or compare its graphs with TensorRT"
-RUNTIMES = ("tensorrt",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,9 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         "--timing-cache", metavar="FILE", type=Path, help="makes the next build faster (default: a file beside DIR)"
     )
     build.add_argument(
-        "--runtime", choices=RUNTIMES, help="serve the towers with the engines (default: leave the configs as they are)"
+        "--runtime",
+        choices=(TENSORRT,),
+        help="serve the towers with the engines (default: leave the configs as they are)",
     )
     add_graph_batches(build)
     add_probes(build)

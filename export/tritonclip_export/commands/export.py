@@ -12,10 +12,10 @@ from typing import Any
 
 from tritonclip_export.commands.probe_options import add_probes
 from tritonclip_export.commands.settings_options import add_settings, given_settings
+from tritonclip_export.settings import DALI, ONNXRUNTIME, PYTHON
 
 # Of `lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
-RUNTIMES = ("onnxruntime-python", "onnxruntime")
 # What the serving spec calls them.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 # glibc's mallopt: larger allocations are mapped, and their pages go back when they are freed.
@@ -92,7 +92,7 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
         help="of the served graphs: fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
     )
     limits.add_argument("--name", help="what the served model calls itself (default: the checkpoint's name)")
-    add_settings(limits, RUNTIMES)
+    add_settings(limits, (PYTHON, ONNXRUNTIME))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -189,5 +189,5 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
             )
     for note in manifest["merge"].get("notes", []):
         print(f"note: {note}", file=sys.stderr)
-    container = manifest["settings"]["preprocess"] == "dali" or spec["runtime"] != RUNTIMES[0]
+    container = manifest["settings"]["preprocess"] == DALI or spec["runtime"] != PYTHON
     print(f"next: tritonclip serve {out}{' --server path' if container else ''}")

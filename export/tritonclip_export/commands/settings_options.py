@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tritonclip_export.settings import PREPROCESSES
+
 DEFAULT = "default"
 
 
@@ -62,7 +64,7 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
     )
     group.add_argument(
         "--preprocess",
-        choices=("cpu", "dali"),
+        choices=PREPROCESSES,
         help="what decodes pictures: the CPU (default), or DALI on the GPU for JPEG, in NVIDIA's container",
     )
     for option, name, kind, metavar, text in _OPTIONS:
