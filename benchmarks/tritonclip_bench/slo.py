@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tritonclip_bench.report import CLIENT_BOUND_CORES, LATE_MS, kept_up
@@ -51,25 +51,30 @@ class Trial:
     verdict: str
     reason: str
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the rate was sustained."""
+        return self.verdict == "sustained"
+
 
 @dataclass
 class Search:
     """All trials in their order, and what came of them."""
 
     objective: Objective
-    trials: list[Trial]
+    trials: list[Trial] = field(default_factory=list)
 
     def sustained(self) -> Trial | None:
         """The highest rate that was never found to fail, at it or below it."""
         least = self._least_failed()
-        good = [trial for trial in self.trials if trial.verdict == "sustained" and trial.rate < least]
+        good = [trial for trial in self.trials if trial.is_good and trial.rate < least]
         return max(good, key=lambda trial: trial.rate, default=None)
 
     def notes(self) -> list[str]:
         """What a reader must know before believing the rate."""
         found = []
         least = self._least_failed()
-        above = [trial.rate for trial in self.trials if trial.verdict == "sustained" and trial.rate > least]
+        above = [trial.rate for trial in self.trials if trial.is_good and trial.rate > least]
         if above:
             found.append(
                 f"not monotonic: {least:.1f} requests/s failed and {max(above):.1f} did not; something else uses the "
@@ -113,34 +118,31 @@ def judge(rate: float, results: Mapping[str, Any], objective: Objective) -> Tria
     return Trial(rate, offered, answered, total["items_per_s"], p99, error, verdict, reason)
 
 
-def search(measure: Callable[[float], Trial], begin: float, objective: Objective) -> Iterator[Search]:
-    """Look for the highest sustained rate; yields the search after every trial, so that an interruption loses nothing.
+def search(measure: Callable[[float], Trial], begin: float, found: Search) -> Iterator[Trial]:
+    """Look for the highest sustained rate; yields each trial as it is noted in `found`, so that nothing is lost.
 
     From `begin` the rate doubles until a trial is not sustained, or halves until one is; the gap is bisected until the
     two are within TOLERANCE. The rate that was found is tried once more: where that fails, the search goes on below it.
     """
-    found = Search(objective, [])
+    low, high, rate = 0.0, 0.0, begin
 
-    def attempt(rate: float) -> bool:
+    def attempt(rate: float) -> Trial:
         found.trials.append(measure(rate))
-        return found.trials[-1].verdict == "sustained"
+        return found.trials[-1]
 
-    low, high = 0.0, 0.0
-    rate = begin
     for _ in range(MOST_STEPS):
-        good = attempt(rate)
-        yield found
-        low, high = (rate, high) if good else (low, rate)
+        yield (trial := attempt(rate))
+        low, high = (rate, high) if trial.is_good else (low, rate)
         if (low and high) or (high and rate < 1):
             break
-        rate = rate * 2 if good else rate / 2
+        rate = rate * 2 if trial.is_good else rate / 2
     confirmed = False
     while low and high and not confirmed:
         while high > low * (1 + TOLERANCE):
             rate = (low + high) / 2
-            low, high = (rate, high) if attempt(rate) else (low, rate)
-            yield found
-        confirmed = attempt(low)
-        yield found
+            yield (trial := attempt(rate))
+            low, high = (rate, high) if trial.is_good else (low, rate)
+        yield (trial := attempt(low))
+        confirmed = trial.is_good
         if not confirmed:
             low, high = low / (1 + 2 * TOLERANCE), low

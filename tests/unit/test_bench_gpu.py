@@ -110,27 +110,29 @@ def test_what_limits_a_server(gpu: float, cpu: float, client: float, words: str)
     assert limited_by({**row, "gpu": None}) != "the GPU"
 
 
-@pytest.mark.parametrize(("visible", "share"), [("", 0.8), ("1", 0.6), ("GPU-b", 0.6), ("7", 0.8)])
+@pytest.mark.parametrize(("visible", "share"), [("0", 0.8), ("1", 0.6), ("GPU-b", 0.6), ("7", None), ("", None)])
 def test_gpu_use_is_read_from_nvidia_smi(
-    visible: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visible: str, share: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nvidia-smi is played by a script."""
     script = tmp_path / "nvidia-smi"
-    rows = "GPU-abc, 80 %, 1000 MiB, 300.00 W\nGPU-bcd, 60 %, 1000 MiB, 300.00 W\n"
+    kind = "NVIDIA H200, 9.0"
+    rows = f"GPU-abc, {kind}, 80 %, 1000 MiB, 300.00 W\nGPU-bcd, {kind}, 60 %, 1000 MiB, 300.00 W\n"
     script.write_text(f'#!/bin/sh\necho "$@" >"$0.asked"\ncat <<\'END\'\n{rows}END\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with GpuUse() as use:
         time.sleep(0.4)
-    assert use.summary(10) == {"gpu_share": share, "memory_mib": 1000, "power_w": 300}
+    expected = {"gpu_share": share, "memory_mib": 1000, "power_w": 300}
+    assert use.summary(10) == (None if share is None else expected)
     asked = (tmp_path / "nvidia-smi.asked").read_text()
-    assert "--query-gpu=uuid,utilization.gpu,memory.used,power.draw" in asked
+    assert "--query-gpu=uuid,name,compute_cap,utilization.gpu,memory.used,power.draw" in asked
 
 
 def test_gpu_use_that_the_driver_does_not_tell_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "nvidia-smi"
-    script.write_text("#!/bin/sh\necho 'GPU-abc, [N/A], 1000 MiB, [N/A]'\n")
+    script.write_text("#!/bin/sh\necho 'GPU-abc, NVIDIA H200, 9.0, [N/A], 1000 MiB, [N/A]'\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with GpuUse() as use:

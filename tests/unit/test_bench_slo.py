@@ -24,7 +24,9 @@ def trial(rate: float, verdict: str) -> Trial:
 
 
 def run(sustains: Callable[[float], bool], begin: float) -> Search:
-    *_, found = search(lambda rate: trial(rate, "sustained" if sustains(rate) else "failed"), begin, OBJECTIVE)
+    found = Search(OBJECTIVE)
+    yielded = list(search(lambda rate: trial(rate, "sustained" if sustains(rate) else "failed"), begin, found))
+    assert yielded == found.trials
     return found
 
 
@@ -124,6 +126,7 @@ def test_an_objective_that_one_caller_misses(capsys) -> None:
     assert "no rate meets the objective: p99 of a single caller is 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_of_two_places_is_measured(tmp_path: Path, capsys) -> None:
     """Two at a time, 40 ms each: 50 a second at most, and fewer before the queue grows."""
     result = tmp_path / "result.json"
@@ -131,7 +134,7 @@ def test_a_server_of_two_places_is_measured(tmp_path: Path, capsys) -> None:
         assert slo(server.address, "--p99-ms", "400", "--price-per-hour", "1", "--json", str(result)) == 0
     record = json.loads(result.read_text())
     assert 10 < record["sustained"]["rate"] <= 50
-    assert record["trials"][0]["verdict"] in ("sustained", "failed")
+    assert len({trial["verdict"] for trial in record["trials"]}) > 1
     assert record["plan"]["scenario"] == "text"
     assert record["cost"]["dollars_per_million"] == pytest.approx(1e6 / record["sustained"]["items_per_s"] / 3600)
     out = capsys.readouterr().out

@@ -43,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
     # It is what is looked for.
     args.rate = None
     plan, server, price = prepare(args)
-    found = Search(Objective(args.p99_ms, args.max_error), [])
+    found = Search(Objective(args.p99_ms, args.max_error))
     record: dict[str, Any] = {}
     try:
         _search(args.json, plan, server, price, found, record)
     finally:
         # After Ctrl-C, or a server that died, what was found so far.
         if found.trials:
-            print(_render(found, record["cost"]))
+            print(_render(found, record.get("cost")))
     return 0 if found.sustained() else 1
 
 
@@ -79,9 +79,8 @@ def _search(
             describe(plan.address)
         return judge(rate, measured, found.objective)
 
-    for state in search(measure, alone["requests_per_s"] / 2, found.objective):
-        found.trials = state.trials
-        trial, best = found.trials[-1], found.sustained()
+    for trial in search(measure, alone["requests_per_s"] / 2, found):
+        best = found.sustained()
         print(f"  {trial.rate:8.1f} requests/s: {trial.verdict} {trial.reason}".rstrip(), file=sys.stderr, flush=True)
         items_per_s = best.items_per_s if best else 0.0
         record |= {

@@ -13,12 +13,12 @@ from typing import Any
 
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.machine import cpu_model
-from tritonclip_export.engine.here import query_gpus
+from tritonclip_export.engine.here import visible_gpus
 
 KINDS = ("cuda", "cpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 VARIABLE = "TRITONCLIP_DEVICE"
-_SMI_FIELDS = ("name", "driver_version", "compute_cap", "memory.total", "power.limit", "clocks.max.sm")
+_SMI_FIELDS = ("driver_version", "memory.total", "power.limit", "clocks.max.sm")
 _OUT_OF_MEMORY = (
     *("out of memory", "failed to allocate memory", "can't allocate memory", "bad allocation"),
     *("is smaller than requested bytes", "alloc_failed", "bad_alloc"),
@@ -121,9 +121,10 @@ class Device:
 
             properties = torch.cuda.get_device_properties(0)
             described |= {"cuda": torch.version.cuda, "memory_gib": round(properties.total_memory / 2**30, 1)}
+            described |= {"compute_capability": f"{properties.major}.{properties.minor}"}
             described |= {"multiprocessors": properties.multi_processor_count}
-            rows = query_gpus(*_SMI_FIELDS)
-            described |= {"nvidia_smi": dict(zip(_SMI_FIELDS, rows[0], strict=False))} if rows else {}
+            gpus = visible_gpus(*_SMI_FIELDS)
+            described |= {"nvidia_smi": dict(zip(_SMI_FIELDS, gpus[0][3:], strict=True))} if gpus else {}
         return described
 
 

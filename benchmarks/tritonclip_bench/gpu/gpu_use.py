@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import threading
 import time
 from types import TracebackType
 
-from tritonclip_export.engine.here import query_gpus
+from tritonclip_export.engine.here import visible_gpus
 
 _EVERY_S = 0.25
-_FIELDS = ("uuid", "utilization.gpu", "memory.used", "power.draw")
+_FIELDS = ("utilization.gpu", "memory.used", "power.draw")
 _KEYS = ("gpu_share", "memory_mib", "power_w")
 
 
@@ -45,20 +44,12 @@ class GpuUse:
         return dict(zip(_KEYS, (means[0] / 100, *means[1:]), strict=True))
 
     def _watch(self) -> None:
-        while rows := query_gpus(*_FIELDS):
+        while gpus := visible_gpus(*_FIELDS):
             try:
                 # Each with its unit: "80 %", "1000 MiB", "300.00 W"; or "[N/A]".
-                sample = [float(cell.split()[0]) for cell in _first_visible(rows)[1:]]
+                sample = [float(cell.split()[0]) for cell in gpus[0][-len(_FIELDS) :]]
                 self._samples.append((time.monotonic(), sample))
             except ValueError:
                 pass
             if self._over.wait(_EVERY_S):
                 return
-
-
-def _first_visible(rows: list[list[str]]) -> list[str]:
-    """By CUDA_VISIBLE_DEVICES: an index or the beginning of a UUID."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if first.isdecimal() and int(first) < len(rows):
-        return rows[int(first)]
-    return next((row for row in rows if first and row[0].startswith(first)), rows[0])

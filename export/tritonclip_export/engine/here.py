@@ -18,8 +18,8 @@ from typing import Any
 from tritonclip_export.errors import EngineError
 from tritonclip_export.settings import ONNXRUNTIME, TENSORRT
 
-# UUID, name, compute capability.
-Gpu = tuple[str, str, str]
+# UUID, name, compute capability, and what else was asked for.
+Gpu = tuple[str, ...]
 
 ENGINES = "engines"
 _TIMEOUT_S = 30
@@ -41,8 +41,7 @@ class Here:
 
 def look() -> Here:
     """Ask the driver and TensorRT's library. The parts that meet a GPU were never run by the authors."""
-    gpus = [(name, capability) for _, name, capability in _visible(_gpus(), os.environ)]
-    return Here(gpus, _library_version() or _package_version())
+    return Here([(gpu[1], gpu[2]) for gpu in visible_gpus()], _library_version() or _package_version())
 
 
 def records(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -100,7 +99,7 @@ def _parts(tensorrt: str) -> tuple[int, ...]:
     return tuple(int(part) for part in tensorrt.split(".")[:3])
 
 
-def query_gpus(*fields: str) -> list[list[str]]:
+def _query_gpus(*fields: str) -> list[list[str]]:
     """What nvidia-smi says of each GPU, in its own words and units; nothing where it is missing or fails.
 
     In the driver's order, which is the order of the PCI bus. A cell that holds a comma comes as two.
@@ -113,9 +112,11 @@ def query_gpus(*fields: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if done.returncode == 0]
 
 
-def _gpus() -> list[Gpu]:
-    rows = query_gpus("uuid", "name", "compute_cap")
-    return [(row[0], ", ".join(row[1:-1]), row[-1]) for row in rows if len(row) > 2]
+def visible_gpus(*fields: str) -> list[Gpu]:
+    """Of every GPU that CUDA may use its UUID, name and compute capability, and `fields` of nvidia-smi."""
+    behind = 1 + len(fields)
+    rows = [row for row in _query_gpus("uuid", "name", "compute_cap", *fields) if len(row) >= 2 + behind]
+    return _visible([(row[0], ", ".join(row[1:-behind]), *row[-behind:]) for row in rows], os.environ)
 
 
 def _visible(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
@@ -128,7 +129,7 @@ def _visible(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
         return gpus
     words = [word.strip() for word in given.split(",")]
     # CUDA counts the fastest first unless told otherwise; a MIG instance has a UUID of its own.
-    by_bus = len({gpu[1:] for gpu in gpus}) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    by_bus = len({gpu[1:3] for gpu in gpus}) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if any(word.startswith("MIG-") or (word.isdecimal() and not by_bus) for word in words):
         return gpus
     return [gpu for gpu in takewhile(bool, (_named(word, gpus) for word in words)) if gpu]
