@@ -5,6 +5,7 @@ BenchError                  exit code 2: something given to the load test is wro
 ├── WrongAnswerError        the server answered, but not with what the model promises
 ├── ServerUnavailableError  exit code 3: nothing ready answers at the address
 ├── LoadError               exit code 1: the load generator gave no result
+├── TrialFailedError        exit code 1: with these settings the server does not start, or does not answer
 └── DemoError               exit code 1: a step of the demo failed; its own message stands above
 """
 
@@ -33,6 +34,12 @@ class ServerUnavailableError(BenchError):
 
 class LoadError(BenchError):
     """The load generator gave no result."""
+
+    exit_code = 1
+
+
+class TrialFailedError(BenchError):
+    """With these settings the server does not start, or does not answer."""
 
     exit_code = 1
 

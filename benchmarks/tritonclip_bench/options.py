@@ -113,6 +113,11 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     """The server, the workload, the price and where the result goes."""
     parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
     add_workload_arguments(parser)
+    add_result_arguments(parser)
+
+
+def add_result_arguments(parser: argparse.ArgumentParser) -> None:
+    """The price, and where the result goes."""
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
     parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")

@@ -20,14 +20,29 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         BenchError: an option, a file or the server's limits do not allow it.
         ServerUnavailableError: nothing ready answers at the address.
     """
+    price = check_options(args)
+    server = describe(args.address)
+    check_limits(args, server)
+    return make_plan(args, args.address), server, price
+
+
+def check_options(args: argparse.Namespace) -> Price | None:
+    """Refuse what needs no server to be refused; returns the price.
+
+    Raises:
+        BenchError: an unknown instance, a result that cannot be written, or a file that cannot be read.
+    """
     price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
     if args.json is not None:
         check_writable(args.json)
     check_files(args)
-    server = describe(args.address)
-    check_limits(args, server)
-    plan = LoadPlan(
-        address=args.address,
+    return price
+
+
+def make_plan(args: argparse.Namespace, address: str) -> LoadPlan:
+    """The load that `args` (with `users`, `duration` and `rate`) ask for, on the server at `address`."""
+    return LoadPlan(
+        address=address,
         scenario=args.scenario,
         users=args.users,
         duration_s=args.duration,
@@ -41,4 +56,3 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         texts=args.texts,
         rate=args.rate,
     )
-    return plan, server, price
