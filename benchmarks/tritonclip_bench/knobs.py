@@ -58,7 +58,9 @@ def parse_vary(text: str) -> tuple[str, tuple[Any, ...]]:
         raise argparse.ArgumentTypeError(f"{text!r} given; give {kind} after {name}=, with commas between") from None
 
 
-def default_values(present: Settings, scenario: str, cores: int, backends: Collection[str] = ()) -> dict[str, list[Any]]:
+def default_values(
+    present: Settings, scenario: str, cores: int, backends: Collection[str] = ()
+) -> dict[str, list[Any]]:
     """What is worth a trial on a machine of so many `cores`, the most promising setting first.
 
     A batch below the present one is none: a caller may send as much in one request today.

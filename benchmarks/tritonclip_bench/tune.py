@@ -1,9 +1,9 @@
 """Looks for the settings with the highest throughput, and recommends none whose gain may be noise.
 
 Every figure is a ratio to the present settings, measured in the same round, minutes apart at most: a machine that grows
-slower or faster favors nobody. The search halves its candidates again and again (K. Jamieson, A. Talwalkar: Non-stochastic
-best arm identification, AISTATS 2016). What it found is the best of several by luck too, so none of its figures proves
-anything: the finalists run against the present settings anew, and these rounds alone decide.
+slower or faster favors nobody. The search halves its candidates again and again (K. Jamieson, A. Talwalkar:
+Non-stochastic best arm identification, AISTATS 2016). What it found is the best of several by luck too, so none of its
+figures proves anything: the finalists run against the present settings anew, and these rounds alone decide.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Sweep:
         if any(not self._is_settled(one, reference, phase) and self._rounds_left(one, phase) for one in alive):
             return Verdict("undecided", None, ratio, "the budget ended before the comparison did")
         if reference in self.trials and not self._meets(reference):
-            return Verdict("missed", None, ratio, f"nothing kept p99 within {self.effort.within_p99_ms:g} ms in all rounds")
+            return Verdict(
+                "missed", None, ratio, f"nothing kept p99 within {self.effort.within_p99_ms:g} ms in all rounds"
+            )
         if not alive:
             return Verdict("as good", None, None, f"nothing looked more than {MIN_GAIN:.0%} better")
         return Verdict("as good", None, ratio, f"no gain of more than {MIN_GAIN:.0%} exceeds the noise")
@@ -120,7 +122,7 @@ class Sweep:
         return self._clock() - self._begun_s
 
     def _race(self, phase: str, candidates: Sequence[Candidate], champion: Candidate) -> Candidate:
-        """Halve the candidates until one is left; the champion stays unless that one beats it by more than the noise."""
+        """Halve the candidates until one is left; the champion stays unless that one seems better beyond the noise."""
         left = self._alive(candidates)
         if not left:
             return champion

@@ -1,4 +1,4 @@
-"""The exports of one model that a sweep is given: the one whose settings it looks for, and those it is compared with."""
+"""The exports of one model that a sweep is given: the one that is tuned, and those that it is compared with."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tritonclip_bench.knobs import changes, label
 from tritonclip_bench.prices import Price
-from tritonclip_bench.report import cost, describe_run, make_report
 from tritonclip_bench.repeats import spreads
+from tritonclip_bench.report import cost, describe_run, make_report
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.spread import Spread, spread
 from tritonclip_bench.tune import FINAL, Sweep
@@ -172,7 +172,8 @@ def news(outcome: Outcome, trial: Trial) -> str:
         return f"{name}: failed: {trial.failed}"
     last = trial.rounds[-1]
     ratio = "" if last.ratio is None else f", {last.ratio:.2f} x"
-    return f"{last.phase} {last.number}: {name}: {last.measured.items_per_s:.1f} items/s{ratio}, p99 {last.measured.p99_ms:.1f} ms"
+    rate = f"{last.measured.items_per_s:.1f} items/s{ratio}"
+    return f"{last.phase}, round {last.number}: {name}: {rate}, p99 {last.measured.p99_ms:.1f} ms"
 
 
 def _row(outcome: Outcome, trial: Trial) -> tuple[str, ...]:
@@ -213,8 +214,8 @@ def _export_line(outcome: Outcome, export: Export) -> str:
     ratio = outcome.sweep.ratio(Candidate(outcome.reference.settings, export.name), EXPORTS)
     measured = "not measured: the budget ended" if ratio is None else f"{_interval(ratio)} x the throughput"
     return (
-        f"{export.name}: {measured} of {outcome.exports[0].spec.precision} with the same settings ({told['over']}); its "
-        f"fingerprint is {export.spec.fingerprint[:12]}: embeddings of the two do not mix. Nothing of it is written"
+        f"{export.name}: {measured} of {outcome.exports[0].spec.precision} with the same settings ({told['over']}); "
+        f"its fingerprint is {export.spec.fingerprint[:12]}: embeddings of the two do not mix; nothing of it is written"
     )
 
 
