@@ -67,6 +67,7 @@ class Sweep:
         self.present = present
         self.effort = effort
         self.trials: dict[Candidate, Trial] = {}
+        self.untried: list[Candidate] = []
         self._measure = measure
         self.after = after
         self._clock = clock
@@ -103,6 +104,8 @@ class Sweep:
         ratio = self.ratio(alive[0], phase) if alive else None
         if any(not self._is_settled(one, reference, phase) and self._rounds_left(one, phase) for one in alive):
             return Verdict("undecided", None, ratio, "the budget ended before the comparison did")
+        if self.untried:
+            return Verdict("undecided", None, ratio, f"the budget ended with {len(self.untried)} of them untried")
         if reference in self.trials and not self._meets(reference):
             return Verdict(
                 "missed", None, ratio, f"nothing kept p99 within {self.effort.within_p99_ms:g} ms in all rounds"
@@ -137,6 +140,7 @@ class Sweep:
             if len(left) <= 2:
                 break
             left = left[: math.ceil(len(left) / 2)]
+        self.untried += [one for one in candidates if one not in self.trials]
         margin = max(MIN_GAIN, self._noise())
         return left[0] if left and self._looks_better(left[0], champion, margin) else champion
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonclip_bench.knobs import changes, label
 from tritonclip_bench.prices import Price
-from tritonclip_bench.repeats import spreads
+from tritonclip_bench.repeats import Runs
 from tritonclip_bench.report import cost, describe_run, make_report
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.spread import Spread, spread
@@ -81,6 +81,7 @@ def record(outcome: Outcome) -> dict[str, Any] | None:
         "reason": verdict and verdict.reason,
         "written": outcome.written,
         "trials": [_trial(outcome, trial) for trial in trials],
+        "untried": [outcome.name(candidate) for candidate in outcome.sweep.untried],
         "exports": [_export(outcome, export) for export in outcome.exports[1:]] if outcome.reference else [],
         "records": records,
         "warnings": list(dict.fromkeys(warning for one in records for warning in one["warnings"])),
@@ -90,15 +91,14 @@ def record(outcome: Outcome) -> dict[str, Any] | None:
 
 def _load_record(outcome: Outcome, trial: Trial) -> dict[str, Any]:
     """A record of kind "load" with all runs of a candidate."""
-    runs = [one.measured.results for one in sorted(trial.rounds, key=lambda one: one.measured.items_per_s)]
+    runs = Runs([one.measured.results for one in trial.rounds])
     return make_report(
         outcome.bench.plan,
         outcome.bench.info[trial.candidate],
-        runs[(len(runs) - 1) // 2],
+        runs.typical(),
         outcome.price,
         label=outcome.name(trial.candidate),
-        repeats=[one.measured.results for one in trial.rounds],
-        spread={name: _dict(found) for name, found in spreads(runs).items()},
+        repeats=runs.results,
         broken=trial.failed or None,
     )
 
@@ -156,6 +156,8 @@ def render(outcome: Outcome) -> str:
     parts = [format_table(columns, [_row(outcome, trial) for trial in trials])]
     if outcome.verdict is not None:
         parts.append(f"\n{_verdict_line(outcome, outcome.verdict)}")
+    if untried := outcome.sweep.untried:
+        parts.append(f"not tried, because the budget ended: {'; '.join(map(outcome.name, untried))}")
     if outcome.reference is not None:
         parts.extend(_export_line(outcome, export) for export in outcome.exports[1:])
     told = record(outcome)

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         varied, phases, sizes = _phases(args, exports[0])
         folder = stack.enter_context(workspace(args.repository.resolve()))
         copies = {one.name: copy(one.repository, folder / f"export_{n}") for n, one in enumerate(exports)}
-        bench = Bench(copies, make_plan(args, ""), args, server=args.server, startup_s=STARTUP_S)
+        bench = Bench(copies, make_plan(args, "127.0.0.1:0"), args, server=args.server, startup_s=STARTUP_S)
         sweep = _sweep(args, exports, sizes, bench)
         outcome = Outcome(sweep, bench, exports, varied, price, args.label)
         _go(args, outcome, phases)
@@ -156,13 +156,16 @@ def _sweep(args: argparse.Namespace, exports: Sequence[Export], sizes: Sequence[
 
 def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> None:
     """Fill `outcome`; whatever happens, what was measured is written and printed."""
-    from tritonclip_bench.files import write_json
+    from tritonclip_bench.files import saving
+    from tritonclip_bench.repeats import INTERRUPTED
     from tritonclip_bench.tune_report import news, record, render
+
+    save = saving(args.json)
 
     def keep() -> None:
         told = record(outcome)
-        if args.json is not None and told is not None:
-            write_json(args.json, told)
+        if told is not None:
+            save(told)
 
     def after(trial: Any) -> None:
         _say(f"  {outcome.sweep.spent_s / 60:5.1f} min  {news(outcome, trial)}")
@@ -172,7 +175,7 @@ def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> 
     try:
         _search(args, outcome, phases)
     except BaseException as error:
-        outcome.broken = "interrupted (Ctrl-C)" if isinstance(error, KeyboardInterrupt) else str(error)
+        outcome.broken = INTERRUPTED if isinstance(error, KeyboardInterrupt) else str(error)
         raise
     finally:
         keep()
