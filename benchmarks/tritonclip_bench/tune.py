@@ -154,7 +154,7 @@ class Sweep:
         for one in candidates:
             if one in rounds:
                 rounds[one].ratio = rounds[one].measured.items_per_s / base
-            self.after(self.trials[one])
+                self.after(self.trials[one])
 
     def _attempt(
         self, phase: str, candidate: Candidate, seconds: int, reference: Candidate
@@ -208,9 +208,7 @@ class Sweep:
         ratio = self.ratio(candidate, phase)
         if ratio is None or ratio.n < MIN_ROUNDS:
             return False
-        within = self.effort.within_p99_ms
-        rounds = [one for one in self.trials[candidate].rounds if one.phase == phase]
-        if any(one.measured.p99_ms > within for one in rounds):
+        if self._misses_once(candidate, phase):
             return False
         if not self._meets(reference, phase):
             return ratio.n >= OBJECTIVE_ROUNDS
@@ -222,11 +220,17 @@ class Sweep:
         if ratio is None or ratio.n < MIN_ROUNDS:
             return False
         half_width = ratio.half_width or 0.0
+        if self._misses_once(candidate, phase):
+            return True
         if not self._meets(reference, phase):
             return ratio.n >= OBJECTIVE_ROUNDS
         if ratio.mean + half_width < 1 + MIN_GAIN:
             return True
         return self._is_better(candidate, reference, phase) and ratio.mean - 1 > EARLY * half_width
+
+    def _misses_once(self, candidate: Candidate, phase: str) -> bool:
+        rounds = [one for one in self.trials[candidate].rounds if one.phase == phase]
+        return any(one.measured.p99_ms > self.effort.within_p99_ms for one in rounds)
 
     def _rounds_left(self, candidate: Candidate, phase: str) -> bool:
         ratio = self.ratio(candidate, phase)

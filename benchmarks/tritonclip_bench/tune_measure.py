@@ -55,6 +55,8 @@ class Bench:
                 self.info[candidate] = info = describe(address)
                 check_limits(self._options, info)
                 results = run_load(replace(self.plan, address=address, duration_s=seconds), progress=False)
+                if str(results.get("broken") or "").startswith("interrupted"):
+                    raise KeyboardInterrupt
         except ModelLoadError as error:
             raise TrialFailedError(str(error.failures[0])) from error
         except (ServeError, ExportError, BenchError) as error:

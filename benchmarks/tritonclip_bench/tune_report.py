@@ -31,8 +31,7 @@ class Outcome:
     Attributes:
         exports: the first is the user's own.
         varied: the values that were to be tried, by setting.
-        finalists: in the last rounds, against the present settings.
-        export_ratios: of each other export at `reference`'s settings, over the user's own.
+        reference: with whose settings the other exports were compared.
         broken: why the sweep is not whole.
     """
 

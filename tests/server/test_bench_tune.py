@@ -1,0 +1,309 @@
+"""`tritonclip bench tune` on the demo: what it leaves of a repository, and what it finds on the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from configuring import configure, content
+from tritonclip_bench import tune_copy, tune_measure
+from tritonclip_bench.commands import bench_tune
+from tritonclip_bench.endpoint import ServerInfo
+from tritonclip_client.main import main
+from tritonclip_export.configs import read_configs
+from tritonclip_export.configure import settings_of
+from tritonclip_export.manifest import read_manifest, verify
+from tritonclip_export.settings import Settings
+from tritonclip_export.spec import ServingSpec
+from tritonclip_serve import TritonServer
+
+BAD = ("--threads", "1", "--preprocess-instances", "1")
+
+
+@pytest.fixture
+def repository(demo_repository: Path, tmp_path: Path) -> Path:
+    """The demo with settings that leave a core idle."""
+    found = shutil.copytree(demo_repository, tmp_path / "served" / "repository")
+    configure(found, *BAD)
+    return found
+
+
+def settings(repository: Path) -> Settings:
+    return settings_of(repository, read_manifest(repository))
+
+
+def tune(repository: Path, *options: object) -> int:
+    return main(["bench", "tune", str(repository), *map(str, options)])
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Settings]]:
+    """Servers and loads that take no time; twice as many pictures with two processes. What was served is kept."""
+    served: list[tuple[Path, Settings]] = []
+
+    def serve(copy: Path, **_: Any):
+        served.append((copy, settings(copy)))
+        return nullcontext(SimpleNamespace(grpc_address="127.0.0.1:1"))
+
+    def load(plan: Any, *, progress: bool) -> dict[str, Any]:
+        copy, now = served[-1]
+        assert read_configs(copy)["preprocess"].instance_group[0].count == now.preprocess_instances
+        rate = 100.0 * now.preprocess_instances * (3 if spec_of(copy).precision == "float16" else 1)
+        failures = 1 if now.threads == 7 else 0
+        total = {
+            "requests": 1000,
+            "items": 1000,
+            "items_per_s": rate,
+            "requests_per_s": rate,
+            "latency_ms": {"mean": 9.0, "p50": 9.0, "p95": 10.0, "p99": 10.0, "max": 10.0},
+            "failures": failures,
+            "failure_reasons": {"UNAVAILABLE: no": failures} if failures else {},
+            "unanswered": 0,
+        }
+        machine = {"client_cpu_cores": 0.9, "machine_cpu_share": 0.5, "window_s": 10.0}
+        return {"total": total, "by_model": {"embed_image": total}, **machine, "pictures": {"source": "drawn"}}
+
+    def describe(address: str) -> ServerInfo:
+        copy, now = served[-1]
+        return ServerInfo("2.51.0", spec_of(copy), {"embed_image": now.image_batch, "embed_text": now.text_batch})
+
+    for name, fake in (("TritonServer", serve), ("run_load", load), ("describe", describe)):
+        monkeypatch.setattr(tune_measure, name, fake)
+    return served
+
+
+def spec_of(repository: Path) -> ServingSpec:
+    return ServingSpec.from_dict(read_manifest(repository)["spec"])
+
+
+def test_the_repository_stays_as_it_is(repository: Path, loaded: list, tmp_path: Path, capsys) -> None:
+    """Without --write: every file, and nothing beside the repository; the weights are shared and nothing else."""
+    before, modified = content(repository), mtimes(repository)
+    result = tmp_path / "tuned.json"
+    price = ("--price-per-hour", "3.6")
+    assert (
+        tune(repository, "--vary", "preprocess_instances=1,2,3", "--label", "a machine", "--json", result, *price) == 0
+    )
+    assert (content(repository), mtimes(repository)) == (before, modified)
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+    assert {copy for copy, _ in loaded}.isdisjoint({repository})
+
+    out = capsys.readouterr().out
+    assert "best: preprocess_instances=3: 3.00 ± 0.00 x the present throughput" in out
+    assert "not written (--write does)" in out
+    assert "the load generator used 0.90 of one core" in out
+    record = json.loads(result.read_text())
+    assert (record["schema"], record["kind"], record["label"], record["broken"]) == (2, "tune", "a machine", None)
+    assert (record["verdict"], record["written"]) == ("better", False)
+    assert record["best"]["changes"] == {"preprocess_instances": 3}
+    assert record["best"]["ratio"]["mean"] == pytest.approx(3)
+    assert record["present"]["settings"] == settings(repository).to_dict() | {"graph_batches": None}
+    labels = ["present", "preprocess_instances=2", "preprocess_instances=3"]
+    assert [one["label"] for one in record["trials"]] == labels
+    assert [one["label"] for one in record["records"]] == labels
+    assert [one["kind"] for one in record["records"]] == ["load"] * 3
+    for trial, load in zip(record["trials"], record["records"], strict=True):
+        assert len(trial["rounds"]) == len(load["repeats"]) == load["spread"]["items_per_s"]["n"]
+        assert trial["cost"] == load["cost"]
+    assert record["trials"][0]["cost"]["dollars_per_million"] == pytest.approx(10)
+    assert str(repository.parent) not in result.read_text()
+
+
+def mtimes(repository: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in repository.rglob("*")}
+
+
+def test_the_best_is_written_as_configure_does(repository: Path, loaded: list, capsys) -> None:
+    before = settings(repository)
+    assert tune(repository, "--vary", "preprocess_instances=2", "--write") == 0
+    verify(repository)
+    assert settings(repository) == before.changed({"preprocess_instances": 2})
+    assert "; written, and read by a server when it starts" in capsys.readouterr().out
+
+
+def test_what_fails_is_told_and_the_rest_measured(repository: Path, loaded: list, capsys) -> None:
+    """Settings that the server cannot have, that refuse the load, and with which requests fail."""
+    varied = ("--vary", "preprocess_instances=1,2", "--vary", "threads=1,7", "--vary", "image_batch=2,32")
+    assert tune(repository, *varied, "--batch-size", "4") == 0
+    out = capsys.readouterr().out
+    assert "best: preprocess_instances=2:" in out
+    assert "failed: 1 of 1001 requests failed: UNAVAILABLE: no" in out
+    assert "failed: --batch-size 4; embed_image on this server takes 1 to 2 in a request" in out
+
+
+def test_another_precision_is_reported_and_never_written(
+    repository: Path, demo_repository: Path, loaded: list, tmp_path: Path, capsys
+) -> None:
+    other = shutil.copytree(demo_repository, tmp_path / "half")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["spec"] |= {"precision": "float16", "fingerprint": "f" * 64}
+    for name in ("embed_image", "embed_text", "clip"):
+        path = other / name / "config.pbtxt"
+        path.write_text(path.read_text().replace(spec_of(demo_repository).fingerprint, "f" * 64))
+        manifest["files"][f"{name}/config.pbtxt"] = hash_of(path)
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    half, result = content(other), tmp_path / "tuned.json"
+    varied = ("--vary", "preprocess_instances=2", "--write", "--json", result)
+    assert tune(repository, "--repository", other, *varied) == 0
+    assert (
+        "precision=float16: 3.00 ± 0.00 x the throughput of float32 with the same settings" in capsys.readouterr().out
+    )
+    assert content(other) == half
+    assert spec_of(repository).precision == "float32"
+    told = json.loads(result.read_text())["exports"]
+    assert [(one["precision"], one["over"]) for one in told] == [("float16", "preprocess_instances=2")]
+    assert told[0]["ratio"]["mean"] == pytest.approx(3)
+
+    assert tune(repository, "--repository", repository) == 2
+    assert "give an export in another precision" in capsys.readouterr().err
+    manifest["source"]["weights_sha256"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    assert tune(repository, "--repository", other) == 2
+    assert "is not of the same model as" in capsys.readouterr().err
+
+
+def hash_of(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_settings_that_changed_meanwhile_are_not_overwritten(
+    repository: Path, loaded: list, monkeypatch, capsys
+) -> None:
+    written = bench_tune._write
+
+    def write(*arguments: Any) -> None:
+        configure(repository, "--threads", "2")
+        written(*arguments)
+
+    monkeypatch.setattr(bench_tune, "_write", write)
+    assert tune(repository, "--vary", "preprocess_instances=2", "--write") == 2
+    assert settings(repository).preprocess_instances == 1
+    assert "was changed since the sweep began" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("linkable", [True, False])
+def test_a_copy_shares_the_weights_alone(repository: Path, tmp_path: Path, monkeypatch, linkable: bool) -> None:
+    """Hard links, or symbolic ones where the disk or the user allows none."""
+    if not linkable:
+        monkeypatch.setattr(os, "link", failing_link)
+    weights = [path for path in repository.rglob("*") if path.is_file() and path.stat().st_size >= 1 << 20]
+    assert {path.name for path in weights} >= {"model.onnx"}
+    copy = tune_copy.copy(repository, tmp_path / "copy")
+    verify(copy)
+    for path in (path for path in repository.rglob("*") if path.is_file()):
+        assert path.samefile(copy / path.relative_to(repository)) == (path in weights)
+    before = content(repository)
+    tune_copy.apply(copy, settings(copy).changed({"preprocess_instances": 5}))
+    verify(copy)
+    assert content(repository) == before
+
+
+def failing_link(*_: object, **__: object) -> None:
+    raise OSError("another disk")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--vary", "queue_delay_us=100"], "queue_delay_us is 100 for the runtime onnxruntime-python"),
+        (["--vary", "threads=1"], "nothing to try: the values are the present ones"),
+        (["--budget", "30s"], "--budget 30s given; this sweep takes at least"),
+        (["--instance", "none"], "no price for the instance 'none'"),
+        (["--pictures", "/none"], "/none"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(
+    repository: Path, loaded, capsys, options: list[str], message
+) -> None:
+    assert tune(repository, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not loaded
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+
+
+def test_what_is_no_repository(tmp_path: Path, capsys) -> None:
+    assert tune(tmp_path) == 2
+    assert "is no model repository" in capsys.readouterr().err
+
+
+@pytest.fixture
+def command(repository: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    def start(*options: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "tritonclip_client.main", "bench", "tune", str(repository), *options]
+        words += ["--warmup", "1s", "--json", str(tmp_path / "tuned.json")]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command, tmp_path: Path) -> None:
+    """One process that decodes leaves a core idle; a runtime that this server does not have is a failed trial."""
+    before = settings(repository)
+    varied = ("--vary", "preprocess_instances=1,2", "--vary", "runtime=onnxruntime-python,onnxruntime")
+    process = command(*varied, "--duration", "5s", "--write", "--budget", "14m")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    record = json.loads((tmp_path / "tuned.json").read_text())
+    assert (record["verdict"], record["written"], record["broken"]) == ("better", True, None), out
+    assert record["best"]["changes"] == {"preprocess_instances": 2}
+    failed = {trial["label"]: trial["failed"] for trial in record["trials"] if trial["failed"]}
+    assert len(failed) == 2
+    assert all("needs Triton's backend 'onnxruntime'" in reason for reason in failed.values())
+
+    verify(repository)
+    assert settings(repository) == before.changed({"preprocess_instances": 2})
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
+    free = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    with TritonServer(repository, log_path=tmp_path / "server.log", **free):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_the_trials_and_nothing_else(repository: Path, command, tmp_path, number: int) -> None:
+    before = content(repository)
+    process = command("--vary", "preprocess_instances=2,3", "--duration", "2s", "--write")
+    for line in process.stderr:
+        if "round 1" in line:
+            break
+    (folder,) = (path for path in repository.parent.iterdir() if path.name != "repository")
+    # Into the load of the second trial, or the start of its server.
+    time.sleep(4)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "broken: interrupted" in out
+    assert content(repository) == before
+    assert not folder.exists()
+    record = json.loads((tmp_path / "tuned.json").read_text())
+    assert record["broken"].startswith("interrupted")
+    assert record["trials"][0]["rounds"]
+    assert record["verdict"] is None
+    assert not serving(folder)
+
+
+def serving(folder: Path) -> list[str]:
+    """Processes that still name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return [words for words in found if str(folder) in words]
