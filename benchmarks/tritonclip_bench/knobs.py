@@ -115,9 +115,9 @@ def grid(present: Settings, varied: Values) -> list[Settings]:
             accepted |= set(changes.items())
         except RepositoryError as error:
             refusals |= dict.fromkeys(changes.items(), error)
-    for change, error in refusals.items():
+    for change, refusal in refusals.items():
         if change not in accepted:
-            raise error
+            raise refusal
     found.pop(present, None)
     return list(found)
 

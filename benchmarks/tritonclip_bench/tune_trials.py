@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,10 +69,10 @@ class Trial:
 
     def score(self) -> float:
         """The mean ratio of all runs, by their lengths; 1 for the present settings, 0 for none."""
-        compared = [one for one in self.rounds if one.ratio is not None]
+        compared = [(one.ratio, one.seconds) for one in self.rounds if one.ratio is not None]
         if not compared:
             return 1.0 if self.rounds else 0.0
-        return statistics.fmean([one.ratio or 0.0 for one in compared], [one.seconds for one in compared])
+        return sum(ratio * seconds for ratio, seconds in compared) / sum(seconds for _, seconds in compared)
 
 
 @dataclass(frozen=True)
