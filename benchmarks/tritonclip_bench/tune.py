@@ -99,20 +99,23 @@ class Sweep:
         alive = self._alive(finalists)
         better = [one for one in alive if self._is_better(one, reference, phase)]
         if better:
-            best = max(better, key=lambda one: statistics.fmean(self.trials[one].ratios(phase)))
+            best = max(better, key=lambda one: self._final_mean(one, phase))
             return Verdict("better", best, self.ratio(best, phase), "the difference exceeds the noise")
-        ratio = self.ratio(alive[0], phase) if alive else None
-        if any(not self._is_settled(one, reference, phase) and self._rounds_left(one, phase) for one in alive):
-            return Verdict("undecided", None, ratio, "the budget ended before the comparison did")
+        leader = max(alive, key=lambda one: self._final_mean(one, phase), default=None)
+        kind, reason = self._why_none(alive, reference, phase)
+        return Verdict(kind, leader, None if leader is None else self.ratio(leader, phase), reason)
+
+    def _why_none(self, finalists: Sequence[Candidate], reference: Candidate, phase: str) -> tuple[str, str]:
+        """The kind of a verdict that recommends nothing, and its reason."""
+        if any(not self._is_settled(one, reference, phase) and self._rounds_left(one, phase) for one in finalists):
+            return "undecided", "the budget ended before the comparison did"
         if self.untried:
-            return Verdict("undecided", None, ratio, f"the budget ended with {len(self.untried)} of them untried")
+            return "undecided", f"the budget ended with {len(self.untried)} of them untried"
         if reference in self.trials and not self._meets(reference):
-            return Verdict(
-                "missed", None, ratio, f"nothing kept p99 within {self.effort.within_p99_ms:g} ms in all rounds"
-            )
-        if not alive:
-            return Verdict("as good", None, None, f"nothing looked more than {MIN_GAIN:.0%} better")
-        return Verdict("as good", None, ratio, f"no gain of more than {MIN_GAIN:.0%} exceeds the noise")
+            return "missed", f"nothing kept p99 within {self.effort.within_p99_ms:g} ms in all rounds"
+        if not finalists:
+            return "as good", f"nothing looked more than {MIN_GAIN:.0%} better"
+        return "as good", f"no gain of {MIN_GAIN:.0%} or more exceeds the noise"
 
     def ratio(self, candidate: Candidate, phase: str = FINAL) -> Spread | None:
         """How the candidate did in the rounds of a phase; None where it was in none."""
@@ -231,6 +234,10 @@ class Sweep:
     def _misses_once(self, candidate: Candidate, phase: str) -> bool:
         rounds = [one for one in self.trials[candidate].rounds if one.phase == phase]
         return any(one.measured.p99_ms > self.effort.within_p99_ms for one in rounds)
+
+    def _final_mean(self, candidate: Candidate, phase: str) -> float:
+        ratio = self.ratio(candidate, phase)
+        return 0.0 if ratio is None else ratio.mean
 
     def _rounds_left(self, candidate: Candidate, phase: str) -> bool:
         ratio = self.ratio(candidate, phase)

@@ -60,8 +60,9 @@ class Bench:
         except ModelLoadError as error:
             raise TrialFailedError(str(error.failures[0])) from error
         except (ServeError, ExportError, BenchError) as error:
-            # Further lines name the log, which goes with the copy.
-            raise TrialFailedError(str(error).splitlines()[0]) from error
+            # Further lines name the log, which goes with the copy, and the copy is nobody's business.
+            reason = str(error).splitlines()[0].replace(str(copy), "the repository")
+            raise TrialFailedError(reason) from error
         return _judged(results)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from tritonclip_client.table import format_table
 
 EXPORTS = "exports"
 PRESENT = "present"
+# In the table; JSON has all of it.
+MOST_OF_A_REASON = 100
 COLUMNS = ("settings", "items/s", "over present", "95 %", "p99 ms", "runs", "")
 
 
@@ -190,7 +193,8 @@ def _row(outcome: Outcome, trial: Trial) -> tuple[str, ...]:
         price = cost(_items_per_s(trial), outcome.price, "")
         cells.append(f"{price['dollars_per_million']:.2f}" if price else "-")
     best = outcome.verdict.best if outcome.verdict else None
-    return (name, *cells, f"failed: {trial.failed}" if trial.failed else "best" if trial.candidate == best else "")
+    failed = textwrap.shorten(trial.failed, MOST_OF_A_REASON, placeholder=" ...")
+    return (name, *cells, f"failed: {failed}" if failed else "best" if trial.candidate == best else "")
 
 
 def _verdict_line(outcome: Outcome, verdict: Verdict) -> str:
@@ -200,7 +204,9 @@ def _verdict_line(outcome: Outcome, verdict: Verdict) -> str:
             "missed": "no settings meet the objective",
             "undecided": "undecided; give a larger --budget",
         }
-        return f"{heads[verdict.kind]}: {verdict.reason}; nothing is written"
+        leader, ratio = verdict.leader, verdict.ratio
+        closest = f" ({outcome.name(leader)}: {_interval(ratio)} x)" if leader and ratio else ""
+        return f"{heads[verdict.kind]}: {verdict.reason}{closest}; nothing is written"
     line = f"best: {outcome.name(verdict.best)}: {_interval(verdict.ratio)} x the present throughput; {verdict.reason}"
     if outcome.written:
         return f"{line}; written, and read by a server when it starts"

@@ -105,15 +105,20 @@ class Verdict:
 
     Attributes:
         kind: "better", "as good" (the present settings are), "missed" (nothing meets the objective) or "undecided".
-        best: what is better; None unless something is.
-        ratio: of the best in the final rounds, or of the most promising one.
-        reason: a sentence for people.
+        leader: what is better, or was the most promising; None where nothing was.
+        ratio: of the leader in the final rounds, if it came to them.
+        reason: for people.
     """
 
     kind: str
-    best: Candidate | None
+    leader: Candidate | None
     ratio: Spread | None
     reason: str
+
+    @property
+    def best(self) -> Candidate | None:
+        """What is better; None unless something is."""
+        return self.leader if self.kind == "better" else None
 
 
 def predicted(sizes: Sequence[int], effort: Effort, exports: int) -> tuple[int, float, float]:
