@@ -16,6 +16,8 @@ from tritonclip_export.settings import Settings
 
 # Bytes from which a file is linked: weights and engines are, configs and code are small.
 LINKED_FROM = 1 << 20
+# A graph goes the way of its weights: ONNX Runtime reads none through a link that leads out of the graph's own folder.
+GRAPH = ".onnx"
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def apply(repository: Path, settings: Settings) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    if Path(source).stat().st_size < LINKED_FROM:
+    if Path(source).stat().st_size < LINKED_FROM and Path(source).suffix != GRAPH:
         shutil.copyfile(source, target)
         return
     try:

@@ -89,7 +89,7 @@ def test_a_machine_that_slows_down_favors_nobody() -> None:
     machine = Machine(lambda settings: 100.0 * (1.1 if settings.threads == 0 else 1.0), drift_per_hour=-0.6)
     _, verdict = run(machine, [changed(threads=0)])
     assert verdict.kind == "better"
-    faster, verdict = run(Machine(lambda _: 100.0, drift_per_hour=2.0), GRID)
+    faster, verdict = run(Machine(lambda _: 100.0, drift_per_hour=8.0), GRID)
     assert verdict.kind == "as good", faster.ratio(GRID[0])
 
 
