@@ -72,6 +72,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
             "and the server faster than this; spread the users over several runs or machines"
         )
     found += _open_loop_warnings(results)
+    if results.get("broken"):
+        found.append(f"{results['broken']}: what was measured before is above, and the run is not whole")
     if results["total"]["failures"]:
         found.append("some requests failed; they count in no rate and no percentile")
     elif not results["total"]["requests"]:
@@ -121,7 +123,7 @@ def render(report: dict[str, Any]) -> str:
 
 def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
-    values = {name: value for name, value in asdict(plan).items() if name != "address"}
+    values = {name: value for name, value in asdict(plan).items() if name not in ("address", "samples")}
     values["pictures"] = sent
     values["texts"] = "lines of a file" if plan.texts else "captions"
     return values

@@ -7,6 +7,7 @@ import sys
 
 from tritonclip_bench.commands import bench_gpu, bench_slo
 from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
+from tritonclip_client.main import EXIT_INTERRUPTED
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 # Other benchmarks, each a module like this one.
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return status
 
     from tritonclip_bench.files import write_json
-    from tritonclip_bench.loadrun import run_load
+    from tritonclip_bench.loadrun import run_load, was_interrupted
     from tritonclip_bench.planning import prepare
     from tritonclip_bench.report import make_report, render
 
@@ -43,5 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, report)
     print(render(report))
-    total = results["total"]
-    return 1 if total["failures"] or not total["requests"] else 0
+    total, broken = results["total"], results.get("broken")
+    if was_interrupted(broken):
+        return EXIT_INTERRUPTED
+    return 1 if broken or total["failures"] or not total["requests"] else 0
