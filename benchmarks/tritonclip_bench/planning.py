@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from datetime import datetime, timezone
 
-from tritonclip_bench.endpoint import ServerInfo, describe
+from tritonclip_bench.endpoint import ServerInfo
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, find_price
-from tritonclip_bench.workload import check_files, check_limits
+from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
+from tritonclip_bench.workload import check
 
 
 def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | None]:
@@ -21,29 +23,34 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         ServerUnavailableError: nothing ready answers at the address.
     """
     price = check_options(args)
-    server = describe(args.address)
-    check_limits(args, server)
-    return make_plan(args, args.address), server, price
+    server, classifier = check(args, args.address)
+    return make_plan(args, args.address, classifier), server, price
 
 
 def check_options(args: argparse.Namespace) -> Price | None:
-    """Refuse what needs no server to be refused; returns the price.
+    """Refuse what needs neither files nor a server to be refused; returns the price.
 
     Raises:
-        BenchError: an unknown instance, a result that cannot be written, or a file that cannot be read.
+        BenchError: an unknown instance, or a result that cannot be written.
     """
     price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
-    if args.json is not None:
-        check_writable(args.json)
-    check_files(args)
+    for path in (args.json, args.samples):
+        if path is not None:
+            check_writable(path)
+    if args.processes > args.users:
+        raise BenchError(f"--processes {args.processes}; each needs a user of --users {args.users}; give fewer")
     return price
 
 
-def make_plan(args: argparse.Namespace, address: str) -> LoadPlan:
-    """The load that `args` (with `users`, `duration` and `rate`) ask for, on the server at `address`."""
+def make_plan(args: argparse.Namespace, address: str, classifier: str) -> LoadPlan:
+    """The load that `args` (with `users`, `duration` and `rate`) ask for, on the server at `address`.
+
+    Args:
+        classifier: the model that `classify` calls; empty where nothing does.
+    """
     return LoadPlan(
         address=address,
-        scenario=args.scenario,
+        scenario="mixed" if args.mix else args.scenario,
         users=args.users,
         duration_s=args.duration,
         warmup_s=args.warmup,
@@ -55,4 +62,8 @@ def make_plan(args: argparse.Namespace, address: str) -> LoadPlan:
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        mix=args.mix,
+        classifier=classifier.removeprefix(CLASSIFIER_PREFIX) or None,
+        processes=args.processes,
+        samples=args.samples,
     )
