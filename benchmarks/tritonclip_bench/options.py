@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from tritonclip_bench.picture_sets import PICTURE_SETS
 from tritonclip_bench.scenarios import SCENARIOS, mix, scenario_name
 from tritonclip_client.options import DEFAULT_ADDRESS
 
@@ -77,10 +78,7 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=count("items"), default=1, help="pictures or texts in a request (default 1)"
     )
     parser.add_argument("--labels", type=count("labels"), default=10, help="texts in a request of `clip`")
-    parser.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="send the pictures of this folder; default: drawn JPEGs"
-    )
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="send the lines of this file; default: captions")
+    _add_source_arguments(parser)
     parser.add_argument(
         "--repeat-texts",
         action="store_true",
@@ -102,6 +100,16 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help=f"a request that takes longer has failed (default {DEADLINE_S}s)",
     )
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which pictures and texts."""
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="send the pictures of this folder; default: drawn JPEGs"
+    )
+    sets = "; ".join(f"{name}: {declared.help}" for name, declared in PICTURE_SETS.items())
+    parser.add_argument("--picture-set", choices=tuple(PICTURE_SETS), help=f"JPEGs to draw (default photos). {sets}")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="send the lines of this file; default: captions")
 
 
 def add_rate_argument(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,7 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        picture_set=args.picture_set,
         mix=args.mix,
         classifier=classifier.removeprefix(CLASSIFIER_PREFIX) or None,
         processes=args.processes,

@@ -42,12 +42,27 @@ class Traffic:
     seeds: Iterator[int]
 
 
+def tasks_of(weights: Mapping[str, int]) -> list[TaskSet | Callable[..., Any]]:
+    """Locust's tasks for calls of entry points: one stands in it as often as its weight says."""
+    return [_task(model) for model, weight in weights.items() for _ in range(weight)]
+
+
+def _task(model: str) -> Callable[[Any], None]:
+    def task(user: TritonUser) -> None:
+        user.ask(model)
+
+    task.__name__ = model
+    return task
+
+
 class TritonUser(User):
     """Sends one request after another; in an open loop when they are due."""
 
     host = DEFAULT_ADDRESS
     wait_time = constant(0)
     traffic: ClassVar[Traffic]
+    # What a run sends is set when it begins; locust complains of users without tasks before that.
+    tasks = tasks_of({"embed_image": 1})
 
     def on_start(self) -> None:
         """Open this user's connection."""
@@ -140,16 +155,3 @@ class TritonUser(User):
             context={},
             start_time=time.time() - (time.perf_counter() - due_s),
         )
-
-
-def tasks_of(weights: Mapping[str, int]) -> list[TaskSet | Callable[..., Any]]:
-    """Locust's tasks for calls of entry points: one stands in it as often as its weight says."""
-    return [_task(model) for model, weight in weights.items() for _ in range(weight)]
-
-
-def _task(model: str) -> Callable[[TritonUser], None]:
-    def task(user: TritonUser) -> None:
-        user.ask(model)
-
-    task.__name__ = model
-    return task

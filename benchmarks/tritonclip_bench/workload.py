@@ -17,8 +17,8 @@ from tritonclip_bench.classifiers import choose_classifier
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.pictures import Pictures, load_pictures, read_pictures
-from tritonclip_bench.scenarios import SCENARIOS, traffic
+from tritonclip_bench.pictures import NO_PICTURES, Pictures, load_pictures, read_pictures
+from tritonclip_bench.scenarios import PICTURE_CALLS, SCENARIOS, traffic
 
 Floats = NDArray[np.float32]
 
@@ -144,13 +144,14 @@ def prepare(options: Namespace, address: str, part: tuple[int, int] = (0, 1)) ->
     texts = read_texts(options.texts) if options.texts else None
     stream = text_stream(texts, seed=settle_seed(options.seed), repeat=options.repeat_texts)
     index, parts = part
+    weights = traffic(options).weights
     return Workload(
-        load_pictures(options.pictures),
+        load_pictures(options.pictures, options.picture_set) if PICTURE_CALLS & set(weights) else NO_PICTURES,
         itertools.islice(stream, index, None, parts),
         batch_size=options.batch_size,
         labels=options.labels,
         embedding_dim=server.spec.embedding_dim,
-        weights=traffic(options).weights,
+        weights=weights,
         classifier=classifier,
     )
 
@@ -180,6 +181,8 @@ def check_files(options: Namespace) -> None:
     """
     if options.mix is not None and options.scenario not in ("image", "mixed"):
         raise BenchError(f"--mix and --scenario {options.scenario} given; --mix is a scenario of its own: give one")
+    if options.pictures is not None and options.picture_set is not None:
+        raise BenchError("--pictures and --picture-set given; give the one that shall be sent")
     if options.pictures is not None:
         read_pictures(options.pictures)
     if options.texts is not None:
