@@ -172,7 +172,7 @@ def _size(encoded: bytes) -> tuple[int, int] | None:
     """Width and height, from the file's head alone; None where it is no picture."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
-            return picture.size
+            return picture.width, picture.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
