@@ -51,7 +51,18 @@ class _Parser(argparse.ArgumentParser):
         raise BenchError(message)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+class _AsText:
+    """Declares options to locust's parser; paths as text, because locust sends and shows what it parsed."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+
+    def add_argument(self, *names: str, **settings: Any) -> None:
+        """As argparse's."""
+        self._parser.add_argument(*names, **{**settings, "type": str} if settings.get("type") is Path else settings)
+
+
+def _add_arguments(parser: Any) -> None:
     add_workload_arguments(parser)
     add_rate_argument(parser)
     add_measurement_arguments(parser)
@@ -71,7 +82,7 @@ def _typed(given: argparse.Namespace) -> argparse.Namespace:
         option = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(option)
-        elif value not in (None, False, ""):
+        elif value is not None and value is not False and value != "":
             words.append(f"{option}={value}")
     return parser.parse_args(words)
 
@@ -205,11 +216,8 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
     # Before the first channel, and after the fork of --processes: a call then waits in gevent's loop and leaves the
     # other users running.
     grpc_gevent.init_gevent()
-    options: Any = environment.parsed_options
-    for name, value in vars(options).items():
-        # Locust sends the options to its workers, and shows them in its web interface.
-        if isinstance(value, Path):
-            setattr(options, name, str(value))
+    # A run that cannot begin says so itself.
+    gevent.get_hub().NOT_ERROR += (StopTest,)
     environment.user_classes = [TritonUser]
     session = Session(environment, runner)
     session.hook_in()
@@ -221,5 +229,5 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
             sys.exit(error.exit_code)
 
 
-events.init_command_line_parser.add_listener(_add_arguments)
+events.init_command_line_parser.add_listener(lambda parser: _add_arguments(_AsText(parser)))
 events.init.add_listener(_set_up)
