@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.scenarios import PICTURE_CALLS
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.settings import ONNXRUNTIME, PYTHON, TENSORRT, Settings
 
@@ -59,17 +59,17 @@ def parse_vary(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def default_values(
-    present: Settings, scenario: str, cores: int, backends: Collection[str] = ()
+    present: Settings, calls: Collection[str], cores: int, backends: Collection[str] = ()
 ) -> dict[str, list[Any]]:
     """What is worth a trial on a machine of so many `cores`, the most promising setting first.
 
     A batch below the present one is none: a caller may send as much in one request today.
 
     Args:
+        calls: the entry points that the load asks.
         backends: of the server that will serve; `onnxruntime` is tried where it has it, and no engines serve.
     """
-    calls = SCENARIOS[scenario].weights
-    pictures, texts = any(call != "embed_text" for call in calls), any(call in ("embed_text", "clip") for call in calls)
+    pictures, texts = not PICTURE_CALLS.isdisjoint(calls), not {"embed_text", "clip"}.isdisjoint(calls)
     tried: dict[str, Sequence[Any]] = {}
     if ONNXRUNTIME in backends and present.runtime != TENSORRT:
         tried["runtime"] = (PYTHON, ONNXRUNTIME)

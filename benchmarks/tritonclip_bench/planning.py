@@ -12,6 +12,7 @@ from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, find_price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
+from tritonclip_bench.shapes import parse_shape
 from tritonclip_bench.workload import check
 
 
@@ -37,9 +38,19 @@ def check_options(args: argparse.Namespace) -> Price | None:
     for path in (args.json, args.samples):
         if path is not None:
             check_writable(path)
-    if args.processes > args.users:
-        raise BenchError(f"--processes {args.processes}; each needs a user of --users {args.users}; give fewer")
+    users = most_users(args)
+    if args.processes > users:
+        raise BenchError(f"--processes {args.processes}; each needs a user of {users}; give fewer")
     return price
+
+
+def most_users(args: argparse.Namespace) -> int:
+    """How many run at once, or have connections: those of `--users`, or the peak of a shape of users."""
+    # Where the rate is looked for, there is none.
+    shape: str | None = getattr(args, "shape", None)
+    if shape is None or parse_shape(shape).is_open_loop:
+        return int(args.users)
+    return int(parse_shape(shape).peak)
 
 
 def make_plan(args: argparse.Namespace, address: str, classifier: str) -> LoadPlan:
@@ -51,7 +62,7 @@ def make_plan(args: argparse.Namespace, address: str, classifier: str) -> LoadPl
     return LoadPlan(
         address=address,
         scenario="mixed" if args.mix else args.scenario,
-        users=args.users,
+        users=most_users(args),
         duration_s=args.duration,
         warmup_s=args.warmup,
         deadline_s=args.deadline,
@@ -62,6 +73,9 @@ def make_plan(args: argparse.Namespace, address: str, classifier: str) -> LoadPl
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        picture_set=args.picture_set,
+        text_lengths=args.text_lengths,
+        shape=getattr(args, "shape", None),
         mix=args.mix,
         classifier=classifier.removeprefix(CLASSIFIER_PREFIX) or None,
         processes=args.processes,

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tritonclip_bench.endpoint import ServerInfo, describe
+from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError, TrialFailedError
-from tritonclip_bench.loadrun import LoadPlan, run_load
+from tritonclip_bench.loadrun import LoadPlan, run_load, was_interrupted
+from tritonclip_bench.planning import make_plan
 from tritonclip_bench.tune_copy import apply
 from tritonclip_bench.tune_trials import Candidate, Measured
-from tritonclip_bench.workload import check_limits
+from tritonclip_bench.workload import check
 from tritonclip_export.errors import ExportError
 from tritonclip_serve.errors import ModelLoadError, ServeError
 from tritonclip_serve.interrupts import ignore_signals
@@ -52,10 +53,10 @@ class Bench:
         try:
             apply(copy, candidate.settings)
             with self._serving(copy) as address:
-                self.info[candidate] = info = describe(address)
-                check_limits(self._options, info)
-                results = run_load(replace(self.plan, address=address, duration_s=seconds), progress=False)
-                if str(results.get("broken") or "").startswith("interrupted"):
+                self.info[candidate], classifier = check(self._options, address)
+                plan = make_plan(self._options, address, classifier)
+                results = run_load(replace(plan, duration_s=seconds, seed=self.plan.seed), progress=False)
+                if was_interrupted(results.get("broken")):
                     raise KeyboardInterrupt
         except ModelLoadError as error:
             raise TrialFailedError(str(error.failures[0])) from error

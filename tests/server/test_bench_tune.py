@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from configuring import configure, content
-from tritonclip_bench import tune_copy, tune_measure
+from tritonclip_bench import tune_copy, tune_measure, workload
 from tritonclip_bench.commands import bench_tune
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_client.main import main
@@ -79,8 +79,12 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Settings]]:
         copy, now = served[-1]
         return ServerInfo("2.51.0", spec_of(copy), {"embed_image": now.image_batch, "embed_text": now.text_batch})
 
-    for name, fake in (("TritonServer", serve), ("run_load", load), ("describe", describe)):
-        monkeypatch.setattr(tune_measure, name, fake)
+    for module, name, fake in (
+        (tune_measure, "TritonServer", serve),
+        (tune_measure, "run_load", load),
+        (workload, "describe", describe),
+    ):
+        monkeypatch.setattr(module, name, fake)
     return served
 
 

@@ -278,23 +278,23 @@ def test_what_is_foretold_is_not_exceeded() -> None:
 
 
 def test_values_by_cores_runtime_and_scenario() -> None:
-    assert default_values(Settings(), "image", 8) == {
+    assert default_values(Settings(), {"embed_image"}, 8) == {
         "preprocess_instances": [4, 8],
         "threads": [4],
         "image_batch": [64, 128],
     }
-    assert default_values(Settings(threads=2), "text", 2) == {"threads": [1], "text_batch": [128]}
-    on_gpu = default_values(ON_GPU, "clip", 16)
+    assert default_values(Settings(threads=2), {"embed_text"}, 2) == {"threads": [1], "text_batch": [128]}
+    on_gpu = default_values(ON_GPU, {"clip"}, 16)
     assert on_gpu["encoder_instances"] == [2, 3]
     assert on_gpu["queue_delay_us"] == [500, 2000]
     assert "threads" not in on_gpu
-    assert default_values(Settings(), "image", 2, {"onnxruntime", "python"})["runtime"] == [ONNXRUNTIME]
-    assert "runtime" not in default_values(Settings(runtime=TENSORRT), "image", 2, {"onnxruntime"})
+    assert default_values(Settings(), {"classify"}, 2, {"onnxruntime", "python"})["runtime"] == [ONNXRUNTIME]
+    assert "runtime" not in default_values(Settings(runtime=TENSORRT), {"classify"}, 2, {"onnxruntime"})
 
 
 def test_no_smaller_batch_is_tried_unasked() -> None:
     """Callers may send as much in one request today."""
-    assert all(size > 100 for size in default_values(Settings(image_batch=100), "image", 4)["image_batch"])
+    assert all(size > 100 for size in default_values(Settings(image_batch=100), {"embed_image"}, 4)["image_batch"])
 
 
 def test_a_grid_has_every_combination_but_the_present() -> None:

@@ -76,10 +76,12 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_bench.tune_exports import read_exports
     from tritonclip_bench.tune_measure import Bench
     from tritonclip_bench.tune_report import Outcome
+    from tritonclip_bench.workload import check_files
     from tritonclip_serve.interrupts import raise_on_signals
 
     args.rate = None
     price = check_options(args)
+    check_files(args)
     exports = read_exports(args.repository, args.others)
     if args.write and not all(os.access(path, os.W_OK) for path in (args.repository, args.repository.resolve().parent)):
         from tritonclip_bench.errors import BenchError
@@ -89,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
         varied, phases, sizes = _phases(args, exports[0])
         folder = stack.enter_context(workspace(args.repository.resolve()))
         copies = {one.name: copy(one.repository, folder / f"export_{n}") for n, one in enumerate(exports)}
-        bench = Bench(copies, make_plan(args, "127.0.0.1:0"), args, server=args.server, startup_s=STARTUP_S)
+        bench = Bench(
+            copies, make_plan(args, "127.0.0.1:0", args.classifier or ""), args, server=args.server, startup_s=STARTUP_S
+        )
         sweep = _sweep(args, exports, sizes, bench)
         outcome = Outcome(sweep, bench, exports, varied, price, args.label)
         _go(args, outcome, phases)
@@ -100,6 +104,7 @@ def _phases(args: argparse.Namespace, own: Export) -> tuple[dict[str, Any], list
     """What is varied, in which phases, and how many candidates each has."""
     from tritonclip_bench.errors import BenchError
     from tritonclip_bench.knobs import default_values, grid, neighbours
+    from tritonclip_bench.scenarios import traffic
     from tritonclip_bench.tune_trials import Candidate
 
     varied: dict[str, Any] = dict(args.vary)
@@ -109,7 +114,7 @@ def _phases(args: argparse.Namespace, own: Export) -> tuple[dict[str, Any], list
         sizes = [len(candidates)]
     else:
         cores = len(os.sched_getaffinity(0))
-        varied = dict(default_values(own.settings, args.scenario, cores, _backends(args.server)))
+        varied = dict(default_values(own.settings, traffic(args).weights, cores, _backends(args.server)))
         sizes = [len(values) for values in varied.values()]
 
         def phase(name: str, values: Sequence[Any]) -> Phase:
