@@ -162,7 +162,7 @@ def _sweep(args: argparse.Namespace, exports: Sequence[Export], sizes: Sequence[
 def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> None:
     """Fill `outcome`; whatever happens, what was measured is written and printed."""
     from tritonclip_bench.files import saving
-    from tritonclip_bench.repeats import INTERRUPTED
+    from tritonclip_bench.loadrun import INTERRUPTED
     from tritonclip_bench.tune_report import news, record, render
 
     save = saving(args.json)
