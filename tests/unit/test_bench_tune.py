@@ -145,6 +145,21 @@ def test_what_fails_is_kept_with_its_reason_and_the_search_goes_on() -> None:
     assert not any(one.settings.threads == 0 for one in finalists)
 
 
+def test_a_best_so_far_that_fails_later_is_given_up() -> None:
+    """Two processes win the first phase, and fail in the second: that goes on from the present settings."""
+    machine = Machine(lambda settings: 100.0 * settings.preprocess_instances * (settings.threads or 1.5))
+
+    def measure(candidate: Candidate, seconds: int) -> Measured:
+        if candidate.settings.preprocess_instances == 2 and len(machine.asked) > 1:
+            raise TrialFailedError("no memory")
+        return machine.measure(candidate, seconds)
+
+    sweep = Sweep(PRESENT, measure, EFFORT, clock=lambda: machine.now_s)
+    both = changed(preprocess_instances=2, threads=0)
+    phases = [("one", lambda _: [changed(preprocess_instances=2)]), ("two", lambda _: [both, changed(threads=0)])]
+    assert sweep.search(phases) == [changed(threads=0)]
+
+
 def test_present_settings_that_fail_end_the_search() -> None:
     def measure(candidate: Candidate, seconds: int) -> Measured:
         raise TrialFailedError("no memory")
