@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timezone
 
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.prices import Price, find_price
+from tritonclip_bench.prices import Price, asked_price
 from tritonclip_bench.workload import check_files, check_limits
 
 
@@ -20,7 +19,7 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         BenchError: an option, a file or the server's limits do not allow it.
         ServerUnavailableError: nothing ready answers at the address.
     """
-    price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
+    price = asked_price(args)
     if args.json is not None:
         check_writable(args.json)
     check_files(args)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tritonclip_bench.errors import PriceError
 from tritonclip_bench.prices import SPOT, UNDATED, Price, last_day
@@ -44,13 +44,17 @@ def read_prices(path: Path) -> dict[str, Price]:
 def _entries(path: Path, content: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Every server with what it takes from its list, and where it stands, for messages."""
     lists = content.get("list")
-    if set(content) != {"list"} or not _is_tables(lists):
-        raise PriceError(f"{path} holds {', '.join(content) or 'nothing'}; allowed: [[list]] tables, as docs/cost.md says")
+    if not (_is_tables(lists) and set(content) == {"list"}):
+        raise PriceError(
+            f"{path} holds {', '.join(content) or 'nothing'}; allowed: [[list]] tables, as docs/cost.md says"
+        )
     found = []
     for number, one in enumerate(lists, 1):
         servers = one.get("servers")
         if not _is_tables(servers):
-            raise PriceError(f"{path}, list {number} has no servers; give servers = [ {{ instance = ..., price = ... }} ]")
+            raise PriceError(
+                f"{path}, list {number} has no servers; give servers = [ {{ instance = ..., price = ... }} ]"
+            )
         common = {key: value for key, value in one.items() if key != "servers"}
         for index, server in enumerate(servers, 1):
             where = f"{path}, list {number}, server {server.get('instance', index)}"
@@ -58,7 +62,7 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[tuple[str, dict[str
     return found
 
 
-def _is_tables(value: object) -> bool:
+def _is_tables(value: object) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import calendar
+import datetime
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ OLD_DAYS = 180
 DEFAULT_CURRENCY = "USD"
 SPOT = "spot"
 LIST_COMMAND = "`tritonclip bench cost --list`"
-_QUARTER, _MONTH = re.compile(r"(\d{4})-Q([1-4])"), re.compile(r"(\d{4})-(\d{2})")
+_QUARTER, _MONTH = re.compile("([0-9]{4})-Q([1-4])"), re.compile("([0-9]{4})-([0-9]{2})")
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Price:
         """What `--instance` calls it."""
         return f"{self.instance}:{SPOT}" if self.kind == SPOT else self.instance
 
-    def doubts(self, today: date) -> list[str]:
+    def doubts(self, today: datetime.date) -> list[str]:
         """Why the price may not hold today, a sentence each; none where nothing speaks against it."""
         told = f"the price of {self.name or 'the server'}"
         day = last_day(self.date)
@@ -90,12 +92,16 @@ class Price:
         """
         known = {field.name for field in fields(cls)}
         try:
-            return cls(**{key: value for key, value in entry.items() if key in known})
-        except TypeError as error:
-            raise PriceError(f"a record's price cannot be read ({error}); give --price-per-hour or --instance") from None
+            price = cls(**{key: value for key, value in entry.items() if key in known})
+            last_day(price.date)
+        except (TypeError, ValueError) as error:
+            raise PriceError(
+                f"a record's price cannot be read ({error}); give --price-per-hour or --instance"
+            ) from None
+        return price
 
 
-def last_day(text: str) -> date | None:
+def last_day(text: str) -> datetime.date | None:
     """The last day of a date such as 2026-05-01, 2026-05 or 2026-Q1; None for "undated".
 
     Raises:
@@ -103,19 +109,20 @@ def last_day(text: str) -> date | None:
     """
     if text == UNDATED:
         return None
-    if match := _QUARTER.fullmatch(text):
-        return _end(int(match[1]), 3 * int(match[2]))
-    if match := _MONTH.fullmatch(text):
-        return _end(int(match[1]), int(match[2]))
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        raise ValueError(text)
-    return date.fromisoformat(text)
+    try:
+        if match := _QUARTER.fullmatch(text):
+            return _end(int(match[1]), 3 * int(match[2]))
+        if match := _MONTH.fullmatch(text):
+            return _end(int(match[1]), int(match[2]))
+        if _DAY.fullmatch(text):
+            return datetime.date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is no date")
 
 
-def _end(year: int, month: int) -> date:
-    if not 1 <= month <= 12:
-        raise ValueError(month)
-    return date(year, month, calendar.monthrange(year, month)[1])
+def _end(year: int, month: int) -> datetime.date:
+    return datetime.date(year, month, calendar.monthrange(year, month)[1])
 
 
 def price_table(own: Path | None = None) -> dict[str, Price]:
@@ -124,10 +131,25 @@ def price_table(own: Path | None = None) -> dict[str, Price]:
     Raises:
         PriceError: the file is not there, or what stands in it is no price.
     """
-    # Reading TOML is wanted by few callers.
+    # It makes `Price`s itself.
     from tritonclip_bench.price_file import PACKAGED, read_prices
 
     return {**read_prices(PACKAGED), **({} if own is None else read_prices(own))}
+
+
+def today() -> datetime.date:
+    """The day in UTC, so that a result is of the same day everywhere."""
+    return datetime.datetime.now(datetime.timezone.utc).date()
+
+
+def asked_price(args: argparse.Namespace) -> Price | None:
+    """What the options of `options.add_price_arguments` ask for.
+
+    Raises:
+        PriceError: see `find_price`.
+    """
+    day = today().isoformat()
+    return find_price(args.instance, args.price_per_hour, day, currency=args.currency, prices=args.prices)
 
 
 def find_price(

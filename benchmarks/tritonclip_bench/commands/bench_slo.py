@@ -61,8 +61,7 @@ def _search(
     from tritonclip_bench.endpoint import describe
     from tritonclip_bench.files import write_json
     from tritonclip_bench.loadrun import run_load
-    from tritonclip_bench.report import cost, describe_run
-    from tritonclip_bench.scenarios import SCENARIOS
+    from tritonclip_bench.report import describe_run, run_cost
     from tritonclip_bench.slo import judge, search
 
     results = run_load(replace(plan, users=1), progress=False)
@@ -86,13 +85,14 @@ def _search(
         record |= {
             **describe_run(plan, server, results["pictures"]),
             **found.to_dict(),
-            "cost": cost(items_per_s, price, SCENARIOS[plan.scenario].item),
+            "cost": run_cost(plan, items_per_s, price),
         }
         if json is not None:
             write_json(json, record)
 
 
 def _render(found: Search, cost: dict[str, Any] | None) -> str:
+    from tritonclip_bench.dollars import line
     from tritonclip_client.table import format_table
 
     rows = [_row(trial) for trial in sorted(found.trials, key=lambda trial: trial.rate)]
@@ -102,8 +102,8 @@ def _render(found: Search, cost: dict[str, Any] | None) -> str:
         verdict = f"no rate was sustained with {within}"
     else:
         verdict = f"sustained with {within}: {best.rate:.1f} requests/s, {best.items_per_s:.1f} items/s"
-    price = f"\ncost: ${cost['dollars_per_million']:.2f} per million {cost['item']}" if cost else ""
-    notes = "".join(f"\nwarning: {note}" for note in found.notes())
+    price = f"\n{line(cost)}" if cost else ""
+    notes = "".join(f"\nwarning: {note}" for note in (*found.notes(), *(cost["warnings"] if cost else ())))
     return f"{format_table(COLUMNS, rows)}\n\n{verdict}{price}{notes}"
 
 
