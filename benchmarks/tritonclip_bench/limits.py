@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonclip_bench import records
-from tritonclip_bench.dollars import dollars_per_million
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.gpu.peaks import claimed_peaks
 from tritonclip_bench.gpu.roofline import Item
-from tritonclip_bench.prices import Price
+from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.records import Record
 from tritonclip_export.registry.catalog import Model, all_models, find_model
 

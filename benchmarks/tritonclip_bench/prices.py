@@ -197,3 +197,17 @@ def find_price(
             "--currency out, or give --price-per-hour"
         )
     return price
+
+
+def dollars_per_million(items_per_s: float, price_per_hour: float) -> float:
+    """The price of a million items on a server that is kept this busy, in the currency of `price_per_hour`.
+
+    1e6 / items_per_s * price_per_hour / 3600: the "cost per 1M inferences" of the AWS Neuron
+    performance pages (awsdocs-neuron.readthedocs-hosted.com, "Inference performance").
+
+    Raises:
+        PriceError: nothing was served, so a million items have no price.
+    """
+    if items_per_s <= 0:
+        raise PriceError(f"{items_per_s} items a second were served; the cost needs a rate above 0")
+    return 1e6 / items_per_s * price_per_hour / 3600
