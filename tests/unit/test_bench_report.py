@@ -100,6 +100,17 @@ def test_the_table_shows_rates_percentiles_and_cost():
     assert " per million at $0.8048 an hour for g6.xlarge (4 vCPU, L4) [AWS us-east-1, on demand, 2026-04-29, " in text
 
 
+def test_the_spread_of_the_runs_reaches_the_cost():
+    runs = [measured(), measured()]
+    for run, rate in zip(runs, (90.0, 110.0), strict=True):
+        run["total"]["items_per_s"] = rate
+    report = make_report(PLAN, SERVER, runs[0], price_table()["g6.xlarge"], repeats=runs)
+    assert report["cost"]["spread"]["n"] == 2
+    # Of two runs the mean is hardly known: 100 ± 12.7 x 10.
+    assert report["cost"]["spread"]["dollars_per_million"][1] is None
+    assert "no upper bound, 95 % confidence of 2 runs" in render(report)
+
+
 def test_without_a_price_the_report_says_how_to_give_one():
     text = render(make_report(PLAN, SERVER, measured(), None))
     assert "cost: not computed" in text
