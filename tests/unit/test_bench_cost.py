@@ -168,6 +168,7 @@ def test_pictures_against_texts_cost_both_towers():
     model = find_model("ViT-B-32")
     both = work(model, "clip", batch_size=5, labels=10).item
     assert both.flops == model.image_flops + 2 * model.text_flops
+    assert work(model, "classify") == work(model, "image")
     assert work(model, "mixed") is None
 
 
