@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timezone
 
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.prices import Price, find_price
+from tritonclip_bench.prices import Price, asked_price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
 from tritonclip_bench.shapes import parse_shape
 from tritonclip_bench.workload import check
@@ -34,7 +33,7 @@ def check_options(args: argparse.Namespace) -> Price | None:
     Raises:
         BenchError: an unknown instance, or a result that cannot be written.
     """
-    price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
+    price = asked_price(args)
     for path in (args.json, args.samples):
         if path is not None:
             check_writable(path)
