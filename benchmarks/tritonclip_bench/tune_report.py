@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonclip_bench.knobs import changes, label
-from tritonclip_bench.prices import Price
+from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.repeats import Runs
-from tritonclip_bench.report import cost, describe_run, make_report
-from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.report import describe_run, make_report
 from tritonclip_bench.spread import Spread, spread
 from tritonclip_bench.tune import FINAL, Sweep
 from tritonclip_bench.tune_exports import Export
@@ -117,13 +116,11 @@ def _trial(outcome: Outcome, trial: Trial) -> dict[str, Any]:
         }
         for one in trial.rounds
     ]
-    price = cost(_items_per_s(trial), outcome.price, SCENARIOS[outcome.bench.plan.scenario].item)
     return {
         **_settings(outcome, trial.candidate),
         "failed": trial.failed or None,
         "ratio": _dict(_told_ratio(trial)),
         "rounds": rounds,
-        "cost": price,
     }
 
 
@@ -154,7 +151,7 @@ def render(outcome: Outcome) -> str:
     """The trials by their throughput, what won, and what a reader must know."""
     trials = [trial for trial in outcome.sweep.trials.values() if not trial.candidate.export]
     trials.sort(key=lambda trial: (not trial.failed, _items_per_s(trial)), reverse=True)
-    columns = COLUMNS if outcome.price is None else (*COLUMNS[:-1], "$/million", "")
+    columns = COLUMNS if outcome.price is None else (*COLUMNS[:-1], f"{outcome.price.currency}/million", "")
     parts = [format_table(columns, [_row(outcome, trial) for trial in trials])]
     if outcome.verdict is not None:
         parts.append(f"\n{_verdict_line(outcome, outcome.verdict)}")
@@ -190,8 +187,8 @@ def _row(outcome: Outcome, trial: Trial) -> tuple[str, ...]:
         over = "1.00" if name == PRESENT else "-" if ratio is None else f"{ratio.mean:.2f}"
         cells = [f"{_items_per_s(trial):.1f}", over, within, f"{p99_ms:.1f}", str(len(trial.rounds))]
     if outcome.price is not None:
-        price = cost(_items_per_s(trial), outcome.price, "")
-        cells.append(f"{price['dollars_per_million']:.2f}" if price else "-")
+        rate = _items_per_s(trial)
+        cells.append(f"{dollars_per_million(rate, outcome.price.price_per_hour):.2f}" if rate else "-")
     best = outcome.verdict.best if outcome.verdict else None
     failed = textwrap.shorten(trial.failed, MOST_OF_A_REASON, placeholder=" ...")
     return (name, *cells, f"failed: {failed}" if failed else "best" if trial.candidate == best else "")
