@@ -273,6 +273,8 @@ def make_sleepy(repository: Path) -> None:
 def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command, tmp_path: Path) -> None:
     """One process that waits for its pictures; a runtime that this server does not have is a failed trial."""
     make_sleepy(repository)
+    # A batch goes to one process, whatever the others do.
+    configure(repository, "--max-image-batch", "1")
     before = settings(repository)
     varied = ("--vary", "preprocess_instances=1,4", "--vary", "runtime=onnxruntime-python,onnxruntime")
     process = command(*varied, "--duration", "3s", "--write", "--budget", "14m")
