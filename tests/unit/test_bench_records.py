@@ -47,7 +47,7 @@ def test_a_record_of_schema_1_is_read_as_one_of_schema_2(tmp_path: Path) -> None
 def test_what_a_record_tells_is_kept(tmp_path: Path) -> None:
     [load] = read_loads([write(tmp_path, "new.json", NEW)])
     assert {key: load[key] for key in NEW} == NEW
-    assert load["series"] == {"kind": "load", "label": "new"}
+    assert load["series"] == {"kind": "load", "label": "new", "broken": None, "warnings": []}
     assert scatter(load, "total", "items_per_s") == [10.0, 10.0]
 
 
@@ -59,7 +59,7 @@ def test_collections_are_taken_apart_and_hand_down_what_they_have_in_common(tmp_
     [load] = read_loads([write(tmp_path, "curve.json", CURVE)])
     assert load["label"] == "1 user"
     assert load["server"] == {"triton": "2"}
-    assert load["series"] == {"kind": "curve", "label": "curve"}
+    assert (load["series"]["kind"], load["series"]["label"]) == ("curve", "curve")
     [load] = flatten({**CURVE, "label": "L4"}, "curve")
     assert load["label"] == "L4: 1 user"
 
