@@ -131,6 +131,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
     parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the result as one page here")
 
 
 def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,8 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         ServerUnavailableError: nothing ready answers at the address.
     """
     price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
-    if args.json is not None:
-        check_writable(args.json)
+    for path in filter(None, (args.json, args.html)):
+        check_writable(path)
     check_files(args)
     server = describe(args.address)
     check_limits(args, server)

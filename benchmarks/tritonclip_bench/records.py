@@ -112,11 +112,6 @@ def text(value: object, *keys: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def scatter(load: Record, *keys: str) -> list[float]:
-    """One number of every repeat of a load record that has it, such as `scatter(load, "total", "items_per_s")`."""
-    return [found for results in load["repeats"] if (found := number(results, *keys)) is not None]
-
-
 def _at(value: object, keys: Sequence[str]) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

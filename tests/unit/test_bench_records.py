@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tritonclip_bench.errors import RecordError
-from tritonclip_bench.records import flatten, number, read_loads, read_record, scatter, text
+from tritonclip_bench.records import flatten, number, read_loads, read_record, text
 
 RESULTS = {"total": {"items_per_s": 10.0, "latency_ms": {"p99": 5.0}}, "by_model": {}}
 OLD = {"schema": 1, "measured_at": "2026-11-21", "plan": {"users": 4}, "results": RESULTS, "cost": None, "warnings": []}
@@ -48,7 +48,6 @@ def test_what_a_record_tells_is_kept(tmp_path: Path) -> None:
     [load] = read_loads([write(tmp_path, "new.json", NEW)])
     assert {key: load[key] for key in NEW} == NEW
     assert load["series"] == {"kind": "load", "label": "new", "broken": None, "warnings": []}
-    assert scatter(load, "total", "items_per_s") == [10.0, 10.0]
 
 
 def test_a_record_without_label_is_called_as_its_file(tmp_path: Path) -> None:

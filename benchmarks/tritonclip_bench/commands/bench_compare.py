@@ -75,7 +75,8 @@ def _row(change: Change) -> tuple[str, ...]:
     found = change.difference
     half = None if found is None else found.half_width
     low, high = (None, None) if found is None or half is None else (found.value - half, found.value + half)
-    figures = column([change.before, change.after, None if found is None else found.value, low, high])
+    told = column([change.before, change.after, None if found is None else found.value, low, high])
+    figures = [text.replace(NOTHING, "-") for text in told]
     relative = f" ({found.relative:+.1%})" if found and found.relative is not None else ""
-    interval = NOTHING if low is None else f"{figures[3]} to {figures[4]}"
+    interval = "-" if low is None else f"{figures[3]} to {figures[4]}"
     return (change.metric, figures[0], figures[1], figures[2] + relative, interval, change.verdict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,21 +11,20 @@ from tritonclip_bench.files import write_bytes
 from tritonclip_bench.records import Record, flatten_all
 
 
-def write_page(path: Path, records: Sequence[Record], name: str = "this run") -> None:
-    """Write the page of whole records (of any kind, as `--json` writes them, or of `read_record`) to `path`.
-
-    Args:
-        name: what a record without a label is called.
+def save_page(path: Path | None, record: Record) -> None:
+    """Write the page of a record of any kind that was just measured to `path`; nothing, where that is None.
 
     Raises:
-        RecordError: the records hold no run.
+        RecordError: the record holds no run.
         BenchError: the file cannot be written.
     """
-    write_loads(path, flatten_all((record, name) for record in records))
+    if path is not None:
+        # As it is read from a file: tuples and the like are gone.
+        write_loads(path, flatten_all([(json.loads(json.dumps(record)), path.stem)]))
 
 
 def write_loads(path: Path, loads: Sequence[Record]) -> None:
-    """Write the page of load records (of `records.read_loads`) to `path`; raises as `write_page`."""
+    """Write the page of load records (of `records.read_loads`) to `path`; raises as `save_page`."""
     write_bytes(path, render_page(loads).encode())
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from tritonclip_bench.page.numbers import NOTHING, figure, money, plus_minus, share
 from tritonclip_bench.prices import dollars_per_million
-from tritonclip_bench.records import Record, number, scatter, section, text
+from tritonclip_bench.records import Record, number, section, text
 from tritonclip_bench.scenarios import SCENARIOS
-from tritonclip_bench.spread import Spread, spread
+from tritonclip_bench.spread import Spread, spread, whole_runs
 
 ITEMS_PER_MILLION = 1e6
 
@@ -31,8 +31,7 @@ def latency(load: Record, name: str) -> Spread | None:
 
 
 def _spread(load: Record, *keys: str) -> Spread | None:
-    whole = [results for results in load["repeats"] if not results.get("broken")] or load["repeats"]
-    values = scatter({"repeats": whole}, *keys)
+    values = [value for results in whole_runs(load["repeats"]) if (value := number(results, *keys)) is not None]
     return spread(values) if values else None
 
 
@@ -105,7 +104,8 @@ def warnings(loads: Sequence[Record]) -> list[str]:
     about: dict[str, list[str]] = {}
     for load in loads:
         notes = [*_texts(load["warnings"]), *_texts(load["series"].get("warnings"))]
-        if stale := text(load, "cost", "price", "stale"):
+        notes += [*_texts(section(load, "cost").get("warnings")), *_texts([text(load, "cost", "priced_as_if")])]
+        if (stale := text(load, "cost", "price", "stale")) and not any(stale in note for note in notes):
             notes.append(f"the price is doubtful: {stale}")
         for note in dict.fromkeys(notes):
             about.setdefault(note, []).append(load["label"])
