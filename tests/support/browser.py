@@ -130,3 +130,28 @@ def browsing(profile: Path) -> Iterator[Browser]:
             process.wait()
         os.close(to_browser)
         os.close(from_browser)
+
+
+def assert_page_is_whole(browser: Browser, page: Path, *, least_charts: int) -> None:
+    """On a phone and a desktop, light and dark: nothing asked for, no complaint, no sideways scrolling, charts drawn.
+
+    All `<details>` are opened for it.
+    """
+    for width in (360, 1280):
+        for scheme in ("light", "dark"):
+            browser.open(page, width=width, scheme=scheme)
+            browser.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+            where = f"at {width} pixels, {scheme}"
+            assert browser.requests() == [page.as_uri()], f"the page asked for {browser.requests()} {where}"
+            assert browser.complaints() == [], f"the browser complained {where}: {browser.complaints()}"
+            inner, wide = browser.run("[innerWidth, document.documentElement.scrollWidth]")
+            # A phone zooms out of what is too wide for it.
+            assert max(inner, wide) <= width, f"the page is wider than the screen {where}: {wide} pixels"
+            sizes = browser.run(SIZES)
+            assert len(sizes) >= least_charts, f"charts without size {where}: {len(sizes)} have one"
+            assert all(200 <= w <= width and 80 <= h <= 4000 for w, h in sizes), f"{sizes} {where}"
+
+
+# Every chart is there twice, for narrow and for wide screens; one of them is shown.
+SIZES = """[...document.querySelectorAll('figure svg[role=img]')].map(svg => svg.getBoundingClientRect())
+  .filter(box => box.width && box.height).map(box => [box.width, box.height])"""
