@@ -107,8 +107,8 @@ def measure(address: str, case: Case, seconds: int) -> dict[str, Any]:
     computed = {name: stage["requests"] for name, stage in results["stages"].items() if name.endswith("_encoder")}
     return {
         "requests_per_s": total["requests_per_s"],
-        "generator_cores": results["client_cpu_cores"],
-        "requests_per_core_second": total["requests_per_s"] / results["client_cpu_cores"],
+        "generator_cores": results["client_cpu_cores_total"],
+        "requests_per_core_second": total["requests_per_s"] / results["client_cpu_cores_total"],
         "latency_ms": total["latency_ms"],
         "machine_cpu_share": results["machine_cpu_share"],
         # Of the models behind the cache; none, or it was no no-op.

@@ -58,7 +58,7 @@ def measure_ours(plan: LoadPlan) -> Measured:
     if results.get("broken") or total["failures"] or not total["requests"]:
         raise BenchError(f"our own run is not whole: {results.get('broken') or total['failure_reasons']}")
     times = total["latency_ms"]
-    return Measured(total["requests_per_s"], times["p50"], times["p99"], results["client_cpu_cores"])
+    return Measured(total["requests_per_s"], times["p50"], times["p99"], results["client_cpu_cores_total"])
 
 
 def compare(rounds: dict[str, list[Measured]]) -> dict[str, dict[str, float]]:

