@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tritonclip_bench.commands import bench_compare, bench_curve, bench_gpu, bench_report, bench_slo
+from tritonclip_bench.commands import bench_compare, bench_cost, bench_curve, bench_gpu, bench_report, bench_slo
 from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
 from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
 
@@ -13,6 +13,7 @@ HELP = "load-test a running server: throughput, exact latency percentiles, dolla
 # Other benchmarks, each a module like this one.
 BENCHMARKS = {
     "compare": bench_compare,
+    "cost": bench_cost,
     "curve": bench_curve,
     "gpu": bench_gpu,
     "report": bench_report,
