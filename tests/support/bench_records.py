@@ -92,7 +92,11 @@ def load(label: str | None = "a run", items_per_s: tuple[float, ...] = (99.0, 10
         "repeats": repeats,
         "warnings": [],
         "broken": None,
-        "cost": {"dollars_per_million": 1e6 / items_per_s[0] * 0.5 / 3600, "item": "pictures", "price": PRICE},
+        "cost": {
+            "dollars_per_million": 1e6 / items_per_s[len(items_per_s) // 2] * 0.5 / 3600,
+            "item": "pictures",
+            "price": PRICE,
+        },
     }
     return copy.deepcopy(made | changes)
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tritonclip_bench.page.charts import Bar, Line, Point, bars, distribution, lines, timeline
-from tritonclip_bench.page.numbers import column, figure, money, plus_minus, share
+from tritonclip_bench.page.numbers import NUMBER, column, figure, money, plus_minus, share
 from tritonclip_bench.page.svg import CHARACTER_PX, Canvas, linear, logarithmic, tick_text
 
 
@@ -56,6 +56,12 @@ def test_numbers_of_a_column_have_the_same_decimals() -> None:
     assert column([0.0, None]) == ["0", "–"]
 
 
+@pytest.mark.parametrize("told", ["$0.19", "€1,234.50", "5.00 CHF", "-2.5", "1,234", "0"])
+def test_what_is_aligned_as_a_number(told: str) -> None:
+    assert NUMBER.fullmatch(told)
+    assert not NUMBER.fullmatch(f"{told} or so")
+
+
 def test_a_mean_is_as_fine_as_its_spread() -> None:
     assert plus_minus(780.3, 9.72) == ("780", "10")
     assert plus_minus(31.24, 0.742) == ("31.2", "0.7")
@@ -64,8 +70,7 @@ def test_a_mean_is_as_fine_as_its_spread() -> None:
 
 
 def test_money_and_shares() -> None:
-    assert [money(value) for value in (0.1868, 12.3, 1234.5, None)] == ["$0.187", "$12.30", "$1,234.50", "–"]
-    assert money(5.0, "EUR") == "EUR 5.00"
+    assert [money(value, "USD") for value in (0.1868, 12.3, 1234.5, None)] == ["$0.19", "$12.30", "$1,234.50", "–"]
     assert share(0.911) == "91.1 %"
     assert [tick_text(value) for value in (0.5, 20.0, 1500.0, 2e6)] == ["0.5", "20", "1,500", "2M"]
 

@@ -204,7 +204,7 @@ def _seconds(
     """The fields of a scale that begins at the first second, not at 0, and ends at the last."""
     low, high = min(seconds), max(max(seconds), min(seconds) + 1)
     ticks = linear(high, start, end, max(3, most)).ticks
-    return low, high, start, end, tuple(value for value in ticks if low <= value <= high)
+    return low, high, start, end, tuple(value for value in ticks if low <= value <= high and value == int(value))
 
 
 def _broken_line(canvas: Canvas, points: Sequence[tuple[float, float | None]], y: Scale, css: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tritonclip_bench.page.numbers import NOTHING, figure, money, plus_minus, share
-from tritonclip_bench.prices import dollars_per_million
+from tritonclip_bench import dollars
+from tritonclip_bench.errors import PriceError
+from tritonclip_bench.page.numbers import NOTHING, figure, plus_minus, share
+from tritonclip_bench.prices import Price
 from tritonclip_bench.records import Record, number, section, text
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.spread import Spread, spread, whole_runs
@@ -53,11 +55,16 @@ def currency(load: Record) -> str:
 
 
 def cost_per_million(load: Record) -> float | None:
-    """What a million items cost at the mean throughput."""
-    items, price = throughput(load), price_per_hour(load)
-    if price is None or price <= 0 or items is None or items.mean <= 0:
-        return number(load, "cost", "dollars_per_million")
-    return dollars_per_million(items.mean, price)
+    """What a million items cost, at the throughput of the median run."""
+    found = number(load, "cost", "dollars_per_million")
+    return found if found and found > 0 else None
+
+
+def cost_interval(load: Record) -> tuple[float, float | None] | None:
+    """The ends of the 95 % interval of that cost; the upper one is None where the throughput may be 0."""
+    found = section(load, "cost", "spread").get("dollars_per_million")
+    ends = [number(end) for end in found] if isinstance(found, list) and len(found) == 2 else [None]
+    return None if ends[0] is None else (ends[0], ends[1])
 
 
 def items_per_unit(load: Record) -> float | None:
@@ -217,17 +224,22 @@ def resources(load: Record) -> list[tuple[str, str]]:
     return found
 
 
-def price(load: Record) -> str:
-    """Whose price it is: amount an hour, instance, source and date."""
-    given = section(load, "cost", "price")
-    amount = number(given, "price_per_hour")
-    if amount is None:
+def hourly(load: Record) -> str:
+    """The price of an hour, as it was given."""
+    try:
+        return dollars.hourly(Price.from_dict(section(load, "cost", "price")))
+    except PriceError:
         return NOTHING
-    what = " ".join(filter(None, (text(given, "instance"), text(given, "gpu"))))
-    told = ", ".join(filter(None, (text(given, "source"), text(given, "date"))))
-    return (
-        f"{money(amount, currency(load))} an hour" + (f" for {what}" if what else "") + (f" ({told})" if told else "")
-    )
+
+
+def price(load: Record) -> str:
+    """Whose price it is: amount an hour, instance, kind and date."""
+    if price_per_hour(load) is None:
+        return "no price was given"
+    given = section(load, "cost", "price")
+    what = text(given, "instance")
+    told = [f"{hourly(load)} an hour{f' for {what}' if what else ''}", text(given, "kind"), text(given, "date")]
+    return ", ".join(filter(None, told))
 
 
 def _texts(value: object) -> list[str]:

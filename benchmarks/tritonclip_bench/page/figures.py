@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tritonclip_bench.errors import PriceError
 from tritonclip_bench.page import charts, facts
 from tritonclip_bench.page.numbers import figure, money
 from tritonclip_bench.page.tables import Figure, draw_figure, table
+from tritonclip_bench.pareto import ON_FRONT, Run, run_of, verdicts
 from tritonclip_bench.records import Record, number
 
 COLOURS = 6
@@ -54,45 +56,57 @@ def curve(loads: Sequence[Record]) -> Figure | None:
     )
 
 
-def pareto(loads: Sequence[Record]) -> Figure | None:
-    """Cost against p99 over all runs; None for fewer than two with a price, or in several currencies."""
-    priced = [load for load in loads if facts.cost_per_million(load) and _mean(load, "p99") and facts.is_sound(load)]
-    units = {facts.currency(load) for load in priced}
-    if len(priced) < 2 or len(units) != 1:
-        return None
-    unit = units.pop()
+def paretos(loads: Sequence[Record]) -> list[Figure]:
+    """Cost against p99 over all runs that may be compared, a figure for each kind of item and currency."""
     numbers = _numbers(loads)
-    places = [(facts.cost_per_million(load) or 0.0, _mean(load, "p99") or 0.0) for load in priced]
-    is_front = [not any(_beats(other, place) for other in places) for place in places]
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for load in loads:
+        run = _run(load)
+        if run and run.cost and run.point:
+            groups.setdefault((run.item, run.cost["currency"]), []).append(run)
+    several = len(groups) > 1
+    return [
+        _pareto(runs, f"pareto{index}", f"Cost and latency{f', {item}' if several else ''}", numbers, unit)
+        for index, ((item, unit), runs) in enumerate(groups.items(), 1)
+        if len(runs) > 1
+    ]
+
+
+def _run(load: Record) -> Run | None:
+    try:
+        return run_of(load, None)
+    except PriceError:
+        return None
+
+
+def _pareto(runs: Sequence[Run], name: str, title: str, numbers: Mapping[str, str], unit: str) -> Figure:
+    told = [verdict == ON_FRONT for verdict in verdicts(runs)]
     points = [
         charts.Point(
-            *place,
-            numbers[load["label"]],
-            f"{numbers[load['label']]} {load['label']}: {money(place[0], unit)} per million, p99 {figure(place[1])} ms",
-            "c1" if front else "plain",
+            *run.point,
+            numbers[run.label],
+            f"{numbers[run.label]} {run.label}: {money(run.point[0], unit)} per million, p99 {figure(run.point[1])} ms",
+            "c1" if wins else "plain",
         )
-        for load, place, front in zip(priced, places, is_front, strict=True)
+        for run, wins in zip(runs, told, strict=True)
+        if run.point
     ]
-    front = [point for point, wins in zip(points, is_front, strict=True) if wins]
+    front = [point for point, wins in zip(points, told, strict=True) if wins]
+    x_title = _axis(f"{unit} per million {runs[0].item}", [point.x for point in points])
+    y_title = _axis("p99, ms", [point.y for point in points])
     return draw_figure(
-        "pareto",
-        "Cost and latency",
+        name,
+        title,
         "Down and left is better. The line joins the runs that none beats in both (the Pareto front); numbers as in "
         "the table above.",
-        lambda width: charts.pareto(
-            width,
-            points,
-            front,
-            _axis(f"{unit} per million {_items(priced)}", [point.x for point in points]),
-            _axis("p99, ms", [point.y for point in points]),
-        ),
+        lambda width: charts.pareto(width, points, front, x_title, y_title),
         table(
             [
                 ("#", [point.label for point in points]),
-                ("run", [load["label"] for load in priced]),
+                ("run", [run.label for run in runs]),
                 (f"{unit} per million", [point.x for point in points]),
                 ("p99, ms", [point.y for point in points]),
-                ("on the front", ["yes" if wins else "no" for wins in is_front]),
+                ("", verdicts(runs)),
             ]
         ),
         [("c1", "round", "on the front"), ("plain", "round", "beaten in both")],
@@ -170,7 +184,3 @@ def _curve_of(load: Record) -> str:
 
 def _is_curve(load: Record) -> bool:
     return load["series"]["kind"] in ("curve", "slo")
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] <= other[0] and one[1] <= other[1]

@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Sequence
 
+from tritonclip_bench import dollars
+
 NOTHING = "–"
 MILLION = 1e6
 # What `money` and `column` write.
-NUMBER = re.compile(r"(\$|[A-Z]{3} )?-?[\d,]+(\.\d+)?")
+NUMBER = re.compile(r"[$€£]?-?[\d,]+(\.\d+)?( [A-Z]{3})?")
 
 
 def figure(value: float | None) -> str:
@@ -33,12 +35,9 @@ def plus_minus(mean: float, half_width: float) -> tuple[str, str]:
     return f"{mean:,.{decimals}f}", f"{half_width:,.{decimals}f}"
 
 
-def money(value: float | None, currency: str = "USD") -> str:
-    """An amount to three significant digits, and from 1 with two decimals at least: $0.187, $12.30, EUR 5.00."""
-    if value is None:
-        return NOTHING
-    amount = f"{value:,.2f}" if value == 0 or abs(value) >= 1 else figure(value)
-    return f"${amount}" if currency == "USD" else f"{currency} {amount}"
+def money(value: float | None, currency: str) -> str:
+    """An amount as everywhere else (`dollars.money`)."""
+    return NOTHING if value is None else dollars.money(value, currency)
 
 
 def share(value: float | None) -> str:

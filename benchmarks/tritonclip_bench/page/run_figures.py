@@ -53,6 +53,9 @@ def timeline(load: Record, name: str) -> Figure | None:
     if len(seconds) < 2:
         return None
     rates = {key: _aligned(told.get(key), len(seconds)) for key in ("due", "answered", "failed")}
+    if number(load, "plan", "rate") is None:
+        # In a closed loop a request is due when its user is free.
+        rates["due"] = []
     if not any(rates["failed"]):
         # A line of zeros says less than the words below.
         rates["failed"] = []

@@ -32,7 +32,6 @@ KINDS = {
     "baselines": "comparison with baselines",
     "report": "report",
 }
-OVERVIEW = (figures.baselines, figures.curve, figures.pareto)
 
 
 def view(loads: Sequence[Record]) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def view(loads: Sequence[Record]) -> dict[str, Any]:
         ],
         "versions": facts.versions(head),
         "setup_differs": several and any(_setup(load) != _setup(head) for load in loads),
-        "overview": [make for figure_of in OVERVIEW if (make := figure_of(loads))],
+        "overview": [*filter(None, (figures.baselines(loads), figures.curve(loads))), *figures.paretos(loads)],
         "compared": _compared(loads) if several else None,
         "details": [_detail(load, f"run{index}", load is head) for index, load in enumerate(loads, 1)],
         "cost": _cost(loads),
@@ -115,7 +114,7 @@ def _tiles(head: Record) -> list[dict[str, str]]:
             "value": money(facts.cost_per_million(head), unit),
             "spread": "",
             "unit": f"per million {what}",
-            "note": facts.price(head) if facts.price_per_hour(head) else "no price was given",
+            "note": _cost_note(head, unit),
         },
         {
             "name": f"For one {one}",
@@ -125,6 +124,14 @@ def _tiles(head: Record) -> list[dict[str, str]]:
             "note": "on a server that is kept this busy",
         },
     ]
+
+
+def _cost_note(head: Record, unit: str) -> str:
+    ends = facts.cost_interval(head)
+    if not ends:
+        return facts.price(head)
+    upper = money(ends[1], unit) if ends[1] is not None else "no upper bound"
+    return f"{money(ends[0], unit)} to {upper} (95 % confidence). {facts.price(head)}"
 
 
 def _value(found: Spread | None) -> dict[str, str]:
@@ -170,7 +177,7 @@ def _cost(loads: Sequence[Record]) -> Table | None:
         [
             ("run", [load["label"] for load in priced]),
             ("items/s", [found.mean if (found := facts.throughput(load)) else None for load in priced]),
-            ("an hour", [money(facts.price_per_hour(load), unit) for load, unit in zip(priced, units, strict=True)]),
+            ("an hour", list(map(facts.hourly, priced))),
             (
                 "per million items",
                 [money(facts.cost_per_million(load), unit) for load, unit in zip(priced, units, strict=True)],
