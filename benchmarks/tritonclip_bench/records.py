@@ -69,8 +69,8 @@ def flatten(record: Record, name: str) -> list[Record]:
     """The load records in `record` (of `read_record`), which are new objects.
 
     Each has a `label` (its own, and that of what it stands in; else `name`) and `series`, {"kind", "label", "broken",
-    "warnings"}, of the record that it came from: the points of one curve share it. A trial of an SLO search becomes a
-    load record of what was kept of it, with `trial`, {"verdict", "reason"}.
+    "warnings"}, of the record that it came from (of a comparison "ratios" too): the points of one curve share it. A
+    trial of an SLO search becomes a load record of what was kept of it, with `trial`, {"verdict", "reason"}.
 
     Args:
         name: what a record without a label is called.
@@ -78,6 +78,8 @@ def flatten(record: Record, name: str) -> list[Record]:
     title = record["label"] or name
     notes = record.get("notes", record.get("warnings", []))
     series = {"kind": record["kind"], "label": title, "broken": record.get("broken"), "warnings": notes}
+    if record["kind"] == "baselines":
+        series["ratios"] = record.get("ratios")
     if record["kind"] == "load":
         return [{"series": series, **record, "label": title}]
     if record["kind"] == "slo":

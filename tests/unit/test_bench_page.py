@@ -102,9 +102,26 @@ def test_stages_hold_the_parts_of_server_client_and_network() -> None:
     assert table["preprocess"]["queue, ms"] == "1"
     assert table["preprocess"]["mean batch"] == "2.50"
     client = table["client: embed_image"]
-    # Of 1.1 x 10.1 ms for clients, 7 in the server, and 0.5 to prepare and serialise.
-    assert float(client["network and waiting, ms"]) == pytest.approx(11.11 - 7.0 - 0.5, abs=0.01)
+    # Of 1.1 x 10.1 ms for clients, 7 in the server, and 0.3 to serialise.
+    assert float(client["network and waiting, ms"]) == pytest.approx(11.11 - 7.0 - 0.3, abs=0.01)
     assert client["serialise, ms"] == "0.300"
+
+
+def test_a_comparison_has_a_chart_for_each_load_with_its_paired_ratios() -> None:
+    record = made.baselines()
+    for side, load in zip(("tritonclip", "theirs", "ceiling"), record["records"], strict=True):
+        load |= {"side": side, "scenario": "image", "pattern": "8x1"}
+    record["records"][2] |= {"pattern": "1x8", "plan": {**load["plan"], "users": 1, "batch_size": 8}}
+    texts = made.load("tritonclip, text 8x1", (500.0,), side="tritonclip", scenario="text", pattern="8x1")
+    record["records"] += [texts, {**texts, "side": "theirs", "label": "theirs, text 8x1"}]
+    row = {"scenario": "image", "pattern": "8x1", "baseline": "theirs", "ratio": 1.87}
+    record["ratios"] = [row]
+    html = page(record)
+    assert html.count("<h3>Against baselines: pictures, 8 users, 1 in a request</h3>") == 2
+    first = words("<body>" + html.partition("<h3>Against baselines")[2].partition("</figure>")[0])
+    assert "61.0 ± 2.5 · 1.87 x" in first
+    assert "ceiling 104 · 0.96 x" in first
+    assert "how many times as fast tritonclip is" in first
 
 
 def test_what_comes_from_records_is_text_and_nothing_else() -> None:

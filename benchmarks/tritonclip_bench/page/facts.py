@@ -14,6 +14,8 @@ from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.spread import Spread, spread, whole_runs
 
 ITEMS_PER_MILLION = 1e6
+# The side of a comparison that is not a baseline.
+OURS = "tritonclip"
 
 
 def item(load: Record) -> str:
@@ -81,8 +83,8 @@ def is_sound(load: Record) -> bool:
 
 
 def best(loads: Sequence[Record]) -> Record:
-    """The record that heads the page: the greatest throughput of the sound ones, or the first of a comparison."""
-    served = [load for load in loads if load["series"]["kind"] != "baselines"] or list(loads[:1])
+    """The record that heads the page: the greatest throughput of the sound ones, of a comparison ours."""
+    served = [load for load in loads if load["series"]["kind"] != "baselines" or load.get("side") == OURS] or loads[:1]
     sound = [load for load in served if is_sound(load)] or served
     return max(sound, key=lambda load: found.mean if (found := throughput(load)) else 0.0)
 
@@ -99,8 +101,8 @@ def flags(load: Record) -> list[str]:
     """What makes a run's figures doubtful, in a word each."""
     verdict = text(load, "trial", "verdict")
     found = ["broken"] if load["broken"] else []
-    if verdict not in (None, "sustained", *found):
-        found.append(verdict or "")
+    if verdict is not None and verdict not in ("sustained", *found):
+        found.append({"generator": "the generator was the limit"}.get(verdict, verdict))
     if any(number(results, "total", "failures") for results in load["repeats"]):
         found.append("failures")
     return found
@@ -108,15 +110,15 @@ def flags(load: Record) -> list[str]:
 
 def warnings(loads: Sequence[Record]) -> list[str]:
     """Every warning once, with the labels that it is about where not all have it."""
-    about: dict[str, list[str]] = {}
+    about: dict[str, list[Record]] = {}
     for load in loads:
         notes = [*_texts(load["warnings"]), *_texts(load["series"].get("warnings"))]
         notes += [*_texts(section(load, "cost").get("warnings")), *_texts([text(load, "cost", "priced_as_if")])]
         if (stale := text(load, "cost", "price", "stale")) and not any(stale in note for note in notes):
             notes.append(f"the price is doubtful: {stale}")
         for note in dict.fromkeys(notes):
-            about.setdefault(note, []).append(load["label"])
-    return [note if len(who) == len(loads) else f"{_few(who)}: {note}" for note, who in about.items()]
+            about.setdefault(note, []).append(load)
+    return [note if len(who) == len(loads) else f"{_whose(who, loads)}: {note}" for note, who in about.items()]
 
 
 def broken(loads: Sequence[Record]) -> list[str]:
@@ -170,6 +172,8 @@ def model(load: Record) -> list[tuple[str, str]]:
     found = [(name, given) for name, key in named if (given := text(spec, key))]
     if (dim := number(spec, "embedding_dim")) is not None:
         found.append(("Embedding", f"{dim:g} values"))
+    if software := text(server, "software"):
+        found.append(("Software", software))
     if triton := text(server, "triton"):
         found.append(("Triton", triton))
     if fingerprint := text(server, "fingerprint"):
@@ -213,11 +217,15 @@ def resources(load: Record) -> list[tuple[str, str]]:
             found.append((name, f"{cores:.2f} cores"))
     if (busy := number(results, "machine_cpu_share")) is not None:
         found.append(("Load generator's machine", f"{share(busy)} busy"))
+    if (busy := number(results, "server_machine_cpu")) is not None:
+        found.append(("Server's machine", f"{share(busy)} busy"))
     for gpu in _list(results.get("gpus")):
         use, memory, power = (number(gpu, key) for key in ("utilization", "memory_bytes", "power_w"))
         parts = [f"{share(use)} busy"] if use is not None else []
         parts += [f"{memory / 2**30:.1f} GiB"] if memory is not None else []
         parts += [f"{figure(power)} W"] if power is not None else []
+        energy = number(gpu, "joules_per_item")
+        parts += [f"{figure(energy)} J an item"] if energy is not None else []
         found.append((text(gpu, "name") or f"GPU {number(gpu, 'index') or 0:g}", ", ".join(parts) or NOTHING))
     if rejected := number(results, "rejected"):
         found.append(("Turned away by Triton", f"{rejected:,.0f} requests"))
@@ -250,5 +258,11 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _few(names: Sequence[str]) -> str:
+def _whose(some: Sequence[Record], loads: Sequence[Record]) -> str:
+    """The series that `some` are all of, or their labels."""
+    series = some[0]["series"]
+    every = [load["label"] for load in loads if load["series"] == series]
+    if len(some) > 1 and every == [load["label"] for load in some]:
+        return str(series["label"])
+    names = [load["label"] for load in some]
     return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"

@@ -9,18 +9,18 @@ from tritonclip_bench.page import charts, facts
 from tritonclip_bench.page.numbers import figure, money
 from tritonclip_bench.page.tables import Figure, draw_figure, table
 from tritonclip_bench.pareto import ON_FRONT, Run, run_of, verdicts
-from tritonclip_bench.records import Record, number
+from tritonclip_bench.records import Record, number, text
 
 COLOURS = 6
 
 
-def curve(loads: Sequence[Record]) -> Figure | None:
-    """Throughput against latency; None for fewer than two points."""
+def curve(loads: Sequence[Record]) -> list[Figure]:
+    """Throughput against latency; none for fewer than two points."""
     numbers = _numbers(loads)
     points = [load for load in loads if _mean(load, "p99") is not None and facts.throughput(load)]
     points = [load for load in points if load["series"]["kind"] != "baselines"]
     if len(points) < 2:
-        return None
+        return []
     names = list(dict.fromkeys(_curve_of(load) for load in points))
     found: list[charts.Line] = []
     for index, name in enumerate(names):
@@ -37,7 +37,7 @@ def curve(loads: Sequence[Record]) -> Figure | None:
     marks = [point for line in shown for point in line.points]
     x_title = _axis(f"{_items(points)} per second", [mark.x for mark in marks])
     y_title = _axis("latency, ms", [mark.y for mark in marks])
-    return draw_figure(
+    made = draw_figure(
         "curve",
         "Throughput and latency",
         "With more load a server moves to the right until it is full, then up. Labels: users of a closed loop, "
@@ -54,6 +54,7 @@ def curve(loads: Sequence[Record]) -> Figure | None:
         ),
         legend,
     )
+    return [made]
 
 
 def paretos(loads: Sequence[Record]) -> list[Figure]:
@@ -113,39 +114,79 @@ def _pareto(runs: Sequence[Run], name: str, title: str, numbers: Mapping[str, st
     )
 
 
-def baselines(loads: Sequence[Record]) -> Figure | None:
-    """Throughput of every side of a comparison; None where there are not two."""
+def baselines(loads: Sequence[Record]) -> list[Figure]:
+    """Throughput of every side of a comparison, a figure for each load that was put on them."""
     sides = [load for load in loads if load["series"]["kind"] == "baselines" and facts.throughput(load)]
-    if len(sides) < 2:
-        return None
-    found = [spread for load in sides if (spread := facts.throughput(load))]
-    first = found[0].mean
+    groups: dict[tuple[object, object], list[Record]] = {}
+    for load in sides:
+        if load.get("side") in (None, facts.OURS):
+            groups.setdefault((text(load, "scenario"), text(load, "pattern")), []).append(load)
+    found: list[Figure] = []
+    for key, group in groups.items():
+        group += _counterparts(group[0], sides)
+        if len(group) > 1:
+            found.append(_baselines(group, f"baselines{len(found)}", is_only=len(groups) == 1, key=key))
+    return found
+
+
+def _counterparts(ours: Record, sides: Sequence[Record]) -> list[Record]:
+    """Of every baseline the record under the load of `ours`; of one without clients, that of its largest batch."""
+    found = []
+    for side in dict.fromkeys(load["side"] for load in sides if text(load, "side") not in (None, facts.OURS)):
+        own = [load for load in sides if load.get("side") == side and load.get("scenario") == ours.get("scenario")]
+        same = [load for load in own if load.get("pattern") == ours.get("pattern")]
+        alone = [load for load in own if number(load, "plan", "users") == 1 and _batch(load) > 1]
+        found += same[:1] or alone[:1]
+    return found
+
+
+def _batch(load: Record) -> float:
+    return number(load, "plan", "batch_size") or 0.0
+
+
+def _baselines(sides: Sequence[Record], name: str, *, is_only: bool, key: tuple[object, object]) -> Figure:
+    known = [spread for load in sides if (spread := facts.throughput(load))]
+    names = [text(load, "side") or load["label"] for load in sides]
+    ratios = [
+        _ratio(load, key, known[0].mean / one.mean if one.mean else None)
+        for load, one in zip(sides, known, strict=True)
+    ]
     bars = [
         charts.Bar(
-            load["label"],
-            f"{facts.within(known)} · {known.mean / first:.2f} x" if first else facts.within(known),
-            [("c1" if index == 0 else "c6", "items/s", known.mean)],
-            None if known.half_width is None else known.mean - known.half_width,
-            None if known.half_width is None else known.mean + known.half_width,
+            side,
+            " · ".join([facts.within(one), *([f"{ratio:.2f} x"] if ratio and index else [])]),
+            [("c1" if index == 0 else "c6", "items/s", one.mean)],
+            None if one.half_width is None else one.mean - one.half_width,
+            None if one.half_width is None else one.mean + one.half_width,
         )
-        for index, (load, known) in enumerate(zip(sides, found, strict=True))
+        for index, (side, one, ratio) in enumerate(zip(names, known, ratios, strict=True))
     ]
+    load = f"{facts.offered(sides[0])}, {_batch(sides[0]):g} in a request"
     return draw_figure(
-        "baselines",
-        "Against baselines",
-        f"Throughput of each, and its ratio to {sides[0]['label']}. Lines at the ends: 95 % confidence.",
+        name,
+        "Against baselines" if is_only else f"Against baselines: {facts.item(sides[0])}, {load}",
+        f"Throughput of each, and how many times as fast {names[0]} is. Lines at the ends: 95 % confidence.",
         lambda width: charts.bars(width, bars, f"{_items(sides)} per second"),
         table(
             [
-                ("side", [load["label"] for load in sides]),
-                ("items/s", [known.mean for known in found]),
-                ("± (95 %)", [known.half_width for known in found]),
-                ("ratio", [known.mean / first if first else None for known in found]),
+                ("side", names),
+                ("items/s", [one.mean for one in known]),
+                ("± (95 %)", [one.half_width for one in known]),
+                (f"{names[0]} / it", ratios),
                 ("p50, ms", [_mean(load, "p50") for load in sides]),
                 ("p99, ms", [_mean(load, "p99") for load in sides]),
             ]
         ),
     )
+
+
+def _ratio(load: Record, key: tuple[object, object], plain: float | None) -> float | None:
+    """Ours over it: the median over rounds where the comparison tells it, else that of the means."""
+    rows = load["series"].get("ratios")
+    for row in rows if isinstance(rows, list) else []:
+        if (text(row, "scenario"), text(row, "pattern")) == key and text(row, "baseline") == load.get("side"):
+            return number(row, "ratio")
+    return plain
 
 
 def _points(loads: Sequence[Record], name: str, numbers: Mapping[str, str]) -> list[charts.Point]:

@@ -17,7 +17,7 @@ PARTS = (
 CLIENT_PARTS = (("prepare", "prepare_ms", "s5"), ("serialise", "serialise_ms", "s6"))
 NETWORK = ("network and waiting", "s7")
 # As a request meets them; others follow.
-ORDER = ("tokenizer", "split_text", "preprocess", "preprocess_gpu", "image_encoder", "text_encoder", "similarity")
+ORDER = ("preprocess", "image_encoder", "text_gate", "tokenizer", "cached_text_encoder", "text_encoder", "similarity")
 ENTRY_POINTS = ("embed_image", "embed_text", "clip")
 
 
@@ -94,7 +94,11 @@ def stages(load: Record, name: str) -> Figure | None:
                 *((f"{part}, ms", [size.get(part) for size in sizes]) for _, part in parts),
                 ("all, ms", [sum(size.values()) for size in sizes]),
                 ("mean batch", [number(measured, stage, "mean_batch") for stage, _ in rows]),
-                ("cached", [number(measured, stage, "cached") for stage, _ in rows]),
+                *(
+                    (key, [number(measured, stage, key) for stage, _ in rows])
+                    for key in ("cached", "rejected")
+                    if any(number(measured, stage, key) for stage, _ in rows)
+                ),
             ]
         ),
         [(css, "box", part) for css, part in parts],
@@ -103,7 +107,8 @@ def stages(load: Record, name: str) -> Figure | None:
 
 def _server_rows(load: Record) -> list[tuple[str, list[tuple[str, str, float]]]]:
     measured = section(load, "results", "stages")
-    names = sorted(set(measured) - set(ENTRY_POINTS), key=lambda name: (name not in ORDER, _place(name), name))
+    own = [name for name in measured if not section(measured, name).get("ensemble", name in ENTRY_POINTS)]
+    names = sorted(own, key=lambda name: (_place(name), name))
     rows = [(name, [(css, part, number(measured, name, key) or 0.0) for part, key, css in PARTS]) for name in names]
     return [(name, [(css, part, max(size, 0.0)) for css, part, size in found]) for name, found in rows]
 
@@ -115,7 +120,9 @@ def _client_rows(load: Record) -> list[tuple[str, list[tuple[str, str, float]]]]
         mean, server = number(summary, "latency_ms", "mean"), number(results, "stages", model, "total_ms")
         if mean is None or server is None:
             continue
-        rest = mean - server - sum(size for *_, size in own)
+        known = number(results, "client", "outside_server_ms", model)
+        # A request is made before its time begins, and serialised within it.
+        rest = mean - server - (number(results, "client", "serialise_ms") or 0.0) if known is None else known
         rows.append((f"client: {model}", [*own, (NETWORK[1], NETWORK[0], max(rest, 0.0))]))
     return rows
 

@@ -57,7 +57,7 @@ def view(loads: Sequence[Record]) -> dict[str, Any]:
         ],
         "versions": facts.versions(head),
         "setup_differs": several and any(_setup(load) != _setup(head) for load in loads),
-        "overview": [*filter(None, (figures.baselines(loads), figures.curve(loads))), *figures.paretos(loads)],
+        "overview": [*figures.baselines(loads), *figures.curve(loads), *figures.paretos(loads)],
         "compared": _compared(loads) if several else None,
         "details": [_detail(load, f"run{index}", load is head) for index, load in enumerate(loads, 1)],
         "cost": _cost(loads),
