@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import platform
+import re
 from typing import Any
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -122,3 +124,12 @@ def old() -> Any:
         del made["results"][key]
     del made["results"]["total"]["distribution"]
     return made
+
+
+def private_details(text: str) -> list[str]:
+    """What in `text` tells whose machine it was: its name, absolute paths, addresses."""
+    paths = r"(?<![\w.:])/(?:home|root|tmp|work|mnt|Users|var/folders)/\S+"
+    private = r"\b(?:(?:10|127)\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}\b"
+    addresses = rf"\b(?:\d{{1,3}}\.){{3}}\d{{1,3}}:\d+|{private}"
+    name = rf"\b{re.escape(platform.node())}\b" if platform.node() not in ("", "localhost") else r"(?!)"
+    return re.findall(f"{paths}|{addresses}|{name}|localhost:", text)

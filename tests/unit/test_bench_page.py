@@ -21,6 +21,7 @@ from tritonclip_bench.records import flatten_all
 from tritonclip_client.main import main
 
 CSS = files("tritonclip_bench.page").joinpath("page.css").read_text(encoding="utf-8")
+EXAMPLES = sorted((Path(__file__).parents[2] / "docs").glob("*.html"))
 CHARTS = {
     "Where the time goes": "stages",
     "Response times": "distribution",
@@ -281,3 +282,34 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
+
+
+@pytest.mark.parametrize(
+    "example", sorted((Path(__file__).parents[2] / "docs").glob("*.html")), ids=lambda path: path.name
+)
+def test_the_pages_in_the_docs_tell_of_no_machine(example: Path) -> None:
+    html = example.read_text(encoding="utf-8")
+    assert made.private_details(html) == []
+    assert "<h2>Every raw run</h2>" in html
+
+
+def test_what_tells_of_a_machine_is_found() -> None:
+    for told in (
+        "/home/me/x",
+        "(/root/a)",
+        "127.0.0.1:8001",
+        "10.1.2.3",
+        "192.168.0.7",
+        "localhost:8001",
+        "172.17.0.2",
+    ):
+        assert made.private_details(f"measured at {told} today"), told
+    for told in (
+        "Triton 2.51.0",
+        "pkg/billing/prices.go",
+        "10.0 to 20.0",
+        "Pillow 10.4.0",
+        "2026-11-21",
+        "numpy 1.26.4",
+    ):
+        assert made.private_details(f"measured with {told} today") == [], told
