@@ -80,6 +80,8 @@ def work(model: Model, scenario: str, batch_size: int = 1, labels: int = 1) -> W
         "text": (f"one text of {model.config}, {model.context_length} tokens", text),
         "clip": (f"one picture of {model.config} and {share:g} texts", both),
     }
+    # The head of a classifier costs next to nothing beside the tower.
+    found["classify"] = found["image"]
     return Work(*found[scenario]) if scenario in found else None
 
 
@@ -96,15 +98,15 @@ def work_of(load: Record, model: str | None) -> Work:
     told = model or records.text(load, "server", "spec", "architecture")
     if model is None and told not in {known.config for known in all_models()}:
         raise BenchError(
-            f"{load['label']}: the registry knows no architecture {told!r}, so its operations are unknown; name one "
-            "that costs the same with --model (`tritonclip models` lists them)"
+            f"the registry knows no architecture {told!r}, so its operations are unknown; name one that costs the same "
+            "with --model"
         )
     plan = records.section(load, "plan")
     scenario = records.text(plan, "scenario") or ""
     sizes = [int(records.number(plan, key) or 1) for key in ("batch_size", "labels")]
     found = work(find_model(str(told)), scenario, *sizes)
     if found is None:
-        raise BenchError(f"{load['label']}: items of the scenario {scenario!r} are of several kinds, without one limit")
+        raise BenchError(f"items of the scenario {scenario!r} are of several kinds, without one limit")
     return found
 
 
@@ -141,26 +143,29 @@ class Reached:
     """How near a run came to what its GPU could do.
 
     Attributes:
+        work: what was asked for an item; None where unknown.
         limit: items a second; None where unknown.
         share: 0 to 1 of it.
         note: which GPU, or why there is no share.
     """
 
     label: str
-    work: str
+    work: str | None
     items_per_s: float
     limit: float | None
     share: float | None
     note: str
 
 
-def reached(load: Record, one: Work, price: Price | None) -> Reached:
-    """The share of the limit that a load record has reached.
+def reached(load: Record, one: Work | str, price: Price | None) -> Reached:
+    """The share of the limit that a load record has reached; of `one` that is a text, the reason why it is unknown.
 
     The GPU is what the record names; of a server elsewhere, whose GPU nothing names, that of the instance that it was
     priced as.
     """
     rate = records.number(load, "results", "total", "items_per_s") or 0.0
+    if isinstance(one, str):
+        return Reached(load["label"], None, rate, None, None, one)
     gpus = records.section(load, "results").get("gpus")
     names = [name for gpu in gpus or () if (name := records.text(gpu, "name"))]
     elsewhere = records.section(load, "server").get("same_machine_as_client") is False

@@ -168,6 +168,7 @@ def test_pictures_against_texts_cost_both_towers():
     model = find_model("ViT-B-32")
     both = work(model, "clip", batch_size=5, labels=10).item
     assert both.flops == model.image_flops + 2 * model.text_flops
+    assert work(model, "classify") == work(model, "image")
     assert work(model, "mixed") is None
 
 
@@ -223,6 +224,17 @@ def test_the_command_compares_prices_and_writes(tmp_path, capsys):
     assert "€1.00 pictures" in capsys.readouterr().out
 
 
+def test_a_run_whose_work_is_unknown_says_why(tmp_path, capsys):
+    files = write(tmp_path, load("demo", architecture="checkpoint"), load("mixed", scenario="mixed"))
+    assert main(["bench", "cost", *files, "--roofline"]) == 0
+    text = capsys.readouterr().out
+    assert "at most" not in text
+    assert "the registry knows no architecture 'checkpoint'" in text
+    assert "items of the scenario 'mixed' are of several kinds" in text
+    assert main(["bench", "cost", *files, "--roofline", "--model", "ViT-B-32"]) == 0
+    assert "one picture of ViT-B-32, 8.82 GFLOPs" in capsys.readouterr().out
+
+
 def test_nothing_to_compare_is_an_exit_status(tmp_path, capsys):
     assert main(["bench", "cost", *write(tmp_path, load("a", price=None))]) == 1
     assert "no price" in capsys.readouterr().out
@@ -247,14 +259,11 @@ def test_the_list_and_a_model_without_a_record(capsys):
         (["--list", "--price-per-hour", "0"], "a number above 0"),
         (["/no/such/record.json"], "cannot be read"),
         (["--list", "--json", "/no/such/folder/cost.json"], "cannot be written"),
-        (["demo.json", "--roofline"], "the registry knows no architecture 'checkpoint'"),
-        (["mixed.json", "--roofline"], "items of the scenario 'mixed' are of several kinds"),
         (["odd.json"], "a record's price cannot be read"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, load("demo", architecture="checkpoint"), load("mixed", scenario="mixed"))
     write(tmp_path, {**load("odd"), "cost": {"dollars_per_million": 1.0, "item": "pictures", "price": {"a": 1}}})
     assert main(["bench", "cost", *arguments]) == 2
     error = capsys.readouterr().err

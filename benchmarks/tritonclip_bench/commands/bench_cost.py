@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tritonclip_bench.options import add_price_arguments
 
 if TYPE_CHECKING:
-    from tritonclip_bench.limits import Limit, Reached
+    from tritonclip_bench.limits import Limit, Reached, Work
     from tritonclip_bench.pareto import Run
     from tritonclip_bench.prices import Price
     from tritonclip_bench.records import Record
@@ -115,11 +115,11 @@ def _rooflines(
     from tritonclip_client.table import format_table
     from tritonclip_export.registry.catalog import find_model
 
-    works = [limits.work_of(load, model) for load in loads]
+    works = [_work(load, model) for load in loads]
     if not loads:
         works = [work for scenario in ("image", "text") if (work := limits.work(find_model(str(model)), scenario))]
     found["limits"] = {}
-    for work in dict.fromkeys(works):
+    for work in dict.fromkeys(work for work in works if isinstance(work, limits.Work)):
         rows = limits.limits(work, prices)
         found["limits"][work.name] = [asdict(row) for row in rows]
         heading = f"at most, {work.name}, {work.item.flops / 1e9:.2f} GFLOPs, dense float16, the encoder alone:"
@@ -130,6 +130,17 @@ def _rooflines(
         shares = [limits.reached(*one) for one in zip(loads, works, priced, strict=True)]
         found["reached"] = [asdict(one) for one in shares]
         parts.append(format_table(REACHED_COLUMNS, [_reached_row(one) for one in shares]))
+
+
+def _work(load: Record, model: str | None) -> Work | str:
+    """What is asked for an item of a record, or why that is unknown: then the other records still have their limits."""
+    from tritonclip_bench import limits
+    from tritonclip_bench.errors import BenchError
+
+    try:
+        return limits.work_of(load, model)
+    except BenchError as error:
+        return str(error)
 
 
 def _limit_row(row: Limit) -> tuple[str, ...]:
