@@ -96,7 +96,7 @@ def _tiles(head: Record) -> list[dict[str, str]]:
     what, unit = facts.item(head), facts.currency(head)
     one = "dollar" if unit == "USD" else unit
     known = items is not None and items.half_width is not None
-    return [
+    tiles = [
         {
             "name": "Throughput",
             **_value(items),
@@ -124,6 +124,7 @@ def _tiles(head: Record) -> list[dict[str, str]]:
             "note": "on a server that is kept this busy",
         },
     ]
+    return tiles if facts.price_per_hour(head) else tiles[:3]
 
 
 def _cost_note(head: Record, unit: str) -> str:
