@@ -66,7 +66,9 @@ def test_dark_is_dark(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_no_text_of_a_chart_leaves_it_or_covers_another(browser: Browser, tmp_path: Path) -> None:
-    path = write(tmp_path, made.curve(), made.baselines(), made.load("a rather long label of a run, for a bar"))
+    comparison = made.baselines()
+    comparison["records"][1]["label"] = "a rather long name of a side of the comparison, for a bar that is narrow"
+    path = write(tmp_path, made.curve(), comparison, made.load())
     for width in (360, 1280):
         browser.open(path, width=width)
         assert browser.run(CLIPPED) == []
