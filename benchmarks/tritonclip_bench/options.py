@@ -160,6 +160,7 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     """The price, where the result goes, and what the load generator is spread over."""
     add_price_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the result as one page here")
     add_samples_argument(parser)
     parser.add_argument(
         "--processes", type=count("processes"), default=1, help="spread the load generator over processes (1)"

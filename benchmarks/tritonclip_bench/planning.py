@@ -34,7 +34,7 @@ def check_options(args: argparse.Namespace) -> Price | None:
         BenchError: an unknown instance, or a result that cannot be written.
     """
     price = asked_price(args)
-    for path in (args.json, args.samples):
+    for path in (args.json, args.html, args.samples):
         if path is not None:
             check_writable(path)
     users = most_users(args)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,25 +18,15 @@ from tritonclip_bench.commands import bench_tune
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_client.main import main
 from tritonclip_export.configs import read_configs
-from tritonclip_export.configure import settings_of
-from tritonclip_export.manifest import read_manifest, verify
+from tritonclip_export.manifest import file_hash, read_manifest, verify
 from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ServingSpec
-from tritonclip_serve import TritonServer
-
-BAD = ("--threads", "1", "--preprocess-instances", "1")
+from tuning import settings, with_idle_cores
 
 
 @pytest.fixture
 def repository(demo_repository: Path, tmp_path: Path) -> Path:
-    """The demo with settings that leave a core idle."""
-    found = shutil.copytree(demo_repository, tmp_path / "served" / "repository")
-    configure(found, *BAD)
-    return found
-
-
-def settings(repository: Path) -> Settings:
-    return settings_of(repository, read_manifest(repository))
+    return with_idle_cores(demo_repository, tmp_path / "served" / "repository")
 
 
 def tune(repository: Path, *options: object) -> int:
@@ -157,7 +141,7 @@ def test_another_precision_is_reported_and_never_written(
     for name in ("embed_image", "embed_text", "clip"):
         path = other / name / "config.pbtxt"
         path.write_text(path.read_text().replace(spec_of(demo_repository).fingerprint, "f" * 64))
-        manifest["files"][f"{name}/config.pbtxt"] = hash_of(path)
+        manifest["files"][f"{name}/config.pbtxt"] = file_hash(path)
     (other / "manifest.json").write_text(json.dumps(manifest))
     half, result = content(other), tmp_path / "tuned.json"
     varied = ("--vary", "preprocess_instances=2", "--write", "--json", result)
@@ -177,10 +161,6 @@ def test_another_precision_is_reported_and_never_written(
     (other / "manifest.json").write_text(json.dumps(manifest))
     assert tune(repository, "--repository", other) == 2
     assert "is not of the same model as" in capsys.readouterr().err
-
-
-def hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_settings_that_changed_meanwhile_are_not_overwritten(
@@ -242,93 +222,3 @@ def test_bad_input_is_refused_before_anything_starts(
 def test_what_is_no_repository(tmp_path: Path, capsys) -> None:
     assert tune(tmp_path) == 2
     assert "is no model repository" in capsys.readouterr().err
-
-
-@pytest.fixture
-def command(repository: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    def start(*options: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "tritonclip_client.main", "bench", "tune", str(repository), *options]
-        words += ["--warmup", "1s", "--json", str(tmp_path / "tuned.json")]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    return start
-
-
-def make_sleepy(repository: Path) -> None:
-    """Let every picture wait for 50 ms, so that the gain of more processes exceeds whatever else the machine does."""
-    model = repository / "preprocess" / "1" / "model.py"
-    code = model.read_text()
-    slow = code.replace(
-        "        return [self._answer(", "        time.sleep(0.05 * len(requests))\n        return [self._answer("
-    )
-    assert slow != code
-    model.write_text(slow.replace("import json\n", "import json\nimport time\n", 1))
-    manifest = read_manifest(repository)
-    manifest["files"]["preprocess/1/model.py"] = hash_of(model)
-    (repository / "manifest.json").write_text(json.dumps(manifest))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command, tmp_path: Path) -> None:
-    """One process that waits for its pictures; a runtime that this server does not have is a failed trial."""
-    make_sleepy(repository)
-    # A batch goes to one process, whatever the others do.
-    configure(repository, "--max-image-batch", "1")
-    before = settings(repository)
-    varied = ("--vary", "preprocess_instances=1,4", "--vary", "runtime=onnxruntime-python,onnxruntime")
-    process = command(*varied, "--duration", "3s", "--write", "--budget", "14m")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    record = json.loads((tmp_path / "tuned.json").read_text())
-    assert (record["verdict"], record["written"], record["broken"]) == ("better", True, None), out
-    assert record["best"]["changes"] == {"preprocess_instances": 4}
-    assert record["best"]["ratio"]["mean"] > 2
-    failed = {trial["label"]: trial["failed"] for trial in record["trials"] if trial["failed"]}
-    assert len(failed) == 2
-    assert all(
-        reason.startswith("image_encoder of the repository needs Triton's backend 'onnxruntime'")
-        for reason in failed.values()
-    )
-
-    verify(repository)
-    assert settings(repository) == before.changed({"preprocess_instances": 4})
-    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
-    free = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
-    with TritonServer(repository, log_path=tmp_path / "server.log", **free):
-        pass
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_the_trials_and_nothing_else(repository: Path, command, tmp_path, number: int) -> None:
-    before = content(repository)
-    process = command("--vary", "preprocess_instances=2,3", "--duration", "2s", "--write")
-    for line in process.stderr:
-        if "round 1" in line:
-            break
-    (folder,) = (path for path in repository.parent.iterdir() if path.name != "repository")
-    # Into the load of the second trial, or the start of its server.
-    time.sleep(4)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "broken: interrupted" in out
-    assert content(repository) == before
-    assert not folder.exists()
-    record = json.loads((tmp_path / "tuned.json").read_text())
-    assert record["broken"].startswith("interrupted")
-    assert record["trials"][0]["rounds"]
-    assert record["verdict"] is None
-    assert not serving(folder)
-
-
-def serving(folder: Path) -> list[str]:
-    """Processes that still name a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().decode(errors="replace"))
-        except OSError:
-            continue
-    return [words for words in found if str(folder) in words]
