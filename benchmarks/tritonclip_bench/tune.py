@@ -34,6 +34,8 @@ from tritonclip_bench.tune_trials import (
 MIN_GAIN = 0.02
 # Looking after every round and stopping at the first good news finds some by luck, but for this many half-widths.
 EARLY = 2.0
+# As a share, where nothing has been measured twice.
+NOISE = 0.1
 # Rounds of an objective that the present settings miss, all of which another must meet.
 OBJECTIVE_ROUNDS = 5
 FINAL = "final"
@@ -83,7 +85,9 @@ class Sweep:
             champion = self._race(name, propose(champion), champion)
         others = [trial.candidate for trial in self.trials.values() if trial.candidate not in (champion, self.present)]
         ranked = [*([champion] if champion != self.present else []), *self._ranked(others)]
-        return [one for one in ranked if self._looks_better(one, self.present, MIN_GAIN)][:FINALISTS]
+        # One that seemed worse by no more than the noise may be better.
+        margin = MIN_GAIN - self._noise(NOISE)
+        return [one for one in ranked if self._looks_better(one, self.present, margin)][:FINALISTS]
 
     def compare(self, finalists: Sequence[Candidate], reference: Candidate, phase: str = FINAL) -> None:
         """Alternate the finalists with the reference until each differs or does not, or the rounds are used up."""
@@ -245,11 +249,12 @@ class Sweep:
         ratio = self.ratio(candidate, phase)
         return ratio is None or ratio.n < self.effort.rounds
 
-    def _noise(self) -> float:
+    def _noise(self, unknown: float = 0.0) -> float:
         """How far two runs of the present settings lie apart, as a share: what one ratio may be off."""
-        rates = [one.measured.items_per_s for one in self.trials[self.present].rounds]
+        present = self.trials.get(self.present)
+        rates = [one.measured.items_per_s for one in present.rounds] if present else []
         steps = [math.log(after / before) for before, after in itertools.pairwise(rates)]
-        return math.sqrt(statistics.fmean(step**2 for step in steps)) if steps else 0.0
+        return math.sqrt(statistics.fmean(step**2 for step in steps)) if steps else unknown
 
     @property
     def _finals_s(self) -> float:

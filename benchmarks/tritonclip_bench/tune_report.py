@@ -56,7 +56,9 @@ class Outcome:
     def name(self, candidate: Candidate) -> str:
         """A candidate for people: `present`, `threads=0`, or `precision=float16, threads=0`."""
         own = label(candidate.settings, self.present.settings)
-        return ", ".join(part for part in (candidate.export, own) if part and not (candidate.export and own == PRESENT))
+        if not candidate.export:
+            return own
+        return candidate.export if own == PRESENT else f"{candidate.export}, {own}"
 
 
 def record(outcome: Outcome) -> dict[str, Any] | None:
@@ -217,6 +219,8 @@ def _export_line(outcome: Outcome, export: Export) -> str:
     assert outcome.reference is not None
     ratio = outcome.sweep.ratio(Candidate(outcome.reference.settings, export.name), EXPORTS)
     measured = "not measured: the budget ended" if ratio is None else f"{_interval(ratio)} x the throughput"
+    if ratio is not None and (ratio.half_width is None or abs(ratio.mean - 1) <= ratio.half_width):
+        measured = f"no difference beyond the noise: {measured}"
     return (
         f"{export.name}: {measured} of {outcome.exports[0].spec.precision} with the same settings ({told['over']}); "
         f"its fingerprint is {export.spec.fingerprint[:12]}: embeddings of the two do not mix; nothing of it is written"

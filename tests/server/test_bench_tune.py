@@ -152,8 +152,14 @@ def test_another_precision_is_reported_and_never_written(
     assert content(other) == half
     assert spec_of(repository).precision == "float32"
     told = json.loads(result.read_text())["exports"]
+    assert told[0]["label"] == "precision=float16, preprocess_instances=2"
     assert [(one["precision"], one["over"]) for one in told] == [("float16", "preprocess_instances=2")]
     assert told[0]["ratio"]["mean"] == pytest.approx(3)
+
+    # Now those are the present settings, and the only others are as good.
+    assert tune(repository, "--repository", other, "--vary", "threads=2", "--json", result) == 0
+    assert "the present settings are as good: no gain of 2% or more exceeds the noise" in capsys.readouterr().out
+    assert json.loads(result.read_text())["exports"][0]["label"] == "precision=float16"
 
     assert tune(repository, "--repository", repository) == 2
     assert "give an export in another precision" in capsys.readouterr().err

@@ -287,3 +287,17 @@ def test_what_is_foretold_is_not_exceeded() -> None:
         assert len(machine.asked) <= runs
         assert sum(seconds for _, seconds in machine.asked) + len(machine.asked) * (OVERHEAD_S + 3) <= most_s
         assert least_s <= most_s
+
+
+def test_one_unlucky_look_ends_no_search() -> None:
+    """The only candidate gains 8 %, and its first run was slow."""
+    machine = Machine(lambda settings: 100.0 if settings.threads else 108.0, noise=0.01)
+
+    def measure(candidate: Candidate, seconds: int) -> Measured:
+        found = machine.measure(candidate, seconds)
+        return Measured(found.items_per_s * (0.88 if len(machine.asked) == 2 else 1), found.p99_ms)
+
+    sweep = Sweep(PRESENT, measure, EFFORT, clock=lambda: machine.now_s)
+    finalists = sweep.search([("grid", lambda champion: [changed(threads=0)])])
+    sweep.compare(finalists, PRESENT)
+    assert sweep.verdict(finalists, PRESENT).best == changed(threads=0)
