@@ -80,10 +80,22 @@ def spec_of(repository: Path) -> ServingSpec:
 def test_the_repository_stays_as_it_is(repository: Path, loaded: list, tmp_path: Path, capsys) -> None:
     """Without --write: every file, and nothing beside the repository; the weights are shared and nothing else."""
     before, modified = content(repository), mtimes(repository)
-    result = tmp_path / "tuned.json"
+    result, page = tmp_path / "tuned.json", tmp_path / "tuned.html"
     price = ("--price-per-hour", "3.6")
     assert (
-        tune(repository, "--vary", "preprocess_instances=1,2,3", "--label", "a machine", "--json", result, *price) == 0
+        tune(
+            repository,
+            "--vary",
+            "preprocess_instances=1,2,3",
+            "--label",
+            "a machine",
+            "--json",
+            result,
+            "--html",
+            page,
+            *price,
+        )
+        == 0
     )
     assert (content(repository), mtimes(repository)) == (before, modified)
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
@@ -107,7 +119,8 @@ def test_the_repository_stays_as_it_is(repository: Path, loaded: list, tmp_path:
         assert len(trial["rounds"]) == len(load["repeats"]) == load["spread"]["items_per_s"]["n"]
     assert record["records"][0]["cost"]["dollars_per_million"] == pytest.approx(10)
     assert "USD/million" in out
-    assert str(repository.parent) not in result.read_text()
+    assert "preprocess_instances=3" in page.read_text()
+    assert str(repository.parent) not in result.read_text() + page.read_text()
 
 
 def mtimes(repository: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ from tritonclip_bench.options import (
     positive_number,
     positive_seconds,
 )
+from tritonclip_serve.installation import SERVER_KINDS
 
 if TYPE_CHECKING:
     from tritonclip_bench.tune import Phase, Sweep
@@ -61,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--p99-ms", type=positive_number, metavar="MS", help="the best throughput of what answers 99 of 100 within this"
     )
-    parser.add_argument(
-        "--server", choices=("auto", "embedded", "path"), default="auto", help="which tritonserver, as of `serve`"
-    )
+    parser.add_argument("--server", choices=SERVER_KINDS, default="auto", help="which tritonserver, as of `serve`")
     add_workload_arguments(parser)
     add_result_arguments(parser)
     parser.add_argument("--label", metavar="NAME", help="what tables and pages call the result")
@@ -163,6 +162,7 @@ def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> 
     """Fill `outcome`; whatever happens, what was measured is written and printed."""
     from tritonclip_bench.files import saving
     from tritonclip_bench.loadrun import INTERRUPTED
+    from tritonclip_bench.page import save_page
     from tritonclip_bench.tune_report import news, record, render
 
     save = saving(args.json)
@@ -186,6 +186,8 @@ def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> 
         keep()
         if outcome.sweep.trials:
             print(render(outcome))
+        if (told := record(outcome)) is not None:
+            save_page(args.html, told)
 
 
 def _search(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> None:
