@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tritonclip_bench.commands import bench_curve, bench_gpu, bench_slo
+from tritonclip_bench.commands import bench_cost, bench_curve, bench_gpu, bench_slo
 from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
 from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 # Other benchmarks, each a module like this one.
-BENCHMARKS = {"curve": bench_curve, "gpu": bench_gpu, "slo": bench_slo}
+BENCHMARKS = {"cost": bench_cost, "curve": bench_curve, "gpu": bench_gpu, "slo": bench_slo}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
