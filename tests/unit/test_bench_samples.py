@@ -153,6 +153,9 @@ def test_a_window_of_two_processes_is_that_of_one(clock: Clock) -> None:
     random_ = random.Random(3)
     # What one counts as its second reason may be the other's first.
     failures = [None, None, None, ValueError("busy"), ValueError("bad")]
+    for worker, reason in zip(workers, ("busy", "bad"), strict=True):
+        for window in (alone, worker):
+            window.recorder.add("clip", 1.0, 1, ValueError(reason))
     for number in range(300):
         clock.now = 1000 + number / 100
         worker = workers[number % 2]
