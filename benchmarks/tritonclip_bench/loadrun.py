@@ -36,6 +36,7 @@ class LoadPlan:
         pictures: a folder, or None for drawn ones.
         texts: a file, or None for captions.
         rate: requests a second of an open loop; None for a closed one.
+        metrics_url: of the server; None looks where they should be.
     """
 
     address: str
@@ -51,6 +52,7 @@ class LoadPlan:
     pictures: Path | None = None
     texts: Path | None = None
     rate: float | None = None
+    metrics_url: str | None = None
 
     def arguments(self) -> list[str]:
         """The plan as locust's command line."""
@@ -68,6 +70,7 @@ class LoadPlan:
             "--pictures": self.pictures,
             "--texts": self.texts,
             "--rate": self.rate,
+            "--metrics-url": self.metrics_url,
         }
         words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
         return [*words, "--repeat-texts"] if self.repeat_texts else words

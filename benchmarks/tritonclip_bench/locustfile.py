@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import secrets
 import sys
@@ -32,7 +31,7 @@ from tritonclip_bench.files import check_writable
 from tritonclip_bench.measurement import Measurement
 from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments
 from tritonclip_bench.scenarios import SCENARIOS
-from tritonclip_bench.stages import read_counters
+from tritonclip_bench.server_watch import ServerWatch
 from tritonclip_bench.workload import Workload, prepare
 from tritonclip_client.errors import ClipError
 from tritonclip_client.options import DEFAULT_ADDRESS
@@ -211,9 +210,9 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
             check_writable(options.results)
         if isinstance(runner, LocalRunner):
             sent = TritonUser.workload.pictures.describe()
-            _, stub = connect(environment.host or DEFAULT_ADDRESS)
-            counters = functools.partial(read_counters, stub)
-            Measurement(environment, runner, options, sent, TritonUser.in_flight, counters).hook_in()
+            address = environment.host or DEFAULT_ADDRESS
+            watch = ServerWatch(connect(address)[1], address, options.metrics_url)
+            Measurement(environment, runner, options, sent, TritonUser.in_flight, watch).hook_in()
         elif options.results is not None:
             raise BenchError("--results needs all users in one process; leave out --processes and --worker")
     except (BenchError, ClipError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -14,7 +13,7 @@ from locust.runners import LocalRunner
 from tritonclip_bench.arrivals import InFlight
 from tritonclip_bench.files import write_json
 from tritonclip_bench.recorder import Recorder
-from tritonclip_bench.stages import Counters, stages
+from tritonclip_bench.server_watch import ServerWatch
 
 PROGRESS_EVERY_S = 2.0
 
@@ -27,7 +26,7 @@ class Measurement:
         options: `warmup` and `measure` in seconds, `progress`, and `results`, a path or None.
         sent: what the requests are made of, for the results.
         in_flight: of an open loop.
-        counters: what the server has counted so far.
+        watch: of the server.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Measurement:
         options: Namespace,
         sent: dict[str, object],
         in_flight: InFlight,
-        counters: Callable[[], Counters | None],
+        watch: ServerWatch,
     ) -> None:
         # Locust's hooks carry no types.
         self._events: Any = environment.events
@@ -45,8 +44,7 @@ class Measurement:
         self._options = options
         self._sent = sent
         self._in_flight = in_flight
-        self._counters = counters
-        self._counted: Counters | None = None
+        self._watch = watch
         self._recorder = Recorder()
         self._pending: list[Any] = []
 
@@ -64,7 +62,7 @@ class Measurement:
     def _begin(self) -> None:
         # Locust's own table starts anew too, so that it and the results tell of the same requests.
         self._runner.stats.reset_all()
-        self._counted = self._counters()
+        self._watch.begin()
         self._recorder.begin()
         self._in_flight.open_window()
         if self._options.measure is not None:
@@ -90,10 +88,11 @@ class Measurement:
         if results is None:
             print("warning: the run ended before the warm-up did; nothing was measured", file=sys.stderr)
         elif self._options.results is not None:
-            counted = stages(self._counted, self._counters())
+            self._watch.end()
             open_loop = {} if self._options.rate is None else self._in_flight.summary(self._recorder.window_s)
             write_json(
-                self._options.results, {**results, "stages": counted, "open_loop": open_loop, "pictures": self._sent}
+                self._options.results,
+                {**results, **self._watch.results(results), "open_loop": open_loop, "pictures": self._sent},
             )
 
     def _forget_pending(self) -> None:

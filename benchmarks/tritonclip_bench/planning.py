@@ -10,6 +10,7 @@ from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, find_price
+from tritonclip_bench.server_metrics import fetch
 from tritonclip_bench.workload import check_files, check_limits
 
 
@@ -26,6 +27,8 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
     check_files(args)
     server = describe(args.address)
     check_limits(args, server)
+    if args.metrics_url is not None:
+        fetch(args.metrics_url)
     plan = LoadPlan(
         address=args.address,
         scenario=args.scenario,
@@ -40,5 +43,6 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        metrics_url=args.metrics_url,
     )
     return plan, server, price

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from tritonclip_bench import stages
+from tritonclip_bench import stages, stages_text
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
@@ -110,9 +111,9 @@ def render(report: dict[str, Any]) -> str:
     """The report as text: heading, table, cost, warnings."""
     parts = [_heading(report), _table(report["results"]), _cost_line(report), _cpu_line(report["results"])]
     parts.extend(_open_loop_line(report["results"]))
-    if measured := report["results"].get("stages"):
+    if report["results"].get("stages"):
         parts.append("\nwhere the time went, means of the server's own counts:\n")
-        parts.append(stages.render(measured, report["results"]["by_model"]) + "\n")
+        parts.append(stages_text.render(report["results"], sys.stdout.encoding) + "\n")
     reasons = report["results"]["total"]["failure_reasons"]
     parts.extend(f"failed {count} x: {reason}" for reason, count in list(reasons.items())[:5])
     parts.extend(f"warning: {warning}" for warning in report["warnings"])
@@ -121,7 +122,7 @@ def render(report: dict[str, Any]) -> str:
 
 def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
-    values = {name: value for name, value in asdict(plan).items() if name != "address"}
+    values = {name: value for name, value in asdict(plan).items() if name not in ("address", "metrics_url")}
     values["pictures"] = sent
     values["texts"] = "lines of a file" if plan.texts else "captions"
     return values
