@@ -11,6 +11,8 @@ import psutil
 
 SERVER = "tritonserver"
 STUB = "triton_python_backend_stub"
+# gRPC opens a socket of IPv6 for an address of IPv4 too.
+_IPV4_IN_IPV6 = "::ffff:"
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ def find_server(address: str) -> psutil.Process | None:
             one.pid
             for one in psutil.net_connections("tcp")
             if one.status == psutil.CONN_LISTEN
+            and one.laddr
             and one.laddr.port == int(port)
-            and one.laddr.ip in wanted | {"0.0.0.0", "::"}
+            and one.laddr.ip.removeprefix(_IPV4_IN_IPV6) in wanted | {"0.0.0.0", "::"}
         }
         # More than one can share a port, and which of them answers is not known.
         (pid,) = listeners

@@ -44,7 +44,7 @@ def fetch(url: str) -> Metrics:
     Raises:
         BenchError: nothing answers there, or not with metrics.
     """
-    proxies = {} if is_loopback(re.sub(r"^\w+://([^/]*).*", r"\1", url)) else None
+    proxies: dict[str, str] | None = {} if is_loopback(re.sub(r"^\w+://([^/]*).*", r"\1", url)) else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
         with opener.open(url, timeout=TIMEOUT_S) as answer:
@@ -97,9 +97,9 @@ def change(before: Metrics, after: Metrics, name: str, label: str, **where: str)
     return {key: value - was.get(key, 0.0) if value >= was.get(key, 0.0) else value for key, value in now.items()}
 
 
-def has_gauges(metrics: Metrics) -> bool:
-    """Whether there is something that has to be read more than once to be known."""
-    return any(name in metrics for name in (*_GPU_GAUGES.values(), _MACHINE_CPU))
+def has_gpus(metrics: Metrics) -> bool:
+    """Whether there are gauges of a GPU, which have to be read more than once to be known."""
+    return any(name in metrics for name in _GPU_GAUGES.values())
 
 
 def gpus(readings: Sequence[Metrics], items: int) -> list[dict[str, float]]:

@@ -62,7 +62,9 @@ class ServerWatch:
         """Read before the first request that counts."""
         self._samples.clear()
         self._before = self._read()
-        if self._before.metrics is not None and server_metrics.has_gauges(self._before.metrics):
+        metrics = self._before.metrics
+        # The processors of this machine are known better, by process.
+        if metrics is not None and (self._process is None or server_metrics.has_gpus(metrics)):
             self._sampler = gevent.spawn(self._sample)
 
     def end(self) -> None:

@@ -29,7 +29,12 @@ def read_counters(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> Counters |
         answer = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=PROBE_TIMEOUT_S)
     except grpc.RpcError:
         return None
-    return {model.name: _counters(model) for model in answer.model_stats}
+    found: dict[str, dict[str, int]] = {}
+    for model in answer.model_stats:
+        # A model may be loaded in several versions.
+        others = found.get(model.name, {})
+        found[model.name] = {key: value + others.get(key, 0) for key, value in _counters(model).items()}
+    return found
 
 
 def _counters(model: Any) -> dict[str, int]:

@@ -70,7 +70,7 @@ def test_a_sleep_is_found_in_its_stage(
     with TritonServer(repository, **ports, log_path=tmp_path / "log", extra_args=flags) as server:
         line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", server.grpc_address]
         line += ["--scenario", scenario, "--users", "2", "--rate", "10", "--labels", "2"]
-        line += ["--warmup", "1s", "--duration", "4s", "--json", str(result)]
+        line += ["--warmup", "1s", "--duration", "3s", "--json", str(result)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(result.read_text())["results"]

@@ -52,7 +52,8 @@ def test_only_what_went_up_in_between_counts_and_a_counter_may_begin_anew() -> N
 def test_gpus_have_means_of_their_gauges_and_the_energy_of_an_item() -> None:
     values = [(0.5, 60, 1000), (1.0, 80, 1100), (0.9, 70, 1250)]
     readings = [server_metrics.parse(GPU.format(busy=b, watts=w, joules=j)) for b, w, j in values]
-    assert server_metrics.has_gauges(readings[0])
+    assert server_metrics.has_gpus(readings[0])
+    assert not server_metrics.has_gpus(server_metrics.parse("nv_cpu_utilization 0.5"))
     first, second = server_metrics.gpus(readings, 500)
     assert first == {"index": 0, "utilization": 0}
     assert second == pytest.approx(
@@ -181,8 +182,9 @@ def test_the_text_has_a_bar_for_each_stage_and_what_it_was_spent_on(
     # The pipeline's order, and no ensemble among its steps.
     names = [line.split()[0] for line in text.splitlines() if line]
     assert names[2:4] == ["preprocess", "image_encoder"]
-    (longest,) = (line for line in text.splitlines() if line.startswith("preprocess") and marks["compute_ms"] in line)
-    assert longest.count(marks["queue_ms"]) >= WIDTH * 9.0 / 9.8 - 1
+    bars = {line.split()[0]: line for line in text.splitlines() if marks["queue_ms"] * 3 in line}
+    assert marks["queue_ms"] * round(WIDTH * 9.0 / 9.8) + marks["input_ms"] * 2 in bars["preprocess"]
+    assert marks["queue_ms"] * 4 + marks["input_ms"] * 2 in bars["image_encoder"]
     assert "outside the server: embed_image" in text
     assert "client: serialise" in text
     assert "server: 1.25 cores: image_encoder 1.00, tritonserver 0.25" in text
