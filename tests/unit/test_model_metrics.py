@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +64,11 @@ def test_counters_follow_the_sums_and_the_last_ones_are_told(metrics: Any) -> No
     assert sum(Family.told["a"]) == 5.0
     assert Family.told["a"][0] == 1.0
     assert Family.told["b"] == [2.0]
+    # Triton would free a counter that another instance still counts with.
+    family = weakref.ref(metrics._kept[0])
+    del made
+    gc.collect()
+    assert family() is not None
 
 
 @pytest.mark.parametrize("missing", [True, False])

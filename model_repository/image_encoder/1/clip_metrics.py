@@ -14,6 +14,11 @@ import triton_python_backend_utils as pb_utils
 
 PERIOD_S = 0.2
 
+# Never deleted, also when the model is unloaded. Instances of a model, and a model that is loaded again while the old
+# one still ends, get the same counter from Triton; whoever deletes it first leaves the others with freed memory,
+# and the next count crashes the server (seen on 2.51). So a counter stays on the port and goes on counting.
+_kept: list[Any] = []
+
 
 class Metrics:
     """Prometheus counters that follow sums which a model keeps. A server that takes none serves as well without.
@@ -30,8 +35,6 @@ class Metrics:
         self._read = read
         self._told = dict.fromkeys(helps, 0.0)
         self._ended = threading.Event()
-        # A family has to outlive its metrics.
-        self._families: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._follow, daemon=True)
         try:
@@ -42,19 +45,18 @@ class Metrics:
             self._thread.start()
 
     def close(self) -> None:
-        """Tell the last sums, then take the counters off the port."""
+        """Tell the last sums."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._metrics.clear()
-        self._families.clear()
 
     def _create(self, args: Mapping[str, str], helps: Mapping[str, str]) -> None:
         labels = {"model": args["model_name"], "version": args["model_version"]}
         for name, text in helps.items():
             family = pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.COUNTER)
-            self._families[name] = family
+            _kept.append(family)
             self._metrics[name] = family.Metric(labels=labels)
+            _kept.append(self._metrics[name])
 
     def _follow(self) -> None:
         try:
