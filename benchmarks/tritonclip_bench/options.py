@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.scenarios import SCENARIOS, mix, scenario_name
 from tritonclip_client.options import DEFAULT_ADDRESS
 
 DEADLINE_S = 30
@@ -63,10 +63,31 @@ def positive_number(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """A share of 0 to 1, or per cent, such as 0.1%.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given; give a share from 0 to 1, or per cent, such as 0.1%")
+    return value
+
+
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     """What is sent, how it is cut into requests, and when measuring begins."""
     scenarios = "; ".join(f"{name}: {scenario.help}" for name, scenario in SCENARIOS.items())
-    parser.add_argument("--scenario", choices=tuple(SCENARIOS), default="image", help=scenarios)
+    parser.add_argument("--scenario", type=scenario_name, choices=tuple(SCENARIOS), default="image", help=scenarios)
+    parser.add_argument(
+        "--mix", type=mix, metavar="CALL=WEIGHT,...", help="own weights of `mixed`, such as embed_image=7,classify=1"
+    )
+    parser.add_argument(
+        "--classifier", metavar="NAME", help="what `classify` asks; default: the only classifier of the server"
+    )
     parser.add_argument(
         "--batch-size", type=count("items"), default=1, help="pictures or texts in a request (default 1)"
     )
@@ -119,14 +140,39 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     """The server, the workload, the price and where the result goes."""
     parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
     add_workload_arguments(parser)
-    parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
-    parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
+    add_price_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    add_samples_argument(parser)
+    parser.add_argument(
+        "--processes", type=count("processes"), default=1, help="spread the load generator over processes (1)"
+    )
+
+
+def add_samples_argument(parser: argparse.ArgumentParser) -> None:
+    """Where the raw samples go."""
+    parser.add_argument(
+        "--samples", type=Path, metavar="FILE.csv.gz", help="write every request: when due, model, items, ms, outcome"
+    )
+
+
+def add_price_arguments(parser: argparse.ArgumentParser) -> None:
+    """What an hour of the whole server costs."""
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="for the whole server, not for one GPU")
+    parser.add_argument(
+        "--currency", metavar="CODE", help="of --price-per-hour, such as EUR; nothing is converted (USD)"
+    )
+    parser.add_argument(
+        "--instance",
+        metavar="NAME",
+        help="take the price from the dated table; `tritonclip bench cost --list` shows it",
+    )
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="your own prices, beside the table's; docs/cost.md")
 
 
 def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
     """Only for the locust process: where its results go and when it stops by itself."""
     parser.add_argument("--results", type=Path, metavar="FILE", help="write what was measured as JSON")
+    add_samples_argument(parser)
     parser.add_argument("--measure", type=positive_seconds, metavar="TIME", help="stop when this long was measured")
     parser.add_argument("--progress", action="store_true", help="a line with the current rate now and then")
 
