@@ -142,6 +142,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload_arguments(parser)
     add_price_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the result as one page here")
     add_samples_argument(parser)
     parser.add_argument(
         "--processes", type=count("processes"), default=1, help="spread the load generator over processes (1)"

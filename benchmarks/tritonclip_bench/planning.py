@@ -23,7 +23,7 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         ServerUnavailableError: nothing ready answers at the address.
     """
     price = asked_price(args)
-    for path in (args.json, args.samples):
+    for path in (args.json, args.html, args.samples):
         if path is not None:
             check_writable(path)
     if args.processes > args.users:

@@ -16,7 +16,7 @@ from tritonclip_bench.errors import RecordError
 
 NEWEST_SCHEMA = 2
 # All but the first two hold load records of their own.
-KINDS = ("load", "slo", "curve", "tune", "baselines")
+KINDS = ("load", "slo", "curve", "tune", "baselines", "report")
 # What the records of a collection have in common may stand at the collection alone.
 COMMON = ("measured_at", "plan", "server", "client_machine", "client_versions")
 
@@ -29,7 +29,15 @@ def read_loads(paths: Iterable[Path]) -> list[Record]:
     Raises:
         RecordError: a file cannot be read, is no record of ours, or one of a newer version.
     """
-    found = [load for path in paths for load in flatten(read_record(path), path.stem)]
+    return flatten_all((read_record(path), path.stem) for path in paths)
+
+
+def flatten_all(records: Iterable[tuple[Record, str]]) -> list[Record]:
+    """The load records of several records, each with what it is called without a label; labels are made to differ.
+
+    A record may be one that was just made, as `--json` writes it.
+    """
+    found = [load for record, name in records for load in flatten(_upgrade(record), name)]
     for load in _same_labels(found):
         series = load["series"]["label"]
         if not load["label"].startswith(series):
@@ -60,17 +68,20 @@ def read_record(path: Path) -> Record:
 def flatten(record: Record, name: str) -> list[Record]:
     """The load records in `record` (of `read_record`), which are new objects.
 
-    Each has a `label` (its own, and that of what it stands in; else `name`) and `series`, {"kind", "label"}, of the
-    record that it came from: the points of one curve share it. A trial of an SLO search becomes a load record of what
-    was kept of it, with `trial`, {"verdict", "reason"}.
+    Each has a `label` (its own, and that of what it stands in; else `name`) and `series`, {"kind", "label", "broken",
+    "warnings"}, of the record that it came from (of a comparison "ratios" too): the points of one curve share it. A
+    trial of an SLO search becomes a load record of what was kept of it, with `trial`, {"verdict", "reason"}.
 
     Args:
         name: what a record without a label is called.
     """
     title = record["label"] or name
-    series = {"kind": record["kind"], "label": title}
+    notes = record.get("notes", record.get("warnings", []))
+    series = {"kind": record["kind"], "label": title, "broken": record.get("broken"), "warnings": notes}
+    if record["kind"] == "baselines":
+        series["ratios"] = record.get("ratios")
     if record["kind"] == "load":
-        return [{**record, "label": title, "series": series}]
+        return [{"series": series, **record, "label": title}]
     if record["kind"] == "slo":
         return [{**_trial_load(record, trial, title), "series": series} for trial in record["trials"]]
     found = []
@@ -78,7 +89,7 @@ def flatten(record: Record, name: str) -> list[Record]:
         own = text(load, "label") or str(index)
         inner = own if record["label"] is None else f"{title}: {own}"
         common = {key: record[key] for key in COMMON if key in record}
-        found.append({**common, **_upgrade({**load, "kind": "load"}), "label": inner, "series": series})
+        found.append({**common, "series": series, **_upgrade({**load, "kind": "load"}), "label": inner})
     return found
 
 
@@ -101,11 +112,6 @@ def text(value: object, *keys: str) -> str | None:
     """The text at `value[key][key]...`, or None where there is none, or an empty one."""
     value = _at(value, keys)
     return value if isinstance(value, str) and value else None
-
-
-def scatter(load: Record, *keys: str) -> list[float]:
-    """One number of every repeat of a load record that has it, such as `scatter(load, "total", "items_per_s")`."""
-    return [found for results in load["repeats"] if (found := number(results, *keys)) is not None]
 
 
 def _at(value: object, keys: Sequence[str]) -> object:
@@ -167,7 +173,8 @@ def _trial_load(record: Record, trial: Record, title: str) -> Record:
     """What was kept of one rate of an SLO search, as a load record."""
     times = {"p99": trial["p99_ms"]} if number(trial, "p99_ms") is not None else None
     total = {"requests_per_s": trial.get("answered"), "items_per_s": trial.get("items_per_s"), "latency_ms": times}
-    results = {"total": total, "open_loop": {"offered_per_s": trial.get("offered")}}
+    few = {"total": total, "open_loop": {"offered_per_s": trial.get("offered")}, "broken": None}
+    results = trial["results"] if section(trial, "results", "total") else few
     plan = {**section(record, "plan"), "rate": trial.get("rate")}
     rate = number(trial, "rate")
     return {
@@ -176,7 +183,7 @@ def _trial_load(record: Record, trial: Record, title: str) -> Record:
         "kind": "load",
         "plan": plan,
         "spread": None,
-        "broken": None,
+        "broken": text(results, "broken"),
         "label": title if rate is None else f"{title}: {rate:.1f} requests/s",
         "results": results,
         "repeats": [results],

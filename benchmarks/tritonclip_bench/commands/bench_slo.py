@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and report; 1 where no rate meets the objective or the search broke, 130 after Ctrl-C, else 0."""
     from tritonclip_bench.files import saving
+    from tritonclip_bench.page import save_page
     from tritonclip_bench.planning import prepare
     from tritonclip_bench.repeats import exit_status
     from tritonclip_bench.slo import Objective, Search
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     _search(plan, server, price, found, record, saving(args.json))
     if found.trials:
         print(_render(found, record["cost"]))
+        save_page(args.html, record)
     return exit_status(found.broken, found.sustained() is not None)
 
 
