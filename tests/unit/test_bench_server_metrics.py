@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tritonclip_bench import server_cpu, server_metrics
+from tritonclip_bench import server_cpu, server_metrics, server_watch
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.server_cpu import Used
 from tritonclip_bench.stages import outside_server_ms, with_late_answers, with_own_counts
@@ -72,6 +72,24 @@ def test_an_address_without_metrics_is_an_error_that_says_what_to_give() -> None
             server_metrics.fetch(url)
     with pytest.raises(BenchError, match="gives no metrics"):
         server_metrics.fetch("nonsense")
+
+
+@pytest.mark.parametrize(("counted", "same"), [({"a": 5.0}, True), ({"a": 9.0}, False), ({"a": 5.0, "b": 0.0}, False)])
+def test_metrics_that_count_other_requests_are_another_servers(
+    counted: dict[str, float], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(f'nv_inference_request_success{{model="{name}"}} {value}\n' for name, value in counted.items())
+    readings = iter([4, 6, 6])
+    monkeypatch.setattr(server_watch.server_cpu, "find_server", lambda _: None)
+    monkeypatch.setattr(server_metrics, "fetch", lambda _: server_metrics.parse(text))
+    monkeypatch.setattr(server_watch, "read_counters", lambda _: {"a": {"success_count": next(readings)}})
+    stub = SimpleNamespace(ModelMetadata=lambda _, timeout: SimpleNamespace(name="a", platform="ensemble"))
+    found = server_watch.ServerWatch(stub, "192.0.2.1:8001")
+    assert found.metrics_url == ("http://192.0.2.1:8002/metrics" if same else None)
+    if not same:
+        readings = iter([4, 6])
+        with pytest.raises(BenchError, match="has the metrics of another server"):
+            server_watch.ServerWatch(stub, "192.0.2.1:8001", "http://192.0.2.1:9/metrics")
 
 
 def test_a_server_is_one_process_that_listens_here_and_is_a_tritonserver(monkeypatch: pytest.MonkeyPatch) -> None:
