@@ -175,7 +175,7 @@ def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
     values = {name: value for name, value in asdict(plan).items() if name not in ("address", "metrics_url", "samples")}
     values["pictures"] = sent
-    values["texts"] = "lines of a file" if plan.texts else "captions"
+    values["texts"] = "lines of a file" if plan.texts else plan.text_lengths or "captions"
     return values
 
 
@@ -183,6 +183,8 @@ def _heading(report: dict[str, Any]) -> str:
     plan, server = report["plan"], report["server"]
     spec = server["spec"]
     arriving = f"{plan['rate']:g} requests/s offered over" if plan["rate"] else ""
+    if plan["shape"]:
+        arriving = f"{plan['shape']} offered over"
     return (
         f"{plan['scenario']}: {arriving}{' ' if arriving else ''}{plan['users']} "
         f"{'connections' if arriving else 'users'}, batch {plan['batch_size']}, "
