@@ -44,6 +44,7 @@ class LoadPlan:
         pictures: a folder, or None for those of `picture_set`.
         texts: a file, or None for those of `text_lengths`.
         rate: requests a second of an open loop; None for a closed one.
+        metrics_url: of the server; None looks where they should be.
         picture_set: a name in `PICTURE_SETS`; None for the default.
         text_lengths: a name in `TEXT_LENGTHS`; None for captions.
         shape: how the load changes, as `shapes.parse_shape` reads it; None: it does not.
@@ -66,6 +67,7 @@ class LoadPlan:
     pictures: Path | None = None
     texts: Path | None = None
     rate: float | None = None
+    metrics_url: str | None = None
     picture_set: str | None = None
     text_lengths: str | None = None
     shape: str | None = None
@@ -90,6 +92,7 @@ class LoadPlan:
             "--pictures": self.pictures,
             "--texts": self.texts,
             "--rate": self.rate,
+            "--metrics-url": self.metrics_url,
             "--picture-set": self.picture_set,
             "--text-lengths": self.text_lengths,
             "--shape": self.shape,

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import signal
 import sys
@@ -30,8 +29,8 @@ from tritonclip_bench.files import check_writable
 from tritonclip_bench.measurement import Measurement, OwnLoad, Test
 from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments, settle_seed
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.server_watch import ServerWatch
 from tritonclip_bench.shapes import parse_shape
-from tritonclip_bench.stages import read_counters
 from tritonclip_bench.users import Traffic, TritonUser, tasks_of
 from tritonclip_bench.window import Window
 from tritonclip_client.errors import ClipError
@@ -203,9 +202,8 @@ class Session:
             )
             TritonUser.tasks = tasks_of(made.weights)
         if self._measurement is not None:
-            _, stub = connect(self._address)
-            counters = functools.partial(read_counters, stub)
-            self._measurement.expect(Test(options, self._address, rate is not None, counters))
+            server = ServerWatch(connect(self._address)[1], self._address, options.metrics_url)
+            self._measurement.expect(Test(options, self._address, rate is not None, server))
 
 
 def _set_up(environment: Environment, runner: Any, **_: Any) -> None:

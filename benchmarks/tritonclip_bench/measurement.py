@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ from locust.env import Environment
 from tritonclip_bench.files import write_json
 from tritonclip_bench.loadrun import INTERRUPTED
 from tritonclip_bench.samples import write_samples
-from tritonclip_bench.stages import Counters, stages
+from tritonclip_bench.server_watch import ServerWatch
 from tritonclip_bench.watch import PATIENCE_S, is_live
 from tritonclip_bench.window import Window
 
@@ -69,13 +68,13 @@ class Test:
         options: `warmup` and `measure` in seconds or None, `progress`, `results` and `samples`, paths or None.
         address: the server's.
         is_open_loop: whether requests are sent when they are due.
-        counters: what the server has counted so far.
+        server: reads what the server counts.
     """
 
     options: Namespace
     address: str
     is_open_loop: bool
-    counters: Callable[[], Counters | None]
+    server: ServerWatch
 
 
 class Measurement:
@@ -92,7 +91,6 @@ class Measurement:
         self._load = load
         # None while no run goes on that was not measured.
         self._test: Test | None = None
-        self._counted: Counters | None = None
         self._pending: list[Any] = []
 
     def hook_in(self) -> None:
@@ -121,7 +119,7 @@ class Measurement:
         gevent.sleep(test.options.warmup)
         # Locust's own table starts anew too, so that it and the results tell of the same requests.
         runner.stats.reset_all()
-        self._counted = test.counters()
+        test.server.begin()
         self._load.open()
         if test.options.progress:
             self._pending.append(gevent.spawn(self._show_progress))
@@ -172,6 +170,7 @@ class Measurement:
             missing = self._load.close()
             broken = broken or missing
             self._window.close(until_s=gone_s)
+            test.server.end()
             results = self._window.results()
         if results is not None:
             self._write(test, results, broken)
@@ -181,7 +180,7 @@ class Measurement:
 
     def _write(self, test: Test, results: dict[str, Any], broken: str | None) -> None:
         options = test.options
-        results |= {"broken": broken, "stages": stages(self._counted, test.counters())}
+        results |= {"broken": broken, **test.server.results(results)}
         if not test.is_open_loop:
             results["open_loop"] = {}
         if options.samples is not None:

@@ -110,6 +110,12 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         "--warmup", type=seconds, default=3, metavar="TIME", help="not measured, after all users run (3s)"
     )
     parser.add_argument(
+        "--metrics-url",
+        metavar="URL",
+        help="Triton's Prometheus metrics; default: http://HOST:8002/metrics, or the port that the server was started "
+        "with where it runs on this machine, and none where nothing is found there",
+    )
+    parser.add_argument(
         "--deadline",
         type=positive_seconds,
         default=DEADLINE_S,

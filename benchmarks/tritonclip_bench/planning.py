@@ -11,6 +11,7 @@ from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, asked_price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
+from tritonclip_bench.server_metrics import fetch
 from tritonclip_bench.shapes import parse_shape
 from tritonclip_bench.workload import check
 
@@ -24,6 +25,8 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
     """
     price = check_options(args)
     server, classifier = check(args, args.address)
+    if args.metrics_url is not None:
+        fetch(args.metrics_url)
     return make_plan(args, args.address, classifier), server, price
 
 
@@ -72,6 +75,8 @@ def make_plan(args: argparse.Namespace, address: str, classifier: str) -> LoadPl
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        # A server of one's own is asked where its metrics are.
+        metrics_url=getattr(args, "metrics_url", None),
         picture_set=args.picture_set,
         text_lengths=args.text_lengths,
         shape=getattr(args, "shape", None),

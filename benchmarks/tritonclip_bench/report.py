@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from tritonclip_bench import stages
+from tritonclip_bench import stages, stages_text
 from tritonclip_bench.dollars import Machine, cost
 from tritonclip_bench.dollars import line as cost_line
 from tritonclip_bench.endpoint import ServerInfo
@@ -159,9 +160,9 @@ def render(report: dict[str, Any]) -> str:
     parts = [_heading(report), _table(report["results"]), *spread_line(report)]
     parts += [_cost_line(report), _cpu_line(report["results"])]
     parts.extend(_open_loop_line(report["results"]))
-    if measured := report["results"].get("stages"):
+    if report["results"].get("stages"):
         parts.append("\nwhere the time went, means of the server's own counts:\n")
-        parts.append(stages.render(measured, report["results"]["by_model"]) + "\n")
+        parts.append(stages_text.render(report["results"], sys.stdout.encoding) + "\n")
     reasons = report["results"]["total"]["failure_reasons"]
     parts.extend(f"failed {count} x: {reason}" for reason, count in list(reasons.items())[:5])
     parts.extend(f"warning: {warning}" for warning in report["warnings"])
@@ -172,7 +173,7 @@ def render(report: dict[str, Any]) -> str:
 
 def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
-    values = {name: value for name, value in asdict(plan).items() if name not in ("address", "samples")}
+    values = {name: value for name, value in asdict(plan).items() if name not in ("address", "metrics_url", "samples")}
     values["pictures"] = sent
     values["texts"] = "lines of a file" if plan.texts else plan.text_lengths or "captions"
     return values

@@ -8,12 +8,14 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tritonclip_bench.endpoint import ENTRY_POINTS, PROBE_TIMEOUT_S
-from tritonclip_client.table import format_table
+from tritonclip_bench.endpoint import PROBE_TIMEOUT_S
+from tritonclip_bench.server_metrics import Metrics, change
 
 # Triton's name of each part of a request's time, and that in the report.
 PARTS = {"queue": "queue_ms", "compute_input": "input_ms", "compute_infer": "compute_ms", "compute_output": "output_ms"}
-COLUMNS = ("stage", "requests", "mean batch", "queue ms", "input ms", "compute ms", "output ms", "all ms", "cached")
+# Names of the counters that the encoders and `preprocess` of our repositories export, without the prefix.
+ENCODER_PREFIX, ENCODER_COUNTS = "tritonclip_encoder_", ("requests", "items", "batches", "queue_us", "compute_us")
+PICTURES_PREFIX, PICTURES_COUNTS = "tritonclip_preprocess_", ("pictures", "decode_us", "resize_us")
 
 # Of each entry point but `clip`: the step before its encoder, and the encoder.
 STEPS = {"embed_image": ("preprocess", "image_encoder"), "embed_text": ("tokenizer", "text_encoder")}
@@ -27,7 +29,12 @@ def read_counters(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> Counters |
         answer = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=PROBE_TIMEOUT_S)
     except grpc.RpcError:
         return None
-    return {model.name: _counters(model) for model in answer.model_stats}
+    found: dict[str, dict[str, int]] = {}
+    for model in answer.model_stats:
+        # A model may be loaded in several versions.
+        others = found.get(model.name, {})
+        found[model.name] = {key: value + others.get(key, 0) for key, value in _counters(model).items()}
+    return found
 
 
 def _counters(model: Any) -> dict[str, int]:
@@ -59,14 +66,16 @@ def with_late_answers(measured: Mapping[str, Mapping[str, float]]) -> dict[str, 
     """`measured` with the whole time of encoders in the Python backend.
 
     Such an encoder takes a request and answers it later, so that later ones can join its batch, and Triton stops
-    counting when it was taken. What its ensemble took and the step before it did not is its own, and the scheduling
-    between them. Where other models ask the encoders too, it cannot be told whose it is, and `measured` stays.
+    counting when it was taken. Where its own counts are unknown (`with_own_counts`), what its ensemble took and the
+    step before it did not is its own, and the scheduling between them. Where other models ask the encoders too, it
+    cannot be told whose it is, and `measured` stays.
     """
     made = {name: dict(stage) for name, stage in measured.items()}
     if any(name == "clip" or name.startswith("classify_") for name in made):
         return made
     for entry, (before, encoder) in STEPS.items():
-        if not (entry in made and before in made and made.get(encoder, {}).get("requests")):
+        known = entry in made and before in made and made.get(encoder, {}).get("requests")
+        if not known or made[encoder].get("own_counts"):
             continue
         stage = made[encoder]
         spent_ms = (
@@ -75,6 +84,65 @@ def with_late_answers(measured: Mapping[str, Mapping[str, float]]) -> dict[str, 
         stage["total_ms"] = spent_ms / stage["requests"]
         stage["compute_ms"] = stage["total_ms"] - stage["queue_ms"] - stage["input_ms"] - stage["output_ms"]
     return made
+
+
+def with_own_counts(
+    measured: Mapping[str, Mapping[str, float]], before: Metrics, after: Metrics
+) -> dict[str, dict[str, float]]:
+    """`measured` with what the models themselves counted between two readings of the server's metrics.
+
+    An encoder in the Python backend gets its own `queue_ms` (beside that of Triton), `compute_ms`, up to the answer,
+    and `mean_batch`, and is marked with `own_counts`; `preprocess` gets `decode_ms_per_item` and `resize_ms_per_item`.
+    A model without counts of its own stays as it is.
+    """
+    made = {name: dict(stage) for name, stage in measured.items()}
+    for name, own in _changes(before, after, ENCODER_PREFIX, ENCODER_COUNTS).items():
+        if name in made and own["requests"] and own["batches"]:
+            made[name] = _with_encoder_counts(made[name], own)
+    for name, own in _changes(before, after, PICTURES_PREFIX, PICTURES_COUNTS).items():
+        if name in made and own["pictures"]:
+            for part in ("decode", "resize"):
+                made[name][f"{part}_ms_per_item"] = own[f"{part}_us"] / own["pictures"] / 1000
+    return made
+
+
+def _changes(before: Metrics, after: Metrics, prefix: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By model how far each of its counters went up."""
+    counted = {name: change(before, after, prefix + name, "model") for name in names}
+    models = set.intersection(*(set(by_model) for by_model in counted.values()))
+    return {model: {name: by_model[model] for name, by_model in counted.items()} for model in models}
+
+
+def _with_encoder_counts(stage: dict[str, float], own: Mapping[str, float]) -> dict[str, float]:
+    compute_ms = own["compute_us"] / own["requests"] / 1000
+    queue_ms = stage["queue_ms"] + own["queue_us"] / own["requests"] / 1000
+    return stage | {
+        "mean_batch": own["items"] / own["batches"],
+        "queue_ms": queue_ms,
+        "compute_ms": compute_ms,
+        "output_ms": 0.0,  # inside the computing
+        "total_ms": queue_ms + stage["input_ms"] + compute_ms,
+        "own_counts": True,
+    }
+
+
+def outside_server_ms(
+    measured: Mapping[str, Mapping[str, float]], by_model: Mapping[str, Mapping[str, Any]], serialise_ms: float = 0.0
+) -> dict[str, float]:
+    """By entry point the milliseconds of a request that clients waited and its ensemble did not work, for JSON.
+
+    It is the network, scheduling on both machines, Triton's own reading and writing of messages, and in an open loop
+    what was sent late. A difference of two means over requests that are not quite the same ones.
+
+    Args:
+        by_model: the summaries of what clients saw.
+        serialise_ms: what the client itself spent inside that time, and is known.
+    """
+    return {
+        name: summary["latency_ms"]["mean"] - measured[name]["total_ms"] - serialise_ms
+        for name, summary in by_model.items()
+        if measured.get(name, {}).get("requests") and summary["latency_ms"]
+    }
 
 
 def _means(change: Mapping[str, int]) -> dict[str, float]:
@@ -93,19 +161,3 @@ def _means(change: Mapping[str, int]) -> dict[str, float]:
 
 def _mean_ms(nanoseconds: int, count: int) -> float:
     return nanoseconds / count / 1e6 if count else 0.0
-
-
-def render(measured: Mapping[str, Mapping[str, float]], by_model: Mapping[str, Mapping[str, Any]]) -> str:
-    """The stages as a table, and for each entry point how much of what clients waited was the server's."""
-    rows = [_row(name, stage) for name, stage in measured.items() if name not in ENTRY_POINTS]
-    lines = [
-        f"{name}: {measured[name]['total_ms']:.1f} ms in the server, {summary['latency_ms']['mean']:.1f} ms for clients"
-        for name, summary in by_model.items()
-        if name in measured and summary["latency_ms"]
-    ]
-    return "\n".join([format_table(COLUMNS, rows), "", *lines])
-
-
-def _row(name: str, stage: Mapping[str, float]) -> Sequence[str]:
-    times = (f"{stage[key]:.2f}" for key in (*PARTS.values(), "total_ms"))
-    return (name, f"{stage['requests']:.0f}", f"{stage['mean_batch']:.1f}", *times, f"{stage['cached']:.0f}")

@@ -52,25 +52,25 @@ SLEEPS = {
 }
 
 
-@pytest.fixture(params=SLEEPS)
-def sleepy(request: pytest.FixtureRequest, demo_repository: Path, tmp_path: Path) -> tuple[str, Path]:
-    """The model that sleeps, and the repository."""
-    file, line = SLEEPS[request.param]
-    repository = shutil.copytree(demo_repository, tmp_path / "repository")
-    path = repository / request.param / "1" / file
-    code = path.read_text()
-    assert line in code
-    path.write_text(code.replace(line, f"{line}        __import__('time').sleep({SLEEP_MS / 1000})\n"))
-    return request.param, repository
-
-
-def test_a_sleep_is_found_in_its_stage(sleepy: tuple[str, Path], tmp_path: Path) -> None:
-    model, repository = sleepy
+@pytest.mark.parametrize(
+    ("model", "scenario", "flags"),
+    [
+        ("preprocess", "mixed", ()),
+        ("image_encoder", "mixed", ()),
+        # Without the encoder's own counts its time is what its ensemble took and the step before it did not.
+        ("image_encoder", "image", ("--allow-metrics=false",)),
+    ],
+)
+def test_a_sleep_is_found_in_its_stage(
+    model: str, scenario: str, flags: tuple[str, ...], demo_repository: Path, tmp_path: Path
+) -> None:
     (other,) = set(SLEEPS) - {model}
-    result = tmp_path / "result.json"
-    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=tmp_path / "log") as server:
+    repository, result = with_sleep(demo_repository, tmp_path / "repository", model), tmp_path / "result.json"
+    ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    with TritonServer(repository, **ports, log_path=tmp_path / "log", extra_args=flags) as server:
         line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", server.grpc_address]
-        line += ["--users", "2", "--rate", "10", "--warmup", "1s", "--duration", "4s", "--json", str(result)]
+        line += ["--scenario", scenario, "--users", "2", "--rate", "10", "--labels", "2"]
+        line += ["--warmup", "1s", "--duration", "3s", "--json", str(result)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(result.read_text())["results"]
@@ -79,8 +79,23 @@ def test_a_sleep_is_found_in_its_stage(sleepy: tuple[str, Path], tmp_path: Path)
     assert found[other]["compute_ms"] < SLEEP_MS
     assert found["embed_image"]["total_ms"] >= SLEEP_MS
     assert measured["total"]["latency_ms"]["p99"] >= SLEEP_MS
+    assert measured["metrics"] is not bool(flags)
+    assert found["image_encoder"].get("own_counts", False) is measured["metrics"]
+    assert 0 < measured["client"]["outside_server_ms"]["embed_image"] < SLEEP_MS
+    assert measured["server_cpu"].keys() >= {"tritonserver", "preprocess", "image_encoder"}
+    assert (measured["rejected"], measured["gpus"]) == (0, [])
     assert set(SLEEPS) <= {row.split()[0] for row in done.stdout.splitlines() if row}
     assert "ms in the server" in done.stdout
+
+
+def with_sleep(repository: Path, copy: Path, model: str) -> Path:
+    """A copy of a repository in which `model` sleeps."""
+    file, line = SLEEPS[model]
+    path = shutil.copytree(repository, copy) / model / "1" / file
+    code = path.read_text()
+    assert line in code
+    path.write_text(code.replace(line, f"{line}        __import__('time').sleep({SLEEP_MS / 1000})\n"))
+    return copy
 
 
 def test_an_encoder_has_what_its_ensemble_took_and_the_step_before_did_not() -> None:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,11 +27,17 @@ class Job:
     Args:
         rows: what to run.
         answer: called once, from any thread, with the outputs [N, ...] or with what the graph raised.
+        came: when the request came, of `time.monotonic`; default: now.
+
+    Attributes:
+        begun, ended: when its first row was taken, and when it was answered; 0 before.
     """
 
-    def __init__(self, rows: np.ndarray, answer: Answer) -> None:
+    def __init__(self, rows: np.ndarray, answer: Answer, came: float | None = None) -> None:
         self.rows = rows
         self.taken = 0
+        self.came = time.monotonic() if came is None else came
+        self.begun = self.ended = 0.0
         self._answer = answer
         self._outputs: np.ndarray | None = None
         self._left = len(rows)
@@ -56,6 +62,7 @@ class Job:
             self._answer(result)
         except Exception:  # an answer that cannot be sent must not cost the others theirs
             traceback.print_exc()
+        self.ended = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,23 @@ class Piece:
         """The rows themselves."""
         array: np.ndarray = self.job.rows[self.rows]
         return array
+
+
+@dataclass
+class Sums:
+    """What was done so far.
+
+    Attributes:
+        requests: answered ones, failed ones too.
+        items, batches: rows that ran, and the slices that they ran in.
+        queue_s, compute_s: of the answered requests, seconds before and after their first row was taken.
+    """
+
+    requests: int = 0
+    items: int = 0
+    batches: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
 
 
 class Lanes:
@@ -98,6 +122,8 @@ class Lanes:
         self._arrived = 0.0  # when the newest row came
         self._present = 1.0  # the most rows that were waiting or running lately
         self._row_s: float | None = None  # seconds a row of a slice, a running average
+        self._sums = Sums()
+        self._unanswered: set[Job] = set()  # of those that were begun
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
@@ -112,6 +138,11 @@ class Lanes:
             present = self._waiting + self._running
             self._present = max(present, _follow(self._present, present))
             self._changed.notify_all()
+
+    def sums(self) -> Sums:
+        """What was done so far."""
+        with self._changed:
+            return replace(self._sums)
 
     def close(self) -> None:
         """Run what waits, then end the threads."""
@@ -182,8 +213,12 @@ class Lanes:
         """Up to `count` rows from the head of the queue, all of one shape."""
         pieces: list[Piece] = []
         shape = self._jobs[0].rows.shape[1:]
+        now = time.monotonic()
         while count and self._jobs and self._jobs[0].rows.shape[1:] == shape:
             job = self._jobs[0]
+            if not job.taken:
+                job.begun = now
+                self._unanswered.add(job)
             rows = slice(job.taken, min(job.taken + count, len(job.rows)))
             pieces.append(Piece(job, rows))
             job.taken = rows.stop
@@ -204,7 +239,17 @@ class Lanes:
             self._busy -= 1
             self._running -= rows
             self._all_taken = False
+            self._count_up(pieces, rows)
             self._changed.notify_all()
+
+    def _count_up(self, pieces: list[Piece], rows: int) -> None:
+        self._sums.items += rows
+        self._sums.batches += 1
+        answered = {piece.job for piece in pieces if piece.job.ended} & self._unanswered
+        self._unanswered -= answered
+        self._sums.requests += len(answered)
+        self._sums.queue_s += sum(job.begun - job.came for job in answered)
+        self._sums.compute_s += sum(job.ended - job.begun for job in answered)
 
 
 def _run_pieces(pieces: list[Piece], run: Run) -> None:

@@ -29,6 +29,14 @@ REFUSALS = (InvalidArgument, Fail)
 _GPU_FAULTS = ("CUDA", "CUBLAS", "CUDNN")
 # A GPU runs one batch at a time, the larger the better.
 GPU_BATCH = 64
+# By the name of a counter of `Encoder.counts`, what it counts.
+COUNTS = {
+    "tritonclip_encoder_requests": "Requests that the encoder answered",
+    "tritonclip_encoder_items": "Pictures or texts that ran",
+    "tritonclip_encoder_batches": "Batches that they ran in",
+    "tritonclip_encoder_queue_us": "Microseconds that the answered requests waited inside the encoder",
+    "tritonclip_encoder_compute_us": "Microseconds from when a request's first item was taken to its answer",
+}
 
 
 class Encoder:
@@ -59,9 +67,18 @@ class Encoder:
         wide = _runner(session)
         self._lanes = Lanes(_runner(open_session(path, 1, "cpu")) if lanes > 1 else wide, wide, lanes, most)
 
-    def submit(self, batch: np.ndarray, answer: Answer) -> None:
-        """Embed `batch` [N, ...]; `answer` gets float32 [N, D], or the exception, from another thread."""
-        self._lanes.submit(Job(batch, answer))
+    def submit(self, batch: np.ndarray, answer: Answer, came: float | None = None) -> None:
+        """Embed `batch` [N, ...]; `answer` gets float32 [N, D], or the exception, from another thread.
+
+        `came` is when it was asked for, of `time.monotonic`; default: now.
+        """
+        self._lanes.submit(Job(batch, answer, came))
+
+    def counts(self) -> dict[str, float]:
+        """What was done so far, by the names in COUNTS."""
+        sums = self._lanes.sums()
+        numbers = (sums.requests, sums.items, sums.batches, sums.queue_s * 1e6, sums.compute_s * 1e6)
+        return dict(zip(COUNTS, numbers, strict=True))
 
     def close(self) -> None:
         """Answer what was submitted, then end."""

@@ -4,10 +4,12 @@ The image encoder and the text encoder share this file; what differs stands in t
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clip_metrics
 import clip_onnx
 import triton_python_backend_utils as pb_utils
 
@@ -26,21 +28,24 @@ class TritonPythonModel:
             threads=int(parameters["threads"]),
             slice_batch=int(parameters["slice_batch"]),
         )
+        self.metrics = clip_metrics.Metrics(args, clip_onnx.COUNTS, self.encoder.counts)
 
     def execute(self, requests: list[Any]) -> None:
         """Return at once, so that later requests can join; while the encoder is full, Triton's queue holds them."""
+        came = time.monotonic()
         for request in requests:
             sender = request.get_response_sender()
             try:
                 array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
                 if not len(array):
                     raise ValueError(f"{self.input_name} has no rows; give at least one")
-                self.encoder.submit(array, self._answer(sender, array))
+                self.encoder.submit(array, self._answer(sender, array), came)
             except Exception as error:  # raised, it would fail the requests that came along
                 self._send(sender, self._error(repr(error), pb_utils.TritonError.INTERNAL))
 
     def finalize(self) -> None:
         self.encoder.close()
+        self.metrics.close()
 
     def _answer(self, sender: Any, array: Any) -> Callable[[Any], None]:
         shape = list(array.shape)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from clip_resize import resize_image, resize_pixels
 from clip_settings import INTERPOLATIONS, PictureSettings, settings_from
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
-__all__ = ["PictureError", "PictureSettings", "preprocess", "preprocess_batch", "settings_from"]
+__all__ = ["COUNTS", "PictureError", "PictureSettings", "Spent", "preprocess", "preprocess_batch", "settings_from"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -42,6 +44,13 @@ _UPRIGHT = {
 _threads = threading.local()
 SCRATCH_BYTES = 1 << 24
 
+# By the name of a counter of `Spent`, what it counts.
+COUNTS = {
+    "tritonclip_preprocess_pictures": "Pictures that this model decoded and resized",
+    "tritonclip_preprocess_decode_us": "Microseconds of reading and decoding them",
+    "tritonclip_preprocess_resize_us": "Microseconds of turning, resizing and cropping them, and of their colors",
+}
+
 # The pixel limit is this module's, checked before anything is decoded, with a message for the caller.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -50,13 +59,30 @@ class PictureError(ValueError):
     """A picture that cannot be served: what was given; what is allowed; what to do."""
 
 
+@dataclass
+class Spent:
+    """What pictures have cost so far, in seconds; of one thread."""
+
+    pictures: int = 0
+    decode_s: float = 0.0
+    resize_s: float = 0.0
+
+    def counts(self) -> dict[str, float]:
+        """By the names in COUNTS."""
+        return dict(zip(COUNTS, (self.pictures, self.decode_s * 1e6, self.resize_s * 1e6), strict=True))
+
+
 def preprocess_batch(
-    pictures: Sequence[bytes], settings: PictureSettings, ready: Mapping[int, Pixels] | None = None
+    pictures: Sequence[bytes],
+    settings: PictureSettings,
+    ready: Mapping[int, Pixels] | None = None,
+    spent: Spent | None = None,
 ) -> Pixels:
     """Pixels of every picture, uint8 [B, H, W, 3], or the rows of `clip_patches`.
 
     Args:
         ready: pixels that are there already, by the index of their picture.
+        spent: is counted up.
 
     Raises:
         PictureError: a picture is refused; the message begins with its index, `image[3]: `.
@@ -64,25 +90,31 @@ def preprocess_batch(
     pixels = np.empty((len(pictures), *settings.pixel_shape), np.uint8)
     for index, encoded in enumerate(pictures):
         try:
-            pixels[index] = ready[index] if ready and index in ready else preprocess(encoded, settings)
+            pixels[index] = ready[index] if ready and index in ready else preprocess(encoded, settings, spent)
         except PictureError as error:
             raise PictureError(f"image[{index}]: {error}") from error
     return pixels
 
 
-def preprocess(encoded: bytes, settings: PictureSettings) -> Pixels:
-    """Pixels of one picture, uint8 [H, W, 3], or the rows of `clip_patches`.
+def preprocess(encoded: bytes, settings: PictureSettings, spent: Spent | None = None) -> Pixels:
+    """Pixels of one picture, uint8 [H, W, 3], or the rows of `clip_patches`; `spent` is counted up.
 
     Raises:
         PictureError: too large, empty, of no known format, cut off or damaged.
     """
+    begun = time.perf_counter()
     with open_picture(encoded, settings) as image:
         try:
             decoded = _decode(image, encoded)
+            decoded_at = time.perf_counter()
             pixels = _shape(turn(decoded, orientation_of(image), settings.exif), settings)
             pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
             if settings.resize_mode == "naflex":
-                return to_rows(pixels, settings.patch_size, settings.max_num_patches)
+                pixels = to_rows(pixels, settings.patch_size, settings.max_num_patches)
+            if spent is not None:
+                spent.pictures += 1
+                spent.decode_s += decoded_at - begun
+                spent.resize_s += time.perf_counter() - decoded_at
             return pixels
         except PictureError:
             raise

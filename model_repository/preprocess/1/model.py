@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import clip_metrics
 import clip_preprocess
 import triton_python_backend_utils as pb_utils
 
@@ -15,13 +16,18 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.settings = clip_preprocess.settings_from(parameters)
+        self.spent = clip_preprocess.Spent()
+        self.metrics = clip_metrics.Metrics(args, clip_preprocess.COUNTS, self.spent.counts)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
+    def finalize(self) -> None:
+        self.metrics.close()
+
     def _answer(self, request: Any, ready: Mapping[int, clip_preprocess.Pixels] | None = None) -> Any:
         try:
-            pixels = clip_preprocess.preprocess_batch(pictures_of(request), self.settings, ready)
+            pixels = clip_preprocess.preprocess_batch(pictures_of(request), self.settings, ready, self.spent)
             return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
         except clip_preprocess.PictureError as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
