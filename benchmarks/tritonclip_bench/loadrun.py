@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,21 @@ class LoadPlan:
         return ramp_s + self.warmup_s + self.duration_s + self.deadline_s + GRACE_S
 
 
-def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
+def run_load(
+    plan: LoadPlan, *, progress: bool, locustfile: Path = LOCUSTFILE, more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Put the load on the server and return what was measured (`Recorder.results`).
 
     Args:
         progress: show lines with the current rate on stderr.
+        locustfile: takes the plan's options, and `more` of its own.
 
     Raises:
         LoadError: the load generator ended without a result, or hung.
     """
     with tempfile.TemporaryDirectory(prefix="tritonclip-bench-") as folder:
         results = Path(folder) / "results.json"
-        command = [*_locust(), *plan.arguments(), "--results", str(results)]
+        command = [*_locust(locustfile), *plan.arguments(), "--results", str(results), *more]
         with running([*command, "--progress"] if progress else command, subprocess.DEVNULL) as process:
             status = _wait(process, plan.longest_s)
         if status != 0 or not results.exists():
@@ -102,10 +106,10 @@ def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
         return measured
 
 
-def _locust() -> list[str]:
+def _locust(locustfile: Path) -> list[str]:
     # Without locust's log there is no second table beside ours; its warnings still reach stderr.
     quiet = ("--headless", "--skip-log-setup", "--exit-code-on-error", "0")
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *quiet]
+    return [sys.executable, "-m", "locust", "-f", str(locustfile), *quiet]
 
 
 def _wait(process: subprocess.Popen[str], timeout_s: float) -> int:
