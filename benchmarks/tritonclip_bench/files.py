@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tritonclip_bench.errors import BenchError
@@ -22,6 +23,11 @@ def write_json(path: Path, value: object) -> None:
             file.write(text.encode())
     except OSError as error:
         raise BenchError(f"{path} cannot be written ({error.strerror}); give a file in a folder that exists") from None
+
+
+def saving(path: Path | None) -> Callable[[object], None]:
+    """Writes what it is given to `path` as `write_json` does; nothing, where `path` is None."""
+    return lambda value: None if path is None else write_json(path, value)
 
 
 def check_writable(path: Path) -> None:

@@ -63,6 +63,21 @@ def positive_number(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """A share of 0 to 1, or per cent, such as 0.1%.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given; give a share from 0 to 1, or per cent, such as 0.1%")
+    return value
+
+
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     """What is sent, how it is cut into requests, and when measuring begins."""
     scenarios = "; ".join(f"{name}: {scenario.help}" for name, scenario in SCENARIOS.items())

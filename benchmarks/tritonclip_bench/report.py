@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -13,11 +13,12 @@ from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
 from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.spread import spreads
 from tritonclip_client.options import is_loopback
 from tritonclip_client.table import format_table
 from tritonclip_export.settings import PYTHON
 
-SCHEMA = 1
+SCHEMA = 2
 # One Python process cannot use much more than one core; above this share it may hold the server back.
 CLIENT_BOUND_CORES = 0.8
 
@@ -29,27 +30,57 @@ LATE_MS = 20.0
 COLUMNS = ("", "items/s", "requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failures")
 
 
-def make_report(plan: LoadPlan, server: ServerInfo, results: dict[str, Any], price: Price | None) -> dict[str, Any]:
-    """Everything that is needed to read the result later, and to repeat it."""
-    told = {name: value for name, value in results.items() if name != "pictures"}
-    if server.spec.runtime == PYTHON and "stages" in told:
-        told["stages"] = stages.with_late_answers(told["stages"])
+def make_report(
+    plan: LoadPlan,
+    server: ServerInfo,
+    results: Mapping[str, Any],
+    price: Price | None,
+    *,
+    label: str | None = None,
+    repeats: Sequence[Mapping[str, Any]] = (),
+    broken: str | None = None,
+) -> dict[str, Any]:
+    """The record of kind "load": everything that is needed to read the result later, and to repeat it.
+
+    Args:
+        results: of the run that stands for all of them.
+        label: what tables call the result.
+        repeats: the results of every run, where `results` is not the only one.
+        broken: why the measurement is not whole.
+    """
+    every = repeats or [results]
     return {
-        **describe_run(plan, server, results["pictures"]),
-        "results": told,
+        **describe_run(plan, server, results["pictures"], kind="load", label=label),
+        "results": _told(results, server),
+        "repeats": [_told(one, server) for one in every],
+        "spread": spreads(every),
         "cost": cost(results["total"]["items_per_s"], price, SCENARIOS[plan.scenario].item),
-        "warnings": warnings(results),
+        "warnings": list(dict.fromkeys(warning for one in every for warning in warnings(one))),
+        "broken": broken or results.get("broken"),
     }
 
 
-def describe_run(plan: LoadPlan, server: ServerInfo, sent: dict[str, Any]) -> dict[str, Any]:
+def _told(results: Mapping[str, Any], server: ServerInfo) -> dict[str, Any]:
+    told = {name: value for name, value in results.items() if name != "pictures"}
+    if server.spec.runtime == PYTHON and "stages" in told:
+        told["stages"] = stages.with_late_answers(told["stages"])
+    return told
+
+
+def describe_run(
+    plan: LoadPlan, server: ServerInfo, sent: dict[str, Any], *, kind: str, label: str | None
+) -> dict[str, Any]:
     """What stands beside every result: plan, server, machine, versions.
 
     Args:
         sent: what the pictures were, as the load generator tells it.
+        kind: of the record.
+        label: what tables call the result.
     """
     return {
         "schema": SCHEMA,
+        "kind": kind,
+        "label": label,
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "plan": _plan(plan, sent),
         "server": {
@@ -63,7 +94,7 @@ def describe_run(plan: LoadPlan, server: ServerInfo, sent: dict[str, Any]) -> di
     }
 
 
-def warnings(results: dict[str, Any]) -> list[str]:
+def warnings(results: Mapping[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers."""
     found = []
     if results["client_cpu_cores"] > CLIENT_BOUND_CORES:
@@ -86,7 +117,7 @@ def kept_up(results: Mapping[str, Any]) -> bool:
     return bool(due - answered <= AT_THE_ENDS + (1 - KEPT_UP) * due)
 
 
-def _open_loop_warnings(results: dict[str, Any]) -> list[str]:
+def _open_loop_warnings(results: Mapping[str, Any]) -> list[str]:
     """Where the offered load is not what was measured: behind the server, or behind the load generator."""
     offered = results.get("open_loop")
     if not offered:
@@ -108,7 +139,8 @@ def _open_loop_warnings(results: dict[str, Any]) -> list[str]:
 
 def render(report: dict[str, Any]) -> str:
     """The report as text: heading, table, cost, warnings."""
-    parts = [_heading(report), _table(report["results"]), _cost_line(report), _cpu_line(report["results"])]
+    parts = [_heading(report), _table(report["results"]), *spread_line(report)]
+    parts += [_cost_line(report), _cpu_line(report["results"])]
     parts.extend(_open_loop_line(report["results"]))
     if measured := report["results"].get("stages"):
         parts.append("\nwhere the time went, means of the server's own counts:\n")
@@ -116,6 +148,8 @@ def render(report: dict[str, Any]) -> str:
     reasons = report["results"]["total"]["failure_reasons"]
     parts.extend(f"failed {count} x: {reason}" for reason, count in list(reasons.items())[:5])
     parts.extend(f"warning: {warning}" for warning in report["warnings"])
+    if report["broken"]:
+        parts.append(f"broken: {report['broken']}; what was measured before is above")
     return "\n".join(parts)
 
 
@@ -153,6 +187,18 @@ def _table(results: dict[str, Any]) -> str:
     if len(rows) != 1:
         rows.append(_row("total", results["total"]))
     return format_table(COLUMNS, rows)
+
+
+def spread_line(report: Mapping[str, Any]) -> list[str]:
+    """The throughput of all runs and how well it is known, where there are several."""
+    found = report["spread"].get("items_per_s")
+    if found is None or found["n"] < 2:
+        return []
+    relative = "unknown" if found["relative"] is None else f"{found['relative']:.1%}"
+    return [
+        f"\n{found['mean']:.1f} items/s ± {relative} (95 % confidence of {found['n']} runs, {found['low']:.1f} to "
+        f"{found['high']:.1f}); the table is the run in their middle"
+    ]
 
 
 def _row(name: str, summary: dict[str, Any]) -> tuple[str, ...]:

@@ -38,8 +38,11 @@ class Trial:
         items_per_s: of the answered ones.
         p99_ms: None where nothing was answered.
         error: the share of failed requests.
-        verdict: "sustained", "failed", or "generator": the load generator was the limit, and the server is unjudged.
+        verdict: "sustained"; "failed"; "generator": the load generator was the limit, and the server is unjudged; or
+            "broken": the trial did not go to its end.
         reason: why it is not sustained.
+        p50_ms, p95_ms: as `p99_ms`.
+        results: everything that was measured (`Recorder.results`).
     """
 
     rate: float
@@ -50,6 +53,9 @@ class Trial:
     error: float
     verdict: str
     reason: str
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    results: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:
@@ -59,10 +65,26 @@ class Trial:
 
 @dataclass
 class Search:
-    """All trials in their order, and what came of them."""
+    """All trials in their order, and what came of them.
+
+    Attributes:
+        broken: why the search is not whole; None where it went to its end.
+        impossible: why nothing needs to be tried; None where that is not known.
+    """
 
     objective: Objective
     trials: list[Trial] = field(default_factory=list)
+    broken: str | None = None
+    impossible: str | None = None
+
+    def begin(self, alone: Mapping[str, Any]) -> None:
+        """Take what a single caller measured (`Recorder.results`): where it misses the objective, all do."""
+        total, within = alone["total"], f"p99 <= {self.objective.p99_ms:g} ms"
+        if not total["requests"]:
+            self.impossible = f"no rate meets {within}: of a single caller's requests none was answered rightly"
+        elif total["latency_ms"]["p99"] > self.objective.p99_ms:
+            took = f"{total['latency_ms']['p99']:.1f} ms"
+            self.impossible = f"no rate meets {within}: p99 of a single caller, one request at a time, is {took}"
 
     def sustained(self) -> Trial | None:
         """The highest rate that was never found to fail, at it or below it."""
@@ -72,7 +94,7 @@ class Search:
 
     def notes(self) -> list[str]:
         """What a reader must know before believing the rate."""
-        found = []
+        found = [self.impossible] if self.impossible else []
         least = self._least_failed()
         above = [trial.rate for trial in self.trials if trial.is_good and trial.rate > least]
         if above:
@@ -80,8 +102,12 @@ class Search:
                 f"not monotonic: {least:.1f} requests/s failed and {max(above):.1f} did not; something else uses the "
                 "machine, or the trials are too short (--duration)"
             )
-        if any(trial.verdict == "generator" for trial in self.trials):
-            found.append("the load generator was the limit before the server; spread it over processes or machines")
+        limited = [trial.rate for trial in self.trials if trial.verdict == "generator" and trial.rate < least]
+        if limited:
+            found.append(
+                f"the load generator was the limit before the server, from {min(limited):.1f} requests/s on: "
+                "the server may sustain more; spread the load over processes or machines"
+            )
         return found
 
     def _least_failed(self) -> float:
@@ -92,9 +118,10 @@ class Search:
         best = self.sustained()
         return {
             "objective": asdict(self.objective),
-            "sustained": best and asdict(best),
+            "sustained": best and {name: value for name, value in asdict(best).items() if name != "results"},
             "trials": [asdict(trial) for trial in self.trials],
             "notes": self.notes(),
+            "broken": self.broken,
         }
 
 
@@ -104,9 +131,11 @@ def judge(rate: float, results: Mapping[str, Any], objective: Objective) -> Tria
     asked = total["requests"] + total["failures"] + total["unanswered"]
     error = total["failures"] / asked if asked else 0.0
     answered, offered = total["requests_per_s"], loop["offered_per_s"]
-    p99 = total["latency_ms"] and total["latency_ms"]["p99"]
+    p50, p95, p99 = (total["latency_ms"] and total["latency_ms"][name] for name in ("p50", "p95", "p99"))
     verdict, reason = "sustained", ""
-    if loop["lag_ms_p99"] > LATE_MS or results["client_cpu_cores"] > CLIENT_BOUND_CORES:
+    if results.get("broken"):
+        verdict, reason = "broken", results["broken"]
+    elif loop["lag_ms_p99"] > LATE_MS or results["client_cpu_cores"] > CLIENT_BOUND_CORES:
         verdict = "generator"
         reason = f"{results['client_cpu_cores']:.2f} of a core used, 1 of 100 sent {loop['lag_ms_p99']:.0f} ms late"
     elif p99 is None or error > objective.max_error:
@@ -115,7 +144,8 @@ def judge(rate: float, results: Mapping[str, Any], objective: Objective) -> Tria
         verdict, reason = "failed", f"p99 is {p99:.1f} ms"
     elif not kept_up(results):
         verdict, reason = "failed", f"{answered:.1f} of {offered:.1f} were answered a second"
-    return Trial(rate, offered, answered, total["items_per_s"], p99, error, verdict, reason)
+    kept = {name: value for name, value in results.items() if name != "pictures"}
+    return Trial(rate, offered, answered, total["items_per_s"], p99, error, verdict, reason, p50, p95, kept)
 
 
 def search(measure: Callable[[float], Trial], begin: float, found: Search) -> Iterator[Trial]:

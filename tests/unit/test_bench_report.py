@@ -58,7 +58,19 @@ def measured(*, failures=0, cpu=0.1):
 def test_the_report_holds_what_repeating_it_needs():
     report = json.loads(json.dumps(make_report(PLAN, SERVER, measured(), price_table()["g6.xlarge"])))
     assert set(report) == {
-        *("schema", "measured_at", "plan", "results", "cost", "warnings"),
+        *(
+            "schema",
+            "kind",
+            "label",
+            "measured_at",
+            "plan",
+            "results",
+            "repeats",
+            "spread",
+            "cost",
+            "warnings",
+            "broken",
+        ),
         *("server", "client_machine", "client_versions"),
     }
     assert report["plan"]["users"] == 4

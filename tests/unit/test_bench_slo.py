@@ -6,13 +6,18 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from kserve_server import Call, Server, serving
-from tritonclip_bench.commands.bench_slo import _share
+from tritonclip_bench import loadrun
+from tritonclip_bench.errors import LoadError
+from tritonclip_bench.loadrun import LoadPlan
+from tritonclip_bench.options import share as parse_share
+from tritonclip_bench.repeats import INTERRUPTED
 from tritonclip_bench.slo import MOST_STEPS, TOLERANCE, Objective, Search, Trial, judge, search
 from tritonclip_client.main import main
 
@@ -78,7 +83,7 @@ def results(**changes: float) -> dict:
         **{key: given[key] for key in ("requests", "failures", "unanswered")},
         "requests_per_s": given["answered"],
         "items_per_s": 2 * given["answered"],
-        "latency_ms": {"p99": given["p99"]} if given["requests"] else None,
+        "latency_ms": {"p50": 1.0, "p95": 2.0, "p99": given["p99"]} if given["requests"] else None,
     }
     loop = {"offered_per_s": 100.0, "lag_ms_p99": given["lag"], "lag_ms_max": given["lag"]}
     return {"total": total, "open_loop": loop, "client_cpu_cores": given["cpu"], "window_s": 10.0}
@@ -106,13 +111,13 @@ def test_a_trial_is_judged(changes: dict[str, float], verdict: str, reason: str)
 
 @pytest.mark.parametrize(("text", "share"), [("0.1%", 0.001), ("0.02", 0.02), ("0", 0.0), ("100%", 1.0)])
 def test_shares(text: str, share: float) -> None:
-    assert _share(text) == pytest.approx(share)
+    assert parse_share(text) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("text", ["-1", "2", "101%", "nan", "few"])
 def test_what_is_no_share(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="give a share from 0 to 1, or per cent"):
-        _share(text)
+        parse_share(text)
 
 
 def slo(address: str, *options: str) -> int:
@@ -123,7 +128,7 @@ def slo(address: str, *options: str) -> int:
 def test_an_objective_that_one_caller_misses(capsys) -> None:
     with serving(Server(text_limit=64, on_infer=lambda call: time.sleep(0.1))) as server:
         assert slo(server.address, "--p99-ms", "50") == 1
-    assert "no rate meets the objective: p99 of a single caller is 1" in capsys.readouterr().err
+    assert "no rate meets p99 <= 50 ms: p99 of a single caller, one request at a time, is 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -144,6 +149,101 @@ def test_a_server_of_two_places_is_measured(tmp_path: Path, capsys) -> None:
 
 def _forty_ms(call: Call) -> None:
     time.sleep(0.04)
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[Callable[[LoadPlan], dict]], None]]]:
+    """A server that is there, and a way to say what the load generator measures of it."""
+    with serving(Server(text_limit=64)) as server:
+        pictures = {"source": "drawn", "count": 1, "mean_bytes": 1}
+
+        def planted(measure: Callable[[LoadPlan], dict]) -> None:
+            monkeypatch.setattr(loadrun, "run_load", lambda plan, *, progress: measure(plan) | {"pictures": pictures})
+
+        yield server.address, planted
+
+
+def test_every_trial_is_kept_with_what_it_measured(plant, tmp_path: Path) -> None:
+    address, planted = plant
+    seeds = set()
+
+    def measure(plan: LoadPlan) -> dict:
+        seeds.add(plan.seed)
+        return results(answered=100.0, p99=40.0 if (plan.rate or 0) <= 60 else 60.0)
+
+    planted(measure)
+    path = tmp_path / "slo.json"
+    assert slo(address, "--p99-ms", "50", "--label", "x", "--json", str(path)) == 0
+    record = json.loads(path.read_text())
+    assert (record["schema"], record["kind"], record["label"], record["broken"]) == (2, "slo", "x", None)
+    assert record["alone"]["total"]["requests"] == 1000
+    assert len(seeds) == 1 + len(record["trials"])
+    for one in record["trials"]:
+        assert (one["p50_ms"], one["p95_ms"]) == (1.0, 2.0)
+        assert one["results"]["total"]["latency_ms"]["p99"] == one["p99_ms"]
+    assert 57 <= record["sustained"]["rate"] <= 60
+    assert "results" not in record["sustained"]
+
+
+def test_an_impossible_objective_is_written_too(plant, tmp_path: Path, capsys) -> None:
+    address, planted = plant
+    planted(lambda plan: results(p99=70.0))
+    path = tmp_path / "slo.json"
+    assert slo(address, "--p99-ms", "50", "--json", str(path)) == 1
+    assert "one request at a time, is 70.0 ms; give a longer --p99-ms" in capsys.readouterr().err
+    record = json.loads(path.read_text())
+    assert (record["trials"], record["sustained"]) == ([], None)
+    assert "no rate meets p99 <= 50 ms" in record["notes"][0]
+
+
+@pytest.mark.parametrize("trouble", ["Ctrl-C", "in the trial", "the generator ends"])
+def test_a_search_that_breaks_keeps_its_trials(plant, tmp_path: Path, capsys, trouble: str) -> None:
+    address, planted = plant
+
+    def measure(plan: LoadPlan) -> dict:
+        if plan.rate is None or plan.rate < 150:
+            return results()
+        if trouble == "Ctrl-C":
+            raise KeyboardInterrupt
+        if trouble == "the generator ends":
+            raise LoadError("planted")
+        return results() | {"broken": "the server died"}
+
+    planted(measure)
+    path = tmp_path / "slo.json"
+    assert slo(address, "--p99-ms", "50", "--json", str(path)) == 1
+    record = json.loads(path.read_text())
+    reason = {"Ctrl-C": INTERRUPTED, "the generator ends": "planted", "in the trial": "the server died"}[trouble]
+    assert record["broken"] == reason
+    assert [one["verdict"] for one in record["trials"]][:2] == ["sustained", "sustained"]
+    assert record["sustained"]["rate"] == 100
+    assert f"broken: {reason}" in capsys.readouterr().out
+
+
+def test_a_server_that_dies_in_a_trial_is_not_called_too_slow(monkeypatch, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "slo.json"
+    pictures = {"source": "drawn", "count": 1, "mean_bytes": 1}
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(Server(text_limit=64)))
+
+        def measure(plan: LoadPlan, *, progress: bool) -> dict:
+            if plan.rate is not None and plan.rate > 150:
+                stack.close()
+                return results(failures=300) | {"pictures": pictures}
+            return results() | {"pictures": pictures}
+
+        monkeypatch.setattr(loadrun, "run_load", measure)
+        assert slo(server.address, "--p99-ms", "50", "--json", str(path)) == 1
+    record = json.loads(path.read_text())
+    assert "no ready server" in record["broken"]
+    assert {one["verdict"] for one in record["trials"]} == {"sustained"}
+
+
+def test_the_generator_is_called_the_limit_only_where_it_was() -> None:
+    above = Search(OBJECTIVE, [trial(50, "sustained"), trial(100, "generator"), trial(75, "failed")])
+    assert above.notes() == []
+    below = Search(OBJECTIVE, [trial(50, "sustained"), trial(100, "failed"), trial(75, "generator")])
+    assert "the limit before the server, from 75.0 requests/s on" in below.notes()[0]
 
 
 def test_nothing_listens(capsys) -> None:

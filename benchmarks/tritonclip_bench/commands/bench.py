@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tritonclip_bench.commands import bench_gpu, bench_slo
+from tritonclip_bench.commands import bench_curve, bench_gpu, bench_slo
 from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
+from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 # Other benchmarks, each a module like this one.
-BENCHMARKS = {"gpu": bench_gpu, "slo": bench_slo}
+BENCHMARKS = {"curve": bench_curve, "gpu": bench_gpu, "slo": bench_slo}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,25 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--duration", type=positive_seconds, default=30, metavar="TIME", help="measured time (30s)")
     add_load_arguments(parser)
     add_rate_argument(parser)
+    add_repeat_arguments(parser)
     parser.add_argument("--progress", action="store_true", help="show the current rate (default on a terminal)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and report; 1 when a request failed, else 0."""
+    """Measure and report; 1 when a request failed or a run broke, else 0."""
     if args.benchmark is not None:
         status: int = BENCHMARKS[args.benchmark].run(args)
         return status
 
-    from tritonclip_bench.files import write_json
-    from tritonclip_bench.loadrun import run_load
+    from tritonclip_bench.files import saving
     from tritonclip_bench.planning import prepare
-    from tritonclip_bench.report import make_report, render
+    from tritonclip_bench.repeats import is_good, measure_record
+    from tritonclip_bench.report import render
 
+    length = run_length(args)
     plan, server, price = prepare(args)
-    results = run_load(plan, progress=args.progress or sys.stderr.isatty())
-    report = make_report(plan, server, results, price)
-    if args.json is not None:
-        write_json(args.json, report)
-    print(render(report))
-    total = results["total"]
-    return 1 if total["failures"] or not total["requests"] else 0
+    progress = args.progress or sys.stderr.isatty()
+    record = measure_record(plan, server, price, length, label=args.label, progress=progress, save=saving(args.json))
+    print(render(record))
+    return 0 if is_good(record) else 1

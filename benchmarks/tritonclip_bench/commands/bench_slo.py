@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonclip_bench.options import add_load_arguments, count, positive_number, positive_seconds
+from tritonclip_bench.options import add_load_arguments, count, positive_number, positive_seconds, share
+from tritonclip_bench.repeat_options import add_label_argument
 
 if TYPE_CHECKING:
     from tritonclip_bench.endpoint import ServerInfo
     from tritonclip_bench.loadrun import LoadPlan
     from tritonclip_bench.prices import Price
-    from tritonclip_bench.slo import Search, Trial
+    from tritonclip_bench.slo import Objective, Search, Trial
 
 HELP = "find the highest rate that a running server sustains within a 99th percentile, in an open loop"
 COLUMNS = ("requests/s", "due", "answered", "items/s", "p99 ms", "failed", "")
@@ -26,17 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--p99-ms", type=positive_number, required=True, metavar="MS", help="99 of 100 requests are answered within"
     )
     parser.add_argument(
-        "--max-error", type=_share, default=0.001, metavar="SHARE", help="requests that may fail, such as 0.1%% (0.1%%)"
+        "--max-error", type=share, default=0.001, metavar="SHARE", help="requests that may fail, such as 0.1%% (0.1%%)"
     )
     parser.add_argument("--users", type=count("connections"), default=16, help="connections (16)")
     parser.add_argument(
         "--duration", type=positive_seconds, default=20, metavar="TIME", help="measured time of each rate (20s)"
     )
     add_load_arguments(parser)
+    add_label_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search and report; 1 where no rate meets the objective, else 0."""
+    """Search and report; 1 where no rate meets the objective or the search broke, else 0."""
+    from tritonclip_bench.files import saving
     from tritonclip_bench.planning import prepare
     from tritonclip_bench.slo import Objective, Search
 
@@ -44,52 +48,86 @@ def run(args: argparse.Namespace) -> int:
     args.rate = None
     plan, server, price = prepare(args)
     found = Search(Objective(args.p99_ms, args.max_error))
-    record: dict[str, Any] = {}
-    try:
-        _search(args.json, plan, server, price, found, record)
-    finally:
-        # After Ctrl-C, or a server that died, what was found so far.
-        if found.trials:
-            print(_render(found, record.get("cost")))
-    return 0 if found.sustained() else 1
+    record: dict[str, Any] = {"label": args.label}
+    _search(plan, server, price, found, record, saving(args.json))
+    if found.trials:
+        print(_render(found, record["cost"]))
+    return 0 if found.sustained() and not found.broken else 1
 
 
 def _search(
-    json: Path | None, plan: LoadPlan, server: ServerInfo, price: Price | None, found: Search, record: dict[str, Any]
+    plan: LoadPlan,
+    server: ServerInfo,
+    price: Price | None,
+    found: Search,
+    record: dict[str, Any],
+    save: Callable[[object], None],
 ) -> None:
-    """Fill `found`, and `record`, which is written after every trial."""
-    from tritonclip_bench.endpoint import describe
-    from tritonclip_bench.files import write_json
+    """Fill `found`, and `record`, which is saved after every trial; Ctrl-C, or a server that died, ends it early.
+
+    Raises:
+        BenchError, KeyboardInterrupt: the very first run gave nothing.
+    """
+    from tritonclip_bench.errors import BenchError, LoadError
     from tritonclip_bench.loadrun import run_load
+    from tritonclip_bench.repeats import INTERRUPTED
     from tritonclip_bench.report import cost, describe_run
     from tritonclip_bench.scenarios import SCENARIOS
-    from tritonclip_bench.slo import judge, search
+    from tritonclip_bench.slo import search
 
-    results = run_load(replace(plan, users=1), progress=False)
-    alone = results["total"]
-    if not alone["requests"] or alone["latency_ms"]["p99"] > found.objective.p99_ms:
-        took = f"is {alone['latency_ms']['p99']:.1f} ms" if alone["requests"] else "is unknown: none was answered"
-        print(f"no rate meets the objective: p99 of a single caller {took}", file=sys.stderr)
+    alone = run_load(replace(plan, users=1), progress=False)
+    if alone.get("broken"):
+        raise LoadError(f"the run of a single caller broke: {alone['broken']}; nothing was searched")
+
+    def note() -> None:
+        best = found.sustained()
+        record.update(
+            {
+                **describe_run(plan, server, alone["pictures"], kind="slo", label=record["label"]),
+                **found.to_dict(),
+                "alone": {name: value for name, value in alone.items() if name != "pictures"},
+                "cost": cost(best.items_per_s if best else 0.0, price, SCENARIOS[plan.scenario].item),
+            }
+        )
+        save(record)
+
+    found.begin(alone)
+    note()
+    if found.impossible:
+        print(f"{found.impossible}; give a longer --p99-ms, or a faster server", file=sys.stderr)
         return
+    try:
+        for trial in search(_trials(plan, found.objective), alone["total"]["requests_per_s"] / 2, found):
+            print(
+                f"  {trial.rate:8.1f} requests/s: {trial.verdict} {trial.reason}".rstrip(), file=sys.stderr, flush=True
+            )
+            if trial.verdict == "broken":
+                found.broken = trial.reason
+            note()
+            if found.broken:
+                return
+    except (BenchError, KeyboardInterrupt) as error:
+        found.broken = str(error) or INTERRUPTED
+        note()
+
+
+def _trials(plan: LoadPlan, objective: Objective) -> Callable[[float], Trial]:
+    """One trial after another, each with texts of its own."""
+    from tritonclip_bench.endpoint import describe
+    from tritonclip_bench.loadrun import run_load
+    from tritonclip_bench.repeats import another
+    from tritonclip_bench.slo import judge
+
+    numbers = itertools.count(1)
 
     def measure(rate: float) -> Trial:
-        measured = run_load(replace(plan, rate=rate), progress=False)
-        if not measured["total"]["requests"]:
-            # A server that died would fail at every rate.
+        measured = run_load(replace(another(plan, next(numbers)), rate=rate), progress=False)
+        if measured["total"]["failures"] or not measured["total"]["requests"]:
+            # A server that died in the trial is no server that is too slow.
             describe(plan.address)
-        return judge(rate, measured, found.objective)
+        return judge(rate, measured, objective)
 
-    for trial in search(measure, alone["requests_per_s"] / 2, found):
-        best = found.sustained()
-        print(f"  {trial.rate:8.1f} requests/s: {trial.verdict} {trial.reason}".rstrip(), file=sys.stderr, flush=True)
-        items_per_s = best.items_per_s if best else 0.0
-        record |= {
-            **describe_run(plan, server, results["pictures"]),
-            **found.to_dict(),
-            "cost": cost(items_per_s, price, SCENARIOS[plan.scenario].item),
-        }
-        if json is not None:
-            write_json(json, record)
+    return measure
 
 
 def _render(found: Search, cost: dict[str, Any] | None) -> str:
@@ -104,21 +142,11 @@ def _render(found: Search, cost: dict[str, Any] | None) -> str:
         verdict = f"sustained with {within}: {best.rate:.1f} requests/s, {best.items_per_s:.1f} items/s"
     price = f"\ncost: ${cost['dollars_per_million']:.2f} per million {cost['item']}" if cost else ""
     notes = "".join(f"\nwarning: {note}" for note in found.notes())
-    return f"{format_table(COLUMNS, rows)}\n\n{verdict}{price}{notes}"
+    broken = f"\nbroken: {found.broken}; the trials so far are above" if found.broken else ""
+    return f"{format_table(COLUMNS, rows)}\n\n{verdict}{price}{notes}{broken}"
 
 
 def _row(trial: Trial) -> tuple[str, ...]:
     rates = (f"{value:.1f}" for value in (trial.rate, trial.offered, trial.answered, trial.items_per_s))
     p99 = "-" if trial.p99_ms is None else f"{trial.p99_ms:.1f}"
     return (*rates, p99, f"{trial.error:.2%}", ": ".join(filter(None, (trial.verdict, trial.reason))))
-
-
-def _share(text: str) -> float:
-    """A share of 0 to 1, or per cent."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given; give a share from 0 to 1, or per cent, such as 0.1%")
-    return share

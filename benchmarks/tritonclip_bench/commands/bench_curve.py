@@ -1,0 +1,70 @@
+"""`tritonclip bench curve`: throughput and latency, step by step from a light load to a heavy one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tritonclip_bench.options import add_load_arguments, count, positive_number, positive_seconds
+from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
+
+HELP = "measure a running server step by step, from few users or requests a second to many"
+USERS = (1, 2, 4, 8, 16)
+CONNECTIONS = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--users",
+        type=_several(count("users")),
+        metavar="N,N,...",
+        help=f"closed loops of so many users, in turn ({','.join(map(str, USERS))}, where no --rates are given)",
+    )
+    parser.add_argument(
+        "--rates", type=_several(positive_number), metavar="R,R,...", help="open loops of R requests a second, in turn"
+    )
+    parser.add_argument(
+        "--connections", type=count("connections"), default=CONNECTIONS, help=f"of an open loop ({CONNECTIONS})"
+    )
+    parser.add_argument(
+        "--duration", type=positive_seconds, default=10, metavar="TIME", help="measured time of each run (10s)"
+    )
+    add_load_arguments(parser)
+    add_repeat_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure every step and report; 1 when a request failed or a run broke, else 0."""
+    from tritonclip_bench.curve import measure_curve, render
+    from tritonclip_bench.files import saving
+    from tritonclip_bench.planning import prepare
+    from tritonclip_bench.repeats import is_good
+
+    length = run_length(args)
+    users = args.users or ([] if args.rates else list(USERS))
+    rates = args.rates or []
+    # One step's; the steps follow from it.
+    args.users, args.rate = max([*users, *([args.connections] if rates else [])]), None
+    plan, server, price = prepare(args)
+    plans = [replace(plan, users=number) for number in users]
+    plans += [replace(plan, users=args.connections, rate=rate) for rate in rates]
+    curve: dict[str, Any] = {}
+    try:
+        measure_curve(plans, server, price, length, curve, label=args.label, save=saving(args.json))
+    finally:
+        # After Ctrl-C, or a server that died, the steps so far.
+        if curve:
+            print(render(curve))
+    return 0 if curve["broken"] is None and all(map(is_good, curve["records"])) else 1
+
+
+def _several(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """An argparse type: several of what `parse` takes, with commas between, each once and in rising order."""
+
+    def several(text: str) -> list[Any]:
+        return sorted({parse(part.strip()) for part in text.split(",")})
+
+    return several
