@@ -40,8 +40,8 @@ def compare(ours: dict[str, Floats], theirs: dict[str, Floats]) -> dict[str, dic
         if not figures["centered_cosine"] >= LEAST_CENTERED:
             raise SideError(
                 f"its {scenario} embeddings are not tritonclip's: the lowest centered cosine is "
-                f"{figures['centered_cosine']:.4f}, at least {LEAST_CENTERED} is wanted; what computes something else is "
-                "no baseline"
+                f"{figures['centered_cosine']:.4f}, at least {LEAST_CENTERED} is wanted; what computes something else "
+                "is no baseline"
             )
     return found
 

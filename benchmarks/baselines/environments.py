@@ -78,6 +78,11 @@ def last_lines(log: Path) -> str:
     return "\n".join(text.splitlines()[-LAST_LINES:])
 
 
+def without(text: str, work: Path) -> str:
+    """`text` with no folder of this machine in it."""
+    return text.replace(str(work.absolute()), "WORK").replace(str(CHECKOUT), "CHECKOUT").replace(sys.prefix, "VENV")
+
+
 def _run(command: Sequence[str], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:

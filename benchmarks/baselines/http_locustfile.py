@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import gevent
 import numpy as np
 from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPParseError
 from locust import User, constant
 from locust import events as locust_events
 from locust.env import Environment
@@ -53,7 +54,7 @@ class HttpUser(User):
     """Sends one request after another over a connection of its own, and checks every answer."""
 
     wait_time = constant(0)
-    tasks: ClassVar[list[Any]] = [ask]
+    tasks = [ask]  # noqa: RUF012 - as locust declares it
     requests: ClassVar[Iterator[Request]]
     model: ClassVar[str]
     batch: ClassVar[int]
@@ -62,9 +63,10 @@ class HttpUser(User):
 
     def on_start(self) -> None:
         """Open this user's connection."""
-        url = urlsplit(self.host)
-        timeouts = dict.fromkeys(("connection_timeout", "network_timeout"), self.deadline_s)
-        self.client = HTTPClient(url.hostname, url.port, concurrency=1, **timeouts)
+        url = urlsplit(str(self.host))
+        self.client = HTTPClient(
+            str(url.hostname), url.port, connection_timeout=self.deadline_s, network_timeout=self.deadline_s
+        )
 
     def on_stop(self) -> None:
         """Close it."""
@@ -83,7 +85,7 @@ class HttpUser(User):
             if response.status_code != 200:
                 raise WrongAnswerError(f"HTTP {response.status_code}: {answer[:200].decode(errors='replace')}")
             check(embeddings(answer), self.batch, self.dim)
-        except (OSError, WrongAnswerError) as error:
+        except (OSError, HTTPParseError, WrongAnswerError) as error:
             answered_s = time.perf_counter()
             failure = error
         self.environment.events.request.fire(

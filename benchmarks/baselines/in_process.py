@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from baselines import environments
+from baselines.environments import SideError
 from baselines.http_api import Floats
 from baselines.material import Material
 from baselines.patterns import Pattern
@@ -76,11 +78,12 @@ class OpenClipTransform(InThisProcess):
     def __enter__(self) -> Side:
         from tritonclip_export.frameworks import open_clip
 
-        _, _, transform = open_clip.create_model_and_transforms(
-            f"local-dir:{self._material.open_clip}", load_weights=False
-        )
+        config = json.loads((self._material.open_clip / "open_clip_config.json").read_text())
+        settings = open_clip.transform.PreprocessCfg(**config["preprocess_cfg"])
+        transform = open_clip.transform.image_transform_v2(settings, is_train=False)
         names = [type(step).__name__ for step in transform.transforms]
-        assert names[-2:] == ["ToTensor", "Normalize"], f"open_clip's transform is {names}"
+        if not names[-2].endswith("ToTensor") or names[-1] != "Normalize":
+            raise SideError(f"open_clip's transform is {', '.join(names)}; it should end with ToTensor and Normalize")
         self._to_rgb = transform.transforms[:-2]
         self._tokenizer = open_clip.get_tokenizer(f"local-dir:{self._material.open_clip}")
         return self

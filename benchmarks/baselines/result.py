@@ -11,8 +11,10 @@ from baselines.patterns import CEILING, EXPECTED, OURS, PATTERNS, SCENARIOS, Pat
 from tritonclip_bench.machine import describe_machine
 from tritonclip_client.table import format_table
 
-COLUMNS = ("side", "items/s", "lowest", "highest", "p50 ms", "p99 ms", "tritonclip / it", "lowest", "highest", "expected")
-COLUMNS = (*COLUMNS, "generator cores", "failed")
+COLUMNS = (
+    *("side", "items/s", "lowest", "highest", "p50 ms", "p99 ms"),
+    *("tritonclip / it", "lowest", "highest", "expected", "generator cores", "failed"),
+)
 ITEMS = {"image": "pictures", "text": "texts"}
 
 # Side, scenario, pattern's name, round.
@@ -96,9 +98,8 @@ def _row(side: str, load: Mapping[str, Any], ratio: Mapping[str, Any] | None) ->
     rates = [total["items_per_s"] for total in totals]
     times = [total["latency_ms"] for total in totals if total["latency_ms"]]
     latencies = (f"{statistics.median(one[name] for one in times):.1f}" if times else "-" for name in ("p50", "p99"))
-    compared = ("-",) * 4
-    if ratio is not None:
-        compared = tuple(f"{ratio[name]:.2f}" for name in ("ratio", "lowest", "highest", "expected"))  # type: ignore[assignment]
+    names = ("ratio", "lowest", "highest", "expected")
+    compared = [f"{ratio[name]:.2f}" if ratio else "-" for name in names]
     generator = statistics.median(results["client_cpu_cores"] for results in load["repeats"])
     failed = sum(total["failures"] for total in totals)
     spread = (f"{value:.1f}" for value in (statistics.median(rates), min(rates), max(rates)))
