@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +52,14 @@ class InFlight:
     lags_ms: list[float] = field(default_factory=list)
     _due: dict[int, tuple[str, float]] = field(default_factory=dict)
     _next: int = 0
+    _reported: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self._due)
 
     def open_window(self) -> None:
         """Count from here on."""
-        self.offered, self.lags_ms = 0, []
+        self.offered, self.lags_ms, self._reported = 0, [], (0, 0)
 
     def depart(self, model: str, due_s: float) -> int:
         """Note a request that is sent now; returns what `arrive` wants."""
@@ -90,3 +94,14 @@ class InFlight:
             "lag_ms_p99": float(np.percentile(lags, 99, method="inverted_cdf")),
             "lag_ms_max": max(lags),
         }
+
+    def report(self) -> dict[str, Any]:
+        """What was offered since the last report, for `absorb` in another process."""
+        offered, lags = self._reported
+        self._reported = (self.offered, len(self.lags_ms))
+        return {"offered": self.offered - offered, "lags_ms": array("d", self.lags_ms[lags:]).tobytes()}
+
+    def absorb(self, report: Mapping[str, Any]) -> None:
+        """Add another process's report."""
+        self.offered += report["offered"]
+        self.lags_ms.extend(array("d", report["lags_ms"]))

@@ -10,7 +10,7 @@ from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.prices import Price
-from tritonclip_bench.repeats import INTERRUPTED, RunLength, another, measure_record
+from tritonclip_bench.repeats import BETWEEN_RUNS, RunLength, another, measure_record
 from tritonclip_bench.report import describe_run
 from tritonclip_client.table import format_table
 
@@ -52,7 +52,7 @@ def measure_curve(
         except (BenchError, KeyboardInterrupt) as error:
             if not curve:
                 raise
-            curve["broken"] = str(error) or INTERRUPTED
+            curve["broken"] = str(error) or BETWEEN_RUNS
             save(curve)
         if curve["broken"]:
             return

@@ -1,8 +1,8 @@
 """Load for a served CLIP over gRPC, for `tritonclip bench` and for plain locust:
 
-    locust -f benchmarks/tritonclip_bench/locustfile.py --headless -u 8 -r 8 -t 30s --scenario mixed
+    locust -f benchmarks/locustfile.py --headless -u 8 -r 8 -t 30s --scenario mixed
 
-`--host` is the server's gRPC address, HOST:PORT.
+`--host` is the server's gRPC address, HOST:PORT. With `--processes`, or `--master` and `--worker`, the master measures.
 """
 
 from __future__ import annotations
@@ -10,176 +10,44 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import secrets
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import gevent
-import grpc
 import grpc.experimental.gevent as grpc_gevent
-from gevent.pool import Group
-from locust import TaskSet, User, constant
 from locust import events as locust_events
 from locust.env import Environment
-from locust.runners import LocalRunner
+from locust.exception import StopTest
+from locust.runners import MasterRunner, WorkerRunner
 
-from tritonclip_bench.arrivals import MAX_IN_FLIGHT, Arrivals, InFlight
+from tritonclip_bench import workload
+from tritonclip_bench.distributed import Worker, WorkersLoad
 from tritonclip_bench.endpoint import connect
-from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable
-from tritonclip_bench.measurement import Measurement
-from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments
+from tritonclip_bench.measurement import Measurement, OwnLoad, Test
+from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments, settle_seed
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.stages import read_counters
-from tritonclip_bench.workload import Workload, prepare
+from tritonclip_bench.users import Traffic, TritonUser, tasks_of
+from tritonclip_bench.window import Window
 from tritonclip_client.errors import ClipError
 from tritonclip_client.options import DEFAULT_ADDRESS
-
-# Before the first channel: a call then waits in gevent's loop and leaves the other users running.
-grpc_gevent.init_gevent()
 
 # Locust's hooks carry no types.
 events: Any = locust_events
 
-# A server that refuses at once must not be hammered at the speed of a loop.
-PAUSE_AFTER_FAILURE_S = 0.1
+# What a user's arrivals are seeded with lies this far apart between processes.
+SEEDS_OF_A_PROCESS = 1_000_003
+# A master that was interrupted too tells its workers what to do; without one they end by themselves.
+WORKER_WAITS_S = 5.0
 
 
-class TritonUser(User):
-    """Sends one request after another over a connection of its own, and checks every answer."""
-
-    abstract = True
-    host = DEFAULT_ADDRESS
-    wait_time = constant(0)
-    workload: ClassVar[Workload]
-    deadline_s: ClassVar[float]
-    # Requests a second of each user; None: it waits for its answer.
-    rate: ClassVar[float | None] = None
-    in_flight: ClassVar[InFlight]
-    seeds: ClassVar[Iterator[int]]
-
-    def on_start(self) -> None:
-        """Open this user's connection."""
-        self.channel, self.stub = connect(self.host)
-        self.sent = Group()
-        if self.rate is not None:
-            self.arrivals = Arrivals(self.rate, next(self.seeds), time.perf_counter())
-
-    def on_stop(self) -> None:
-        """Close it; an open loop's requests without answer were counted by then."""
-        self.sent.kill(block=False)
-        self.channel.close()
-
-    def ask(self, model: str) -> None:
-        """Send a request and wait for its answer; in an open loop wait until it is due, and for no answer."""
-        if self.rate is None:
-            if not self.send(model, time.perf_counter()):
-                gevent.sleep(PAUSE_AFTER_FAILURE_S)
-            return
-        due_s = self.arrivals.next_s()
-        gevent.sleep(max(0.0, due_s - time.perf_counter()))
-        if len(self.in_flight) < MAX_IN_FLIGHT:
-            self.sent.spawn(self._send_due, model, due_s)
-        else:
-            self.in_flight.refuse()
-            # It would have waited for all that wait already.
-            age_s = time.perf_counter() - self.in_flight.oldest_s()
-            failure = WrongAnswerError(f"not sent: {MAX_IN_FLIGHT} requests wait for answers")
-            self._report(model, due_s, age_s, 0, failure, gave_up=True)
-
-    def _send_due(self, model: str, due_s: float) -> None:
-        ticket = self.in_flight.depart(model, due_s)
-        try:
-            self.send(model, due_s)
-        finally:
-            self.in_flight.arrive(ticket)
-
-    def send(self, model: str, due_s: float) -> bool:
-        """Call the entry point `model` once and report the time since `due_s`; returns whether it went well."""
-        call = self.workload.call(model)
-        failure: Exception | None = None
-        size, gave_up = 0, False
-        try:
-            response = self.stub.ModelInfer(call.request, timeout=self.deadline_s)
-            answered_s = time.perf_counter()
-            size = sum(map(len, response.raw_output_contents))
-            self.workload.check(call, response)
-        except grpc.RpcError as error:
-            answered_s = time.perf_counter()
-            failure = WrongAnswerError(f"{error.code().name}: {error.details()}")
-            gave_up = self.rate is not None and error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        except WrongAnswerError as error:
-            failure = error
-        self._report(model, due_s, answered_s - due_s, size, failure, items=call.items, gave_up=gave_up)
-        return failure is None
-
-    def _report(
-        self,
-        model: str,
-        due_s: float,
-        took_s: float,
-        size: int,
-        failure: Exception | None,
-        *,
-        items: int = 0,
-        gave_up: bool = False,
-    ) -> None:
-        self.environment.events.request.fire(
-            request_type="gRPC",
-            name=model,
-            response_time=took_s * 1000,
-            response_length=size,
-            exception=failure,
-            context={"items": items, "gave_up": gave_up},
-            start_time=time.time() - (time.perf_counter() - due_s),
-        )
-
-
-def calls_of(scenario: str) -> list[TaskSet | Callable[..., Any]]:
-    """Locust's tasks for a declared scenario: a call stands in it as often as its weight says."""
-    return [_task(model) for model, weight in SCENARIOS[scenario].weights.items() for _ in range(weight)]
-
-
-def _task(model: str) -> Callable[[TritonUser], None]:
-    def task(user: TritonUser) -> None:
-        user.ask(model)
-
-    task.__name__ = model
-    return task
-
-
-class ImageUser(TritonUser):
-    """Pictures in, embeddings out."""
-
-    tasks = calls_of("image")
-
-
-class TextUser(TritonUser):
-    """Texts in, embeddings out."""
-
-    tasks = calls_of("text")
-
-
-class MixedUser(TritonUser):
-    """Mostly pictures, some texts, a few classifications."""
-
-    tasks = calls_of("mixed")
-
-
-class ClipUser(TritonUser):
-    """Pictures against labels."""
-
-    tasks = calls_of("clip")
-
-
-USERS: dict[str, type[TritonUser]] = {
-    "image": ImageUser,
-    "text": TextUser,
-    "mixed": MixedUser,
-    "clip": ClipUser,
-}
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise BenchError(message)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,37 +56,138 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_measurement_arguments(parser)
 
 
+def _typed(given: argparse.Namespace) -> argparse.Namespace:
+    """Our options of `given` with their types: locust's web interface and its master give some as text.
+
+    Raises:
+        BenchError: a value that the command line would refuse.
+    """
+    parser = _Parser()
+    _add_arguments(parser)
+    words = []
+    for name in vars(parser.parse_args([])):
+        value = getattr(given, name)
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value not in (None, False, ""):
+            words.append(f"{option}={value}")
+    return parser.parse_args(words)
+
+
+class Session:
+    """This process's part in the runs: it prepares each, and measures it unless a master does.
+
+    Args:
+        environment, runner: locust's.
+    """
+
+    def __init__(self, environment: Environment, runner: Any) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._window = Window()
+        self._measurement: Measurement | None = None
+        if isinstance(runner, WorkerRunner):
+            Worker(environment, self._window)
+        else:
+            load = WorkersLoad(environment, self._window) if self._is_master else OwnLoad(self._window)
+            self._measurement = Measurement(environment, self._window, load)
+
+    @property
+    def _is_master(self) -> bool:
+        return isinstance(self._runner, MasterRunner)
+
+    @property
+    def _address(self) -> str:
+        return str(self._environment.host or DEFAULT_ADDRESS)
+
+    def hook_in(self) -> None:
+        """Listen to the runs."""
+        hooks: Any = self._environment.events
+        hooks.test_start.add_listener(self._start)
+        if self._measurement is not None:
+            self._measurement.hook_in()
+        if self._environment.web_ui is None:
+            # Whoever interrupts a terminal's processes interrupts some of them twice, and writing must go on.
+            gevent.signal_handler(signal.SIGINT, self._interrupt)
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is sent.
+
+        Raises:
+            BenchError: an option, a file or the server's limits do not allow it.
+            ServerUnavailableError: nothing ready answers at the address.
+        """
+        given: Any = self._environment.parsed_options
+        if given.user_classes:
+            raise BenchError(
+                f"{', '.join(given.user_classes)} named; choose what to send with --scenario {'|'.join(SCENARIOS)}"
+            )
+        options = _typed(given)
+        for path in (options.results, options.samples):
+            if path is not None:
+                check_writable(path)
+        workload.check(options, self._address)
+
+    def _interrupt(self) -> None:
+        if self._measurement is not None:
+            self._measurement.interrupt()
+        else:
+            gevent.sleep(WORKER_WAITS_S)
+            self._runner.quit()
+
+    def _start(self, **_: Any) -> None:
+        given: Any = self._environment.parsed_options
+        try:
+            if not isinstance(self._runner, WorkerRunner):
+                # Workers get them with the master's options.
+                given.all_users = given.num_users or 1
+                given.all_workers = self._runner.worker_index_max if self._is_master else 1
+                given.seed = settle_seed(_typed(given).seed)
+            self._prepare(_typed(given), given.all_users, given.all_workers)
+        except (BenchError, ClipError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise StopTest(str(error)) from None
+
+    def _prepare(self, options: argparse.Namespace, users: int, workers: int) -> None:
+        if self._environment.web_ui is not None:
+            self.check()
+        if not self._is_master:
+            index = self._runner.worker_index
+            made = workload.prepare(options, self._address, part=(index, workers))
+            self._window.sent = made.describe()
+            rate = None if options.rate is None else options.rate / users
+            seeds = itertools.count(options.seed + index * SEEDS_OF_A_PROCESS)
+            TritonUser.traffic = Traffic(made, float(options.deadline), self._window, rate, seeds)
+            TritonUser.tasks = tasks_of(made.weights)
+        if self._measurement is not None:
+            _, stub = connect(self._address)
+            counters = functools.partial(read_counters, stub)
+            self._measurement.expect(Test(options, self._address, options.rate is not None, counters))
+
+
 def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
-    """Ask the server what it serves, make the workload, and hook the measurement in.
+    """Hook into locust's events, and where a run begins at once, refuse it here if it cannot work.
 
     An exception here would only be logged, so a mistake ends the process with its exit code.
     """
+    # Before the first channel, and after the fork of --processes: a call then waits in gevent's loop and leaves the
+    # other users running.
+    grpc_gevent.init_gevent()
     options: Any = environment.parsed_options
-    try:
-        if options.user_classes:
-            raise BenchError(
-                f"{', '.join(options.user_classes)} named; choose what to send with --scenario {'|'.join(USERS)}"
-            )
-        environment.user_classes = [USERS[options.scenario]]
-        TritonUser.deadline_s = float(options.deadline)
-        TritonUser.workload = prepare(options, environment.host or DEFAULT_ADDRESS)
-        TritonUser.in_flight = InFlight()
-        if options.rate is not None:
-            # Users on other machines or in other processes draw from seeds of their own.
-            TritonUser.seeds = itertools.count(secrets.randbelow(2**31))
-            TritonUser.rate = options.rate / (options.num_users or 1)
-        if options.results is not None:
-            check_writable(options.results)
-        if isinstance(runner, LocalRunner):
-            sent = TritonUser.workload.pictures.describe()
-            _, stub = connect(environment.host or DEFAULT_ADDRESS)
-            counters = functools.partial(read_counters, stub)
-            Measurement(environment, runner, options, sent, TritonUser.in_flight, counters).hook_in()
-        elif options.results is not None:
-            raise BenchError("--results needs all users in one process; leave out --processes and --worker")
-    except (BenchError, ClipError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    for name, value in vars(options).items():
+        # Locust sends the options to its workers, and shows them in its web interface.
+        if isinstance(value, Path):
+            setattr(options, name, str(value))
+    environment.user_classes = [TritonUser]
+    session = Session(environment, runner)
+    session.hook_in()
+    if environment.web_ui is None and not isinstance(runner, WorkerRunner):
+        try:
+            session.check()
+        except (BenchError, ClipError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
 
 
 events.init_command_line_parser.add_listener(_add_arguments)

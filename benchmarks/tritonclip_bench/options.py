@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.scenarios import SCENARIOS, mix, scenario_name
 from tritonclip_client.options import DEFAULT_ADDRESS
 
 DEADLINE_S = 30
@@ -81,7 +81,13 @@ def share(text: str) -> float:
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     """What is sent, how it is cut into requests, and when measuring begins."""
     scenarios = "; ".join(f"{name}: {scenario.help}" for name, scenario in SCENARIOS.items())
-    parser.add_argument("--scenario", choices=tuple(SCENARIOS), default="image", help=scenarios)
+    parser.add_argument("--scenario", type=scenario_name, choices=tuple(SCENARIOS), default="image", help=scenarios)
+    parser.add_argument(
+        "--mix", type=mix, metavar="CALL=WEIGHT,...", help="own weights of `mixed`, such as embed_image=7,classify=1"
+    )
+    parser.add_argument(
+        "--classifier", metavar="NAME", help="what `classify` asks; default: the only classifier of the server"
+    )
     parser.add_argument(
         "--batch-size", type=count("items"), default=1, help="pictures or texts in a request (default 1)"
     )
@@ -131,11 +137,23 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
     parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    add_samples_argument(parser)
+    parser.add_argument(
+        "--processes", type=count("processes"), default=1, help="spread the load generator over processes (1)"
+    )
+
+
+def add_samples_argument(parser: argparse.ArgumentParser) -> None:
+    """Where the raw samples go."""
+    parser.add_argument(
+        "--samples", type=Path, metavar="FILE.csv.gz", help="write every request: when due, model, items, ms, outcome"
+    )
 
 
 def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
     """Only for the locust process: where its results go and when it stops by itself."""
     parser.add_argument("--results", type=Path, metavar="FILE", help="write what was measured as JSON")
+    add_samples_argument(parser)
     parser.add_argument("--measure", type=positive_seconds, metavar="TIME", help="stop when this long was measured")
     parser.add_argument("--progress", action="store_true", help="a line with the current rate now and then")
 

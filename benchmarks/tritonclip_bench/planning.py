@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from datetime import datetime, timezone
 
-from tritonclip_bench.endpoint import ServerInfo, describe
+from tritonclip_bench.endpoint import ServerInfo
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, find_price
-from tritonclip_bench.workload import check_files, check_limits
+from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
+from tritonclip_bench.workload import check
 
 
 def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | None]:
@@ -21,14 +23,15 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         ServerUnavailableError: nothing ready answers at the address.
     """
     price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
-    if args.json is not None:
-        check_writable(args.json)
-    check_files(args)
-    server = describe(args.address)
-    check_limits(args, server)
+    for path in (args.json, args.samples):
+        if path is not None:
+            check_writable(path)
+    if args.processes > args.users:
+        raise BenchError(f"--processes {args.processes}; each needs a user of --users {args.users}; give fewer")
+    server, classifier = check(args, args.address)
     plan = LoadPlan(
         address=args.address,
-        scenario=args.scenario,
+        scenario="mixed" if args.mix else args.scenario,
         users=args.users,
         duration_s=args.duration,
         warmup_s=args.warmup,
@@ -40,5 +43,9 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        mix=args.mix,
+        classifier=classifier.removeprefix(CLASSIFIER_PREFIX) or None,
+        processes=args.processes,
+        samples=args.samples,
     )
     return plan, server, price

@@ -9,14 +9,16 @@ from typing import Any
 
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.loadrun import LoadPlan, run_load
+from tritonclip_bench.loadrun import INTERRUPTED, LoadPlan, run_load, was_interrupted
 from tritonclip_bench.prices import Price
 from tritonclip_bench.report import make_report
 from tritonclip_bench.spread import Spread, spread, whole_runs
+from tritonclip_client.main import EXIT_INTERRUPTED
 
 # Runs begin more texts apart than a run sends, so that the response cache knows no text of a run from an earlier one.
 SEED_STEP = 1_000_003
-INTERRUPTED = "interrupted (Ctrl-C)"
+# Why a series of runs is broken where a run that had measured nothing was interrupted.
+BETWEEN_RUNS = f"{INTERRUPTED} between two runs"
 
 Results = dict[str, Any]
 
@@ -88,7 +90,7 @@ def repeat(measure: Callable[[int], Results], length: RunLength, after: Callable
         except (BenchError, KeyboardInterrupt) as error:
             if not runs.results:
                 raise
-            runs.broken = str(error) or INTERRUPTED
+            runs.broken = str(error) or BETWEEN_RUNS
         after(runs)
         if runs.broken or length.is_enough(runs.throughput()):
             return runs
@@ -147,6 +149,13 @@ def is_good(record: Mapping[str, Any]) -> bool:
     """Whether every run of a load record went to its end and no request failed."""
     totals = [results["total"] for results in record["repeats"]]
     return record["broken"] is None and all(total["requests"] and not total["failures"] for total in totals)
+
+
+def exit_status(broken: str | None, is_well: bool) -> int:
+    """A command's: 0 where all is well, 130 where somebody ended it, else 1."""
+    if was_interrupted(broken):
+        return EXIT_INTERRUPTED
+    return 0 if is_well and not broken else 1
 
 
 def _news(runs: Runs) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from tritonclip_bench.captions import read_texts, text_stream
+from tritonclip_bench.classifiers import choose_classifier
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.pictures import Pictures, load_pictures, read_pictures
-from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.scenarios import SCENARIOS, traffic
 
 Floats = NDArray[np.float32]
 
 # float32 rounding of a norm over a thousand values is far below; a missing normalisation far above.
 NORM_TOLERANCE = 1e-3
+# Outputs that are of other types, and checked elsewhere or of no interest.
+NO_FLOATS = frozenset({"truncated", "labels", "class_indices"})
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Workload:
         batch_size: pictures or texts in a call.
         labels: texts in a call of `clip`.
         embedding_dim: values in an embedding of the served model.
+        weights: how often each call is made, relative to the others.
+        classifier: the model that `classify` calls.
     """
 
     def __init__(
@@ -65,18 +70,31 @@ class Workload:
         batch_size: int,
         labels: int,
         embedding_dim: int,
+        weights: Mapping[str, int] = SCENARIOS["image"].weights,
+        classifier: str = "",
     ) -> None:
         self.pictures = pictures
+        self.weights = weights
+        self._classifier = classifier
         self._encoded = itertools.cycle(pictures.encoded)
         self._texts = texts
         self._batch_size = batch_size
         self._labels = labels
         self._dim = embedding_dim
-        self._makers = {"embed_image": self._embed_image, "embed_text": self._embed_text, "clip": self._clip}
+        self._makers = {
+            "embed_image": self._embed_image,
+            "embed_text": self._embed_text,
+            "clip": self._clip,
+            "classify": self._classify,
+        }
 
-    def call(self, model: str) -> Call:
-        """The next call of the entry point `model`."""
-        return self._makers[model]()
+    def call(self, name: str) -> Call:
+        """The next call, `name` of `scenarios.CALLS`."""
+        return self._makers[name]()
+
+    def describe(self) -> dict[str, object]:
+        """What is sent, for the report."""
+        return {"pictures": self.pictures.describe()}
 
     def check(self, call: Call, response: service_pb2.ModelInferResponse) -> None:
         """Raise WrongAnswerError unless `response` has the promised shapes, and unit-length embeddings."""
@@ -85,6 +103,9 @@ class Workload:
             _check_probabilities(outputs, (call.pictures, call.texts))
             _check_embeddings(outputs, "image_features", (call.pictures, self._dim))
             _check_embeddings(outputs, "text_features", (call.texts, self._dim))
+        elif call.model == self._classifier:
+            _check_labels(response, call.pictures)
+            _check_probabilities(outputs, outputs["probabilities"].shape)
         else:
             _check_embeddings(outputs, "embedding", (call.items, self._dim))
 
@@ -101,35 +122,64 @@ class Workload:
         texts = self._next_texts(self._labels)
         return Call("clip", _request("clip", image=pictures, text=texts), len(pictures), len(texts))
 
+    def _classify(self) -> Call:
+        pictures = list(itertools.islice(self._encoded, self._batch_size))
+        return Call(self._classifier, _request(self._classifier, image=pictures), pictures=len(pictures))
+
     def _next_texts(self, count: int) -> list[bytes]:
         return [text.encode() for text in itertools.islice(self._texts, count)]
 
 
-def prepare(options: Namespace, address: str) -> Workload:
+def prepare(options: Namespace, address: str, part: tuple[int, int] = (0, 1)) -> Workload:
     """The workload that `options` (of `add_workload_arguments`) describe, for the server at `address`.
+
+    Args:
+        part: this process's number, from 0, and how many there are: each sends texts of its own.
 
     Raises:
         ServerUnavailableError: nothing ready answers there.
         BenchError: an option that cannot be honored, or a batch that the server would refuse.
     """
-    server = describe(address)
-    check_limits(options, server)
+    server, classifier = check(options, address)
     texts = read_texts(options.texts) if options.texts else None
+    stream = text_stream(texts, seed=settle_seed(options.seed), repeat=options.repeat_texts)
+    index, parts = part
     return Workload(
         load_pictures(options.pictures),
-        text_stream(texts, seed=settle_seed(options.seed), repeat=options.repeat_texts),
+        itertools.islice(stream, index, None, parts),
         batch_size=options.batch_size,
         labels=options.labels,
         embedding_dim=server.spec.embedding_dim,
+        weights=traffic(options).weights,
+        classifier=classifier,
     )
 
 
+def check(options: Namespace, address: str) -> tuple[ServerInfo, str]:
+    """Refuse what cannot work before anything is sent; returns the server, and the model that `classify` calls.
+
+    Raises:
+        ServerUnavailableError: nothing ready answers there.
+        BenchError: with what is wrong.
+    """
+    check_files(options)
+    server = describe(address)
+    check_limits(options, server)
+    if "classify" not in traffic(options).weights:
+        return server, ""
+    model, limit = choose_classifier(address, options.classifier)
+    _check_limit("--batch-size", options.batch_size, model, limit)
+    return server, model
+
+
 def check_files(options: Namespace) -> None:
-    """Refuse `--pictures` and `--texts` that cannot be read, before anything is started.
+    """Refuse options that exclude each other, and `--pictures` and `--texts` that cannot be read.
 
     Raises:
         BenchError: with what is wrong.
     """
+    if options.mix is not None and options.scenario not in ("image", "mixed"):
+        raise BenchError(f"--mix and --scenario {options.scenario} given; --mix is a scenario of its own: give one")
     if options.pictures is not None:
         read_pictures(options.pictures)
     if options.texts is not None:
@@ -142,16 +192,15 @@ def check_limits(options: Namespace, server: ServerInfo) -> None:
     Raises:
         BenchError: with the limit.
     """
-    calls = SCENARIOS[options.scenario].weights
+    calls = traffic(options).weights
     # `clip` has no batch axis of its own: its pictures and its labels go through the limits of the towers.
-    for name in sorted({"embed_image" if call == "clip" else call for call in calls}):
-        _check_limit("--batch-size", options.batch_size, name, server)
+    for name in sorted({"embed_text" if call == "embed_text" else "embed_image" for call in calls}):
+        _check_limit("--batch-size", options.batch_size, name, server.max_batch_size[name])
     if "clip" in calls:
-        _check_limit("--labels", options.labels, "embed_text", server)
+        _check_limit("--labels", options.labels, "embed_text", server.max_batch_size["embed_text"])
 
 
-def _check_limit(option: str, given: int, model: str, server: ServerInfo) -> None:
-    limit = server.max_batch_size[model]
+def _check_limit(option: str, given: int, model: str, limit: int) -> None:
     if given > limit:
         raise BenchError(
             f"{option} {given}; {model} on this server takes 1 to {limit} in a request; give a smaller number"
@@ -171,7 +220,7 @@ def _request(model: str, **tensors: Sequence[bytes]) -> service_pb2.ModelInferRe
 def _outputs(response: service_pb2.ModelInferResponse) -> dict[str, Floats]:
     outputs = {}
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if tensor.name == "truncated":
+        if tensor.name in NO_FLOATS:
             continue
         if tensor.datatype != "FP32":
             raise WrongAnswerError(f"{tensor.name} is {tensor.datatype}, not FP32")
@@ -199,3 +248,13 @@ def _check_probabilities(outputs: dict[str, Floats], shape: tuple[int, ...]) -> 
     probabilities = _tensor(outputs, "probabilities", shape)
     if probabilities.min() < 0 or probabilities.max() > 1:
         raise WrongAnswerError("probabilities are outside 0 to 1")
+
+
+def _check_labels(response: service_pb2.ModelInferResponse, pictures: int) -> None:
+    """Labels [N, k] of k of at least one, for each of N pictures."""
+    shapes = {tensor.name: list(tensor.shape) for tensor in response.outputs}
+    for name in ("labels", "probabilities"):
+        if name not in shapes:
+            raise WrongAnswerError(f"no {name} in the answer")
+    if shapes["labels"] != shapes["probabilities"] or shapes["labels"][:1] != [pictures] or 0 in shapes["labels"]:
+        raise WrongAnswerError(f"labels have the shape {shapes['labels']} for {pictures} pictures")

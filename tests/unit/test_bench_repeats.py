@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +22,7 @@ from tritonclip_bench.errors import BenchError, LoadError
 from tritonclip_bench.files import saving
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
-from tritonclip_bench.repeats import INTERRUPTED, RunLength, another, is_good, measure_record
+from tritonclip_bench.repeats import BETWEEN_RUNS, RunLength, another, exit_status, is_good, measure_record
 from tritonclip_bench.report import render as render_report
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec
@@ -130,7 +133,7 @@ def test_every_run_sends_texts_of_its_own(plant) -> None:
 @pytest.mark.parametrize(
     ("trouble", "reason", "kept"),
     [
-        (KeyboardInterrupt(), INTERRUPTED, 2),
+        (KeyboardInterrupt(), BETWEEN_RUNS, 2),
         (LoadError("the load generator ended"), "the load generator ended", 2),
         (results(3, broken="the server died"), "the server died", 3),
     ],
@@ -144,8 +147,9 @@ def test_what_was_measured_is_kept_when_a_run_breaks(plant, trouble, reason, kep
     assert (record["spread"]["items_per_s"]["n"], record["spread"]["items_per_s"]["mean"]) == (2, 101)
     assert record["results"]["total"]["items_per_s"] == 100
     assert saved[-1] == record
-    assert f"broken: {reason}" in render_report(record)
+    assert render_report(record).count(reason) == 1
     assert not is_good(record)
+    assert exit_status(record["broken"], False) == (130 if isinstance(trouble, KeyboardInterrupt) else 1)
 
 
 def test_the_first_run_has_nothing_to_keep(plant) -> None:
@@ -220,15 +224,15 @@ def test_a_curve_has_one_record_a_step(plant, tmp_path: Path) -> None:
     assert "± 12.6%" in rows[2]
 
 
-@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), results(1, broken=INTERRUPTED)])
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), results(1, broken=BETWEEN_RUNS)])
 def test_a_curve_that_breaks_keeps_its_steps(plant, tmp_path: Path, trouble) -> None:
     plant(100, trouble, AssertionError("one too many"))
     path = tmp_path / "curve.json"
     curve = curve_of(1, 2, 4, length=RunLength(), path=path)
-    assert curve["broken"] == INTERRUPTED
+    assert curve["broken"] == BETWEEN_RUNS
     assert curve["records"][0]["results"]["total"]["items_per_s"] == 100
     assert json.loads(path.read_text()) == curve
-    assert f"broken: {INTERRUPTED}" in render(curve)
+    assert f"broken: {BETWEEN_RUNS}" in render(curve)
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +244,8 @@ def address() -> Iterator[str]:
 SHORT = ("--scenario", "text", "--warmup", "0s", "--duration", "1s")
 
 
-def test_the_commands_on_a_server(address: str, tmp_path: Path, capsys) -> None:
-    result, curve = tmp_path / "result.json", tmp_path / "curve.json"
+def test_the_command_repeats_on_a_server(address: str, tmp_path: Path, capsys) -> None:
+    result = tmp_path / "result.json"
     line = ["bench", "--address", address, *SHORT, "--users", "2", "--runs", "2", "--label", "x", "--json", str(result)]
     assert main(line) == 0
     captured = capsys.readouterr()
@@ -249,11 +253,42 @@ def test_the_commands_on_a_server(address: str, tmp_path: Path, capsys) -> None:
     assert "run 2: " in captured.err
     record = json.loads(result.read_text())
     assert (record["label"], record["spread"]["items_per_s"]["n"], len(record["repeats"])) == ("x", 2, 2)
-    line = ["bench", "curve", "--address", address, *SHORT, "--users", "1", "--rates", "20", "--json", str(curve)]
-    assert main(line) == 0
-    assert [row.split("  ")[0] for row in capsys.readouterr().out.splitlines()[2:4]] == ["1 user", "20 requests/s"]
-    steps = json.loads(curve.read_text())["records"]
-    assert [(step["plan"]["users"], step["plan"]["rate"]) for step in steps] == [(1, None), (16, 20.0)]
+
+
+@pytest.mark.slow
+def test_a_curve_of_a_server(address: str, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "curve.json"
+    line = ["bench", "curve", "--address", address, *SHORT, "--users", "2,1", "--rates", "20", "--json", str(path)]
+    assert main([*line, "--processes", "2"]) == 0
+    rows = [row.split("  ")[0] for row in capsys.readouterr().out.splitlines()[2:5]]
+    assert rows == ["1 user", "2 users", "20 requests/s"]
+    steps = [step["plan"] for step in json.loads(path.read_text())["records"]]
+    assert [(step["users"], step["rate"], step["processes"]) for step in steps] == [
+        (1, None, 1),
+        (2, None, 2),
+        (16, 20.0, 2),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--runs", "5"], ["curve", "--users", "1,2,3"], ["slo", "--p99-ms", "500"]])
+def test_an_interruption_keeps_what_was_measured(address: str, tmp_path: Path, words: list[str]) -> None:
+    path = tmp_path / "result.json"
+    line = [sys.executable, "-m", "tritonclip_client.main", "bench", *words, "--address", address, *SHORT]
+    with subprocess.Popen(
+        [*line, "--json", str(path)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
+        for news in run.stderr:
+            if news.startswith(("  run 1", "step 2")) or "sustained" in news:
+                break
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert "broken: interrupted" in out
+    assert "Traceback" not in err
+    record = json.loads(path.read_text())
+    assert record["broken"].startswith("interrupted")
+    assert len(record.get("repeats") or record.get("records") or record["trials"]) >= 1
 
 
 @pytest.mark.parametrize("words", [["--users", "1,0"], ["--users", "1,,2"], ["--rates", "5,-1"]])

@@ -29,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and report; 1 when a request failed or a run broke, else 0."""
+    """Measure and report; 1 when a request failed or a run broke, 130 when it was interrupted, else 0."""
     if args.benchmark is not None:
         status: int = BENCHMARKS[args.benchmark].run(args)
         return status
 
     from tritonclip_bench.files import saving
     from tritonclip_bench.planning import prepare
-    from tritonclip_bench.repeats import is_good, measure_record
+    from tritonclip_bench.repeats import exit_status, is_good, measure_record
     from tritonclip_bench.report import render
 
     length = run_length(args)
@@ -44,4 +44,4 @@ def run(args: argparse.Namespace) -> int:
     progress = args.progress or sys.stderr.isatty()
     record = measure_record(plan, server, price, length, label=args.label, progress=progress, save=saving(args.json))
     print(render(record))
-    return 0 if is_good(record) else 1
+    return exit_status(record["broken"], is_good(record))

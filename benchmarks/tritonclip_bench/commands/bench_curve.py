@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure every step and report; 1 when a request failed or a run broke, else 0."""
+    """Measure every step and report; 1 when a request failed or a step broke, 130 when it was interrupted, else 0."""
     from tritonclip_bench.curve import measure_curve, render
     from tritonclip_bench.files import saving
     from tritonclip_bench.planning import prepare
-    from tritonclip_bench.repeats import is_good
+    from tritonclip_bench.repeats import exit_status, is_good
 
     length = run_length(args)
     users = args.users or ([] if args.rates else list(USERS))
@@ -49,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     # One step's; the steps follow from it.
     args.users, args.rate = max([*users, *([args.connections] if rates else [])]), None
     plan, server, price = prepare(args)
-    plans = [replace(plan, users=number) for number in users]
-    plans += [replace(plan, users=args.connections, rate=rate) for rate in rates]
+    plans = [replace(plan, users=number, processes=min(plan.processes, number)) for number in users]
+    open_loop = replace(plan, users=args.connections, processes=min(plan.processes, args.connections))
+    plans += [replace(open_loop, rate=rate) for rate in rates]
     curve: dict[str, Any] = {}
     try:
         measure_curve(plans, server, price, length, curve, label=args.label, save=saving(args.json))
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         # After Ctrl-C, or a server that died, the steps so far.
         if curve:
             print(render(curve))
-    return 0 if curve["broken"] is None and all(map(is_good, curve["records"])) else 1
+    return exit_status(curve["broken"], all(map(is_good, curve["records"])))
 
 
 def _several(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:

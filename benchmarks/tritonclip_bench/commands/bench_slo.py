@@ -39,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search and report; 1 where no rate meets the objective or the search broke, else 0."""
+    """Search and report; 1 where no rate meets the objective or the search broke, 130 after Ctrl-C, else 0."""
     from tritonclip_bench.files import saving
     from tritonclip_bench.planning import prepare
+    from tritonclip_bench.repeats import exit_status
     from tritonclip_bench.slo import Objective, Search
 
     # It is what is looked for.
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     _search(plan, server, price, found, record, saving(args.json))
     if found.trials:
         print(_render(found, record["cost"]))
-    return 0 if found.sustained() and not found.broken else 1
+    return exit_status(found.broken, found.sustained() is not None)
 
 
 def _search(
@@ -69,13 +70,15 @@ def _search(
         BenchError, KeyboardInterrupt: the very first run gave nothing.
     """
     from tritonclip_bench.errors import BenchError, LoadError
-    from tritonclip_bench.loadrun import run_load
-    from tritonclip_bench.repeats import INTERRUPTED
+    from tritonclip_bench.loadrun import run_load, was_interrupted
+    from tritonclip_bench.repeats import BETWEEN_RUNS
     from tritonclip_bench.report import cost, describe_run
     from tritonclip_bench.scenarios import SCENARIOS
     from tritonclip_bench.slo import search
 
-    alone = run_load(replace(plan, users=1), progress=False)
+    alone = run_load(replace(plan, users=1, processes=1), progress=False)
+    if was_interrupted(alone.get("broken")):
+        raise KeyboardInterrupt
     if alone.get("broken"):
         raise LoadError(f"the run of a single caller broke: {alone['broken']}; nothing was searched")
 
@@ -107,7 +110,7 @@ def _search(
             if found.broken:
                 return
     except (BenchError, KeyboardInterrupt) as error:
-        found.broken = str(error) or INTERRUPTED
+        found.broken = str(error) or BETWEEN_RUNS
         note()
 
 
