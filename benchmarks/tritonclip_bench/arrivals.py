@@ -38,6 +38,13 @@ class Arrivals:
         self._due_s += self._random.expovariate(self._rate)
         return self._due_s
 
+    def is_kept(self, share: float) -> bool:
+        """Whether the request that is due now is sent, where only a `share` of them, 0 to 1, is.
+
+        Thinning makes a Poisson process whose rate changes from one with the highest rate (Lewis and Shedler, 1979).
+        """
+        return share >= 1 or self._random.random() < share
+
 
 @dataclass
 class InFlight:

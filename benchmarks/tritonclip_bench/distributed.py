@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 from locust.env import Environment
+from locust.runners import WORKER_REPORT_INTERVAL
 
 from tritonclip_bench.window import Window
 
@@ -20,6 +21,9 @@ POLL_S = 0.05
 
 class WorkersLoad:
     """The users of all workers, as the master sees them (`measurement.Load`)."""
+
+    # As often as locust's workers report.
+    news_s = WORKER_REPORT_INTERVAL
 
     def __init__(self, environment: Environment, window: Window) -> None:
         # Locust's runners and hooks carry no types.

@@ -42,9 +42,12 @@ class LoadPlan:
         labels: texts in a request of `clip`.
         seed: where the unique texts start.
         repeat_texts: let the server's response cache answer.
-        pictures: a folder, or None for drawn ones.
-        texts: a file, or None for captions.
+        pictures: a folder, or None for those of `picture_set`.
+        texts: a file, or None for those of `text_lengths`.
         rate: requests a second of an open loop; None for a closed one.
+        picture_set: a name in `PICTURE_SETS`; None for the default.
+        text_lengths: a name in `TEXT_LENGTHS`; None for captions.
+        shape: how the load changes, as `shapes.parse_shape` reads it; None: it does not.
         mix: own weights of the calls, as `scenarios.parse_mix` reads them.
         classifier: the name of the one that `classify` asks; None for the only one.
         processes: that the load generator is spread over.
@@ -64,6 +67,9 @@ class LoadPlan:
     pictures: Path | None = None
     texts: Path | None = None
     rate: float | None = None
+    picture_set: str | None = None
+    text_lengths: str | None = None
+    shape: str | None = None
     mix: str | None = None
     classifier: str | None = None
     processes: int = 1
@@ -85,6 +91,9 @@ class LoadPlan:
             "--pictures": self.pictures,
             "--texts": self.texts,
             "--rate": self.rate,
+            "--picture-set": self.picture_set,
+            "--text-lengths": self.text_lengths,
+            "--shape": self.shape,
             "--mix": self.mix,
             "--classifier": self.classifier,
         }

@@ -30,6 +30,7 @@ from tritonclip_bench.files import check_writable
 from tritonclip_bench.measurement import Measurement, OwnLoad, Test
 from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments, settle_seed
 from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.shapes import parse_shape
 from tritonclip_bench.stages import read_counters
 from tritonclip_bench.users import Traffic, TritonUser, tasks_of
 from tritonclip_bench.window import Window
@@ -50,7 +51,18 @@ class _Parser(argparse.ArgumentParser):
         raise BenchError(message)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+class _AsText:
+    """Declares options to locust's parser; paths as text, because locust sends and shows what it parsed."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+
+    def add_argument(self, *names: str, **settings: Any) -> None:
+        """As argparse's."""
+        self._parser.add_argument(*names, **{**settings, "type": str} if settings.get("type") is Path else settings)
+
+
+def _add_arguments(parser: Any) -> None:
     add_workload_arguments(parser)
     add_rate_argument(parser)
     add_measurement_arguments(parser)
@@ -70,7 +82,7 @@ def _typed(given: argparse.Namespace) -> argparse.Namespace:
         option = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(option)
-        elif value not in (None, False, ""):
+        elif value is not None and value is not False and value != "":
             words.append(f"{option}={value}")
     return parser.parse_args(words)
 
@@ -124,10 +136,28 @@ class Session:
                 f"{', '.join(given.user_classes)} named; choose what to send with --scenario {'|'.join(SCENARIOS)}"
             )
         options = _typed(given)
+        self._duration_s(options)
         for path in (options.results, options.samples):
             if path is not None:
                 check_writable(path)
-        workload.check(options, self._address)
+        if self._is_master:
+            workload.check(options, self._address)
+        else:
+            # The pictures are kept, so that drawing them takes nothing of the run's time.
+            workload.prepare(options, self._address)
+
+    def _duration_s(self, options: argparse.Namespace) -> float:
+        """How long the window will be, as far as that is known; 0 where it is not.
+
+        Raises:
+            BenchError: a load shape needs to know it.
+        """
+        given: Any = self._environment.parsed_options
+        run_s = getattr(given, "all_run_s", None) or given.run_time
+        measured_s = float(options.measure or (run_s - options.warmup if run_s else 0))
+        if options.shape and measured_s <= 0:
+            raise BenchError("--shape changes the load over the measured time; give it with --measure TIME")
+        return measured_s
 
     def _interrupt(self) -> None:
         if self._measurement is not None:
@@ -142,6 +172,7 @@ class Session:
             if not isinstance(self._runner, WorkerRunner):
                 # Workers get them with the master's options.
                 given.all_users = given.num_users or 1
+                given.all_run_s = given.run_time
                 given.all_workers = self._runner.worker_index_max if self._is_master else 1
                 given.seed = settle_seed(_typed(given).seed)
             self._prepare(_typed(given), given.all_users, given.all_workers)
@@ -152,18 +183,29 @@ class Session:
     def _prepare(self, options: argparse.Namespace, users: int, workers: int) -> None:
         if self._environment.web_ui is not None:
             self.check()
+        shape = options.shape and parse_shape(options.shape)
+        if shape and not shape.is_open_loop and users < shape.peak:
+            raise BenchError(f"{users} users and --shape {options.shape}; give as many users as it goes up to")
+        rate = shape.peak if shape and shape.is_open_loop else options.rate
         if not self._is_master:
             index = self._runner.worker_index
             made = workload.prepare(options, self._address, part=(index, workers))
             self._window.sent = made.describe()
-            rate = None if options.rate is None else options.rate / users
-            seeds = itertools.count(options.seed + index * SEEDS_OF_A_PROCESS)
-            TritonUser.traffic = Traffic(made, float(options.deadline), self._window, rate, seeds)
+            TritonUser.traffic = Traffic(
+                made,
+                float(options.deadline),
+                self._window,
+                rate=None if rate is None else rate / users,
+                seeds=itertools.count(options.seed + index * SEEDS_OF_A_PROCESS),
+                numbers=itertools.count(index, workers),
+                shape=shape,
+                duration_s=self._duration_s(options),
+            )
             TritonUser.tasks = tasks_of(made.weights)
         if self._measurement is not None:
             _, stub = connect(self._address)
             counters = functools.partial(read_counters, stub)
-            self._measurement.expect(Test(options, self._address, options.rate is not None, counters))
+            self._measurement.expect(Test(options, self._address, rate is not None, counters))
 
 
 def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
@@ -174,11 +216,8 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
     # Before the first channel, and after the fork of --processes: a call then waits in gevent's loop and leaves the
     # other users running.
     grpc_gevent.init_gevent()
-    options: Any = environment.parsed_options
-    for name, value in vars(options).items():
-        # Locust sends the options to its workers, and shows them in its web interface.
-        if isinstance(value, Path):
-            setattr(options, name, str(value))
+    # A run that cannot begin says so itself.
+    gevent.get_hub().NOT_ERROR += (StopTest,)
     environment.user_classes = [TritonUser]
     session = Session(environment, runner)
     session.hook_in()
@@ -190,5 +229,5 @@ def _set_up(environment: Environment, runner: Any, **_: Any) -> None:
             sys.exit(error.exit_code)
 
 
-events.init_command_line_parser.add_listener(_add_arguments)
+events.init_command_line_parser.add_listener(lambda parser: _add_arguments(_AsText(parser)))
 events.init.add_listener(_set_up)

@@ -19,12 +19,17 @@ from tritonclip_bench.stages import Counters, stages
 from tritonclip_bench.watch import PATIENCE_S, is_live
 from tritonclip_bench.window import Window
 
-PROGRESS_EVERY_S = 2.0
 WATCH_EVERY_S = 0.5
 
 
 class Load(Protocol):
-    """Where the users run: in this process, or in workers."""
+    """Where the users run: in this process, or in workers.
+
+    Attributes:
+        news_s: a line with the current rate comes that often.
+    """
+
+    news_s: float
 
     def wait_until_running(self) -> None:
         """Return when all users run."""
@@ -38,6 +43,8 @@ class Load(Protocol):
 
 class OwnLoad:
     """The users of this process."""
+
+    news_s = 2.0
 
     def __init__(self, window: Window) -> None:
         self._window = window
@@ -198,14 +205,14 @@ class Measurement:
         self._pending.clear()
 
     def _show_progress(self) -> None:
-        gevent.sleep(PROGRESS_EVERY_S)
+        gevent.sleep(self._load.news_s)
         before_s, before = 0.0, 0
         while self._window.recorder.recording:
             elapsed_s, items, failures = self._window.recorder.progress()
             rate = (items - before) / (elapsed_s - before_s)
             self._say(f"{elapsed_s:4.0f} s measured: {rate:8.1f} items/s, {failures} failures")
             before_s, before = elapsed_s, items
-            gevent.sleep(PROGRESS_EVERY_S)
+            gevent.sleep(self._load.news_s)
 
     def _say(self, line: str) -> None:
         if self._test is not None and self._test.options.progress:

@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from tritonclip_bench.captions import TEXT_LENGTHS
+from tritonclip_bench.picture_sets import PICTURE_SETS
 from tritonclip_bench.scenarios import SCENARIOS, mix, scenario_name
 from tritonclip_client.options import DEFAULT_ADDRESS
 
@@ -92,10 +94,7 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=count("items"), default=1, help="pictures or texts in a request (default 1)"
     )
     parser.add_argument("--labels", type=count("labels"), default=10, help="texts in a request of `clip`")
-    parser.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="send the pictures of this folder; default: drawn JPEGs"
-    )
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="send the lines of this file; default: captions")
+    _add_source_arguments(parser)
     parser.add_argument(
         "--repeat-texts",
         action="store_true",
@@ -119,8 +118,27 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which pictures and texts."""
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="send the pictures of this folder; default: drawn JPEGs"
+    )
+    sets = "; ".join(f"{name}: {declared.help}" for name, declared in PICTURE_SETS.items())
+    parser.add_argument("--picture-set", choices=tuple(PICTURE_SETS), help=f"JPEGs to draw (default photos). {sets}")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="send the lines of this file; default: captions")
+    parser.add_argument(
+        "--text-lengths",
+        choices=tuple(TEXT_LENGTHS),
+        help="texts to make: captions of 10 to 14 tokens (default), short: queries of 1 to 4 words, long: half of the "
+        "context to beyond it, mixed: 5, 4 and 1 of ten",
+    )
+
+
 def add_rate_argument(parser: argparse.ArgumentParser) -> None:
-    """An open loop in place of the closed one."""
+    """An open loop in place of the closed one, and loads that change."""
+    # It takes its numbers as the options here do.
+    from tritonclip_bench.shapes import FORMS, shape
+
     parser.add_argument(
         "--rate",
         type=positive_number,
@@ -128,6 +146,7 @@ def add_rate_argument(parser: argparse.ArgumentParser) -> None:
         help="open loop: R requests a second arrive at random, answered or not, on the connections of --users; a "
         "request's time counts from when it was due. Default: every user waits for its answer",
     )
+    parser.add_argument("--shape", type=shape, help=f"a load that changes over the measured time: {FORMS}")
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:

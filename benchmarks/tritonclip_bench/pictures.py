@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +16,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tritonclip_bench.errors import BenchError
+from tritonclip_bench.picture_sets import DEFAULT_SET, PICTURE_SETS, PictureSet
 
-SIZES = ((640, 480), (1024, 768))  # width, height in pixels
-PER_SIZE = 16
 JPEG_QUALITY = 90
+# Of a folder's sizes, that many stand in a result.
+MOST_SIZES = 20
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 # Octaves of noise whose amplitude falls with the frequency, as in photos; the last is the sensor's.
 OCTAVES = (2, 4, 8, 16, 32, 64, 128)
 CONTRAST = 70.0
 SENSOR_NOISE = 4.0
+# Wider pictures are drawn at this width and enlarged, and their sensor's noise is a tile in many places: drawn in full,
+# twelve megapixels would take seconds.
+FULL_WIDTH = 1024
+NOISE_TILE = 512
 
 
 @dataclass(frozen=True)
@@ -37,14 +46,27 @@ class Pictures:
     source: str
 
     def describe(self) -> dict[str, object]:
-        """Source, number and mean size in bytes, for the report."""
-        mean = sum(map(len, self.encoded)) / len(self.encoded)
-        return {"source": self.source, "count": len(self.encoded), "mean_bytes": round(mean)}
+        """For the report: source, number, bytes, and megapixels and sizes of what can be read as a picture."""
+        sizes = [size for size in map(_size, self.encoded) if size is not None]
+        count = len(self.encoded)
+        return {
+            "source": self.source,
+            "count": count,
+            "mean_bytes": round(sum(map(len, self.encoded)) / count) if count else 0,
+            "mean_megapixels": sum(width * height for width, height in sizes) / len(sizes) / 1e6 if sizes else 0.0,
+            "bytes": _spread([float(len(encoded)) for encoded in self.encoded]),
+            "megapixels": _spread([width * height / 1e6 for width, height in sizes]),
+            "sizes": {f"{width}x{height}": n for (width, height), n in Counter(sizes).most_common(MOST_SIZES)},
+            "unreadable": count - len(sizes),
+        }
 
 
-def load_pictures(folder: Path | None) -> Pictures:
-    """The files of `folder`, or drawn pictures where none is given."""
-    return draw_pictures() if folder is None else read_pictures(folder)
+NO_PICTURES = Pictures((), "none: only texts are sent")
+
+
+def load_pictures(folder: Path | None, name: str | None = None) -> Pictures:
+    """The files of `folder`, or where none is given the pictures of the set `name`, drawn."""
+    return draw_set(name or DEFAULT_SET) if folder is None else read_pictures(folder)
 
 
 def read_pictures(folder: Path) -> Pictures:
@@ -62,21 +84,73 @@ def read_pictures(folder: Path) -> Pictures:
     return Pictures(tuple(path.read_bytes() for path in paths), "files of a folder")
 
 
-def draw_pictures(sizes: Sequence[tuple[int, int]] = SIZES, per_size: int = PER_SIZE, seed: int = 0) -> Pictures:
+@functools.lru_cache(maxsize=1)
+def draw_set(name: str, seed: int = 0) -> Pictures:
+    """Draw the set `name` of PICTURE_SETS; equal seeds draw equal pixels."""
+    declared = PICTURE_SETS[name]
+    sizes = list(zip(_places(declared), itertools.cycle(declared.qualities), strict=False))
+    return Pictures(_draw(sizes, seed), f"drawn JPEGs, set {name} ({declared.help}), seed {seed}")
+
+
+def draw_pictures(sizes: Sequence[tuple[int, int]], per_size: int, seed: int = 0) -> Pictures:
     """Draw `per_size` JPEGs of each (width, height); equal seeds draw equal pixels."""
-    random = np.random.default_rng(seed)
-    encoded = tuple(_jpeg(_photo(random, *size)) for _ in range(per_size) for size in sizes)
     names = ", ".join(f"{width}x{height}" for width, height in sizes)
+    encoded = _draw([(size, JPEG_QUALITY) for _ in range(per_size) for size in sizes], seed)
     return Pictures(encoded, f"drawn JPEGs, {names}, quality {JPEG_QUALITY}, seed {seed}")
+
+
+def _places(declared: PictureSet) -> list[tuple[int, int]]:
+    """The (width, height) of every picture of a set: each next one of the size that is furthest behind its share."""
+    shares = np.array([size.weight for size in declared.sizes], np.float64)
+    shares /= shares.sum()
+    behind = np.zeros(len(shares))
+    places = []
+    for place in range(declared.count):
+        behind += shares
+        chosen = int(np.argmax(behind.round(9)))
+        behind[chosen] -= 1
+        size = declared.sizes[chosen]
+        upright = declared.turned and place % declared.turned == 0
+        places.append((size.height, size.width) if upright else (size.width, size.height))
+    return places
+
+
+def _draw(sizes: Sequence[tuple[tuple[int, int], int]], seed: int) -> tuple[bytes, ...]:
+    """A JPEG of each ((width, height), quality)."""
+    random = np.random.default_rng(seed)
+    encoded = []
+    for (width, height), quality in sizes:
+        encoded.append(_jpeg(_photo(random, width, height), quality))
+        # Under gevent others get their turn, such as what tells locust's master that this worker lives.
+        time.sleep(0.001)
+    return tuple(encoded)
 
 
 def _photo(random: np.random.Generator, width: int, height: int) -> Image.Image:
     """1/f noise with sensor noise on top, RGB: it compresses, decodes and resizes like a photo."""
+    if max(width, height) > FULL_WIDTH:
+        return _large_photo(random, width, height)
     canvas = np.full((height, width, 3), 128.0, dtype=np.float32)
     for octave in OCTAVES:
         canvas += _noise(random, octave, width, height) * (CONTRAST / octave**0.7)
     canvas += random.standard_normal(canvas.shape, dtype=np.float32) * SENSOR_NOISE
     return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8), "RGB")
+
+
+def _large_photo(random: np.random.Generator, width: int, height: int) -> Image.Image:
+    """As `_photo`, faster."""
+    scale = FULL_WIDTH / max(width, height)
+    small = _photo(random, max(1, int(width * scale)), max(1, int(height * scale)))
+    picture = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    noise = random.standard_normal((NOISE_TILE, NOISE_TILE, 3), dtype=np.float32) * SENSOR_NOISE
+    tile = noise.round().astype(np.int16)
+    for top in range(0, height, NOISE_TILE):
+        for left in range(0, width, NOISE_TILE):
+            part = picture[top : top + NOISE_TILE, left : left + NOISE_TILE]
+            # Shifted at random, so that the tiles are no pattern.
+            moved = np.roll(tile, tuple(random.integers(0, NOISE_TILE, 2)), axis=(0, 1))
+            part += moved[: part.shape[0], : part.shape[1]]
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8), "RGB")
 
 
 def _noise(random: np.random.Generator, cells: int, width: int, height: int) -> NDArray[np.float32]:
@@ -87,7 +161,24 @@ def _noise(random: np.random.Generator, cells: int, width: int, height: int) -> 
     return np.stack([np.asarray(plane) for plane in resized], axis=-1)
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    # Pillow's default, 4:2:0, is what cameras and web pages use.
+    picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def _size(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height, from the file's head alone; None where it is no picture."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as picture:
+            return picture.width, picture.height
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}

@@ -12,6 +12,7 @@ from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, find_price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
+from tritonclip_bench.shapes import parse_shape
 from tritonclip_bench.workload import check
 
 
@@ -26,13 +27,18 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
     for path in (args.json, args.samples):
         if path is not None:
             check_writable(path)
-    if args.processes > args.users:
-        raise BenchError(f"--processes {args.processes}; each needs a user of --users {args.users}; give fewer")
+    # Where the rate is looked for, there is none.
+    shape: str | None = getattr(args, "shape", None)
+    users = args.users
+    if shape is not None and not parse_shape(shape).is_open_loop:
+        users = int(parse_shape(shape).peak)
+    if args.processes > users:
+        raise BenchError(f"--processes {args.processes}; each needs a user of {users}; give fewer")
     server, classifier = check(args, args.address)
     plan = LoadPlan(
         address=args.address,
         scenario="mixed" if args.mix else args.scenario,
-        users=args.users,
+        users=users,
         duration_s=args.duration,
         warmup_s=args.warmup,
         deadline_s=args.deadline,
@@ -43,6 +49,9 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
+        picture_set=args.picture_set,
+        text_lengths=args.text_lengths,
+        shape=shape,
         mix=args.mix,
         classifier=classifier.removeprefix(CLASSIFIER_PREFIX) or None,
         processes=args.processes,

@@ -173,6 +173,8 @@ def _heading(report: dict[str, Any]) -> str:
     plan, server = report["plan"], report["server"]
     spec = server["spec"]
     arriving = f"{plan['rate']:g} requests/s offered over" if plan["rate"] else ""
+    if plan["shape"]:
+        arriving = f"{plan['shape']} offered over"
     return (
         f"{plan['scenario']}: {arriving}{' ' if arriving else ''}{plan['users']} "
         f"{'connections' if arriving else 'users'}, batch {plan['batch_size']}, "

@@ -15,12 +15,15 @@ from locust import TaskSet, User, constant
 from tritonclip_bench.arrivals import MAX_IN_FLIGHT, Arrivals
 from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import WrongAnswerError
+from tritonclip_bench.shapes import Shape
 from tritonclip_bench.window import Window
 from tritonclip_bench.workload import Workload
 from tritonclip_client.options import DEFAULT_ADDRESS
 
 # A server that refuses at once must not be hammered at the speed of a loop.
 PAUSE_AFTER_FAILURE_S = 0.1
+# How often a user that has to rest asks whether it may go on.
+TURN_S = 0.05
 
 
 @dataclass
@@ -31,8 +34,10 @@ class Traffic:
         workload: makes requests and checks answers.
         deadline_s: of a request.
         window: where it is noted.
-        rate: requests a second of each user in an open loop; None: it waits for its answer.
+        rate: requests a second of each user in an open loop, of a shape the highest; None: it waits for its answer.
         seeds: of each user's arrivals.
+        numbers: of the users, which are counted over all processes.
+        shape: how the load changes over the `duration_s` of the window; None: it does not.
     """
 
     workload: Workload
@@ -40,6 +45,28 @@ class Traffic:
     window: Window
     rate: float | None
     seeds: Iterator[int]
+    numbers: Iterator[int]
+    shape: Shape | None = None
+    duration_s: float = 0.0
+
+    def level(self, at_s: float) -> float:
+        """The load that the shape asks for at a moment of `time.perf_counter`."""
+        recorder = self.window.recorder
+        assert self.shape is not None
+        return self.shape.at(at_s - recorder.begun_s if recorder.recording else 0.0, self.duration_s)
+
+
+def tasks_of(weights: Mapping[str, int]) -> list[TaskSet | Callable[..., Any]]:
+    """Locust's tasks for calls of entry points: one stands in it as often as its weight says."""
+    return [_task(model) for model, weight in weights.items() for _ in range(weight)]
+
+
+def _task(model: str) -> Callable[[Any], None]:
+    def task(user: TritonUser) -> None:
+        user.ask(model)
+
+    task.__name__ = model
+    return task
 
 
 class TritonUser(User):
@@ -48,11 +75,14 @@ class TritonUser(User):
     host = DEFAULT_ADDRESS
     wait_time = constant(0)
     traffic: ClassVar[Traffic]
+    # What a run sends is set when it begins; locust complains of users without tasks before that.
+    tasks = tasks_of({"embed_image": 1})
 
     def on_start(self) -> None:
         """Open this user's connection."""
         self.channel, self.stub = connect(self.host)
         self.sent = Group()
+        self.number = next(self.traffic.numbers)
         if self.traffic.rate is not None:
             self.arrivals = Arrivals(self.traffic.rate, next(self.traffic.seeds), time.perf_counter())
 
@@ -63,12 +93,22 @@ class TritonUser(User):
 
     def ask(self, model: str) -> None:
         """Send a request and wait for its answer; in an open loop wait until it is due, and for no answer."""
-        if self.traffic.rate is None:
-            if not self.send(model, time.perf_counter()):
-                gevent.sleep(PAUSE_AFTER_FAILURE_S)
+        if self.traffic.rate is not None:
+            self._send_next(model)
             return
+        if self.traffic.shape is not None:
+            while self.number >= self.traffic.level(time.perf_counter()):
+                gevent.sleep(TURN_S)
+        if not self.send(model, time.perf_counter()):
+            gevent.sleep(PAUSE_AFTER_FAILURE_S)
+
+    def _send_next(self, model: str) -> None:
+        shape = self.traffic.shape
         due_s = self.arrivals.next_s()
         gevent.sleep(max(0.0, due_s - time.perf_counter()))
+        # Of a shape only now is known where in the window it is due.
+        if shape is not None and not self.arrivals.is_kept(self.traffic.level(due_s) / shape.peak):
+            return
         in_flight = self.traffic.window.in_flight
         if len(in_flight) < MAX_IN_FLIGHT:
             self.sent.spawn(self._send_due, model, due_s)
@@ -140,16 +180,3 @@ class TritonUser(User):
             context={},
             start_time=time.time() - (time.perf_counter() - due_s),
         )
-
-
-def tasks_of(weights: Mapping[str, int]) -> list[TaskSet | Callable[..., Any]]:
-    """Locust's tasks for calls of entry points: one stands in it as often as its weight says."""
-    return [_task(model) for model, weight in weights.items() for _ in range(weight)]
-
-
-def _task(model: str) -> Callable[[TritonUser], None]:
-    def task(user: TritonUser) -> None:
-        user.ask(model)
-
-    task.__name__ = model
-    return task

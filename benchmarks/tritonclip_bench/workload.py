@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from tritonclip_bench.captions import read_texts, text_stream
+from tritonclip_bench.captions import describe_texts, read_texts, text_stream
 from tritonclip_bench.classifiers import choose_classifier
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.pictures import Pictures, load_pictures, read_pictures
-from tritonclip_bench.scenarios import SCENARIOS, traffic
+from tritonclip_bench.pictures import NO_PICTURES, Pictures, load_pictures, read_pictures
+from tritonclip_bench.scenarios import PICTURE_CALLS, SCENARIOS, traffic
 
 Floats = NDArray[np.float32]
 
@@ -60,6 +60,7 @@ class Workload:
         embedding_dim: values in an embedding of the served model.
         weights: how often each call is made, relative to the others.
         classifier: the model that `classify` calls.
+        told: of the texts, for the report.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Workload:
         embedding_dim: int,
         weights: Mapping[str, int] = SCENARIOS["image"].weights,
         classifier: str = "",
+        told: Mapping[str, object] | None = None,
     ) -> None:
         self.pictures = pictures
         self.weights = weights
         self._classifier = classifier
+        self._told = dict(told or {})
         self._encoded = itertools.cycle(pictures.encoded)
         self._texts = texts
         self._batch_size = batch_size
@@ -94,7 +97,7 @@ class Workload:
 
     def describe(self) -> dict[str, object]:
         """What is sent, for the report."""
-        return {"pictures": self.pictures.describe()}
+        return {"pictures": self.pictures.describe(), "texts": self._told}
 
     def check(self, call: Call, response: service_pb2.ModelInferResponse) -> None:
         """Raise WrongAnswerError unless `response` has the promised shapes, and unit-length embeddings."""
@@ -142,15 +145,20 @@ def prepare(options: Namespace, address: str, part: tuple[int, int] = (0, 1)) ->
     """
     server, classifier = check(options, address)
     texts = read_texts(options.texts) if options.texts else None
-    stream = text_stream(texts, seed=settle_seed(options.seed), repeat=options.repeat_texts)
+    lengths, seed = options.text_lengths or "captions", settle_seed(options.seed)
+    stream, same = (
+        text_stream(texts, seed=seed, repeat=options.repeat_texts, lengths=lengths) for _ in ("to send", "to describe")
+    )
     index, parts = part
+    weights = traffic(options).weights
     return Workload(
-        load_pictures(options.pictures),
+        load_pictures(options.pictures, options.picture_set) if PICTURE_CALLS & set(weights) else NO_PICTURES,
         itertools.islice(stream, index, None, parts),
         batch_size=options.batch_size,
         labels=options.labels,
         embedding_dim=server.spec.embedding_dim,
-        weights=traffic(options).weights,
+        weights=weights,
+        told=describe_texts(same, "lines of a file" if texts else lengths),
         classifier=classifier,
     )
 
@@ -180,8 +188,14 @@ def check_files(options: Namespace) -> None:
     """
     if options.mix is not None and options.scenario not in ("image", "mixed"):
         raise BenchError(f"--mix and --scenario {options.scenario} given; --mix is a scenario of its own: give one")
+    if getattr(options, "shape", None) is not None and options.rate is not None:
+        raise BenchError("--rate and --shape given; a shape tells the rate: give one")
+    if options.pictures is not None and options.picture_set is not None:
+        raise BenchError("--pictures and --picture-set given; give the one that shall be sent")
     if options.pictures is not None:
         read_pictures(options.pictures)
+    if options.texts is not None and options.text_lengths is not None:
+        raise BenchError("--texts and --text-lengths given; give the one that shall be sent")
     if options.texts is not None:
         read_texts(options.texts)
 
