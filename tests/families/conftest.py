@@ -36,6 +36,16 @@ def pytest_runtest_makereport(item: pytest.Item):
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every family is exported in each run, and served in the long one; a fixture of a module cannot mark its tests."""
+    for item in items:
+        if item.name.startswith("test_the_server_embeds_as_the_checkpoint_does"):
+            family = item.callspec.params["exported"]
+            if not family.is_quick:
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption(_OPTION, default=None)
     if path is not None:

@@ -11,16 +11,6 @@ from tritonclip_export.engine.lint import lint
 from tritonclip_export.pipeline import ExportRequest, export
 
 LEAST_COSINE = 0.9995
-# One of each kind of tower and attention, and small; the other families are left to `make test-all`.
-QUICK = {
-    "CoCa: coca_ViT-B-32",
-    "mT5: mt5-base-ViT-B-32",
-    "SigLIP: ViT-B-16-SigLIP, Hugging Face directory",
-    "EVA-02: EVA02-B-16",
-    "CLIPA: ViT-L-14-CLIPA",
-    "Chinese-CLIP: Chinese-CLIP-ViT-B-16",
-    "SigLIP 2: ViT-B-16-SigLIP2-NaFlex",
-}
 
 
 def _rows() -> list[object]:
@@ -28,7 +18,7 @@ def _rows() -> list[object]:
         pytest.param(
             family,
             id=family.test_id,
-            marks=() if family.test_id.startswith(tuple(QUICK)) else pytest.mark.slow,
+            marks=() if family.is_quick else pytest.mark.slow,
         )
         for family in FAMILIES
     ]

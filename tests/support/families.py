@@ -17,6 +17,16 @@ from family_checkpoints import chinese_clip, hf_clip, hf_siglip, long_clip, open
 from naflex_checkpoint import hf_siglip2
 
 HF_DIRECTORY = "Hugging Face directory"
+# One of each kind of tower and attention, and small: what takes long is left to `make test-all` for the others.
+QUICK = (
+    "CoCa: coca_ViT-B-32",
+    "mT5: mt5-base-ViT-B-32",
+    "SigLIP: ViT-B-16-SigLIP, Hugging Face directory",
+    "EVA-02: EVA02-B-16",
+    "CLIPA: ViT-L-14-CLIPA",
+    "Chinese-CLIP: Chinese-CLIP-ViT-B-16",
+    "SigLIP 2: ViT-B-16-SigLIP2-NaFlex",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,11 @@ class Family:
     def test_id(self) -> str:
         """For pytest."""
         return f"{self.name}: {self.config}, {self.source}"
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is one of QUICK."""
+        return self.test_id.startswith(QUICK)
 
 
 # Heads are as wide as in the tower itself.
