@@ -17,30 +17,29 @@ from urllib.parse import urlsplit
 
 import gevent
 import numpy as np
+import psutil
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 from locust import User, constant
 from locust import events as locust_events
 from locust.env import Environment
-from locust.runners import LocalRunner
 
 # Locust puts no folder of ours on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from baselines.http_api import APIS, Floats, Request, embeddings
-from tritonclip_bench.arrivals import InFlight
 from tritonclip_bench.captions import text_stream
 from tritonclip_bench.errors import BenchError, WrongAnswerError
-from tritonclip_bench.measurement import Measurement
-from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments
+from tritonclip_bench.measurement import Measurement, OwnLoad, Test
+from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments
 from tritonclip_bench.pictures import load_pictures
+from tritonclip_bench.users import PAUSE_AFTER_FAILURE_S
+from tritonclip_bench.window import Window
 from tritonclip_bench.workload import NORM_TOLERANCE
 
 # Locust's hooks carry no types.
 events: Any = locust_events
 
-# As the users of gRPC do, see tritonclip_bench.locustfile.
-PAUSE_AFTER_FAILURE_S = 0.1
 MODELS = {"image": "embed_image", "text": "embed_text"}
 
 
@@ -60,6 +59,7 @@ class HttpUser(User):
     batch: ClassVar[int]
     dim: ClassVar[int]
     deadline_s: ClassVar[float]
+    window: ClassVar[Window]
 
     def on_start(self) -> None:
         """Open this user's connection."""
@@ -73,7 +73,8 @@ class HttpUser(User):
         self.client.close()
 
     def send(self) -> bool:
-        """Ask once and report; returns whether it went well. The time ends before the answer is decoded."""
+        """Ask once and note it; returns whether it went well. The time ends before the answer is decoded."""
+        begun_s = time.perf_counter()
         request = next(self.requests)
         sent_s = time.perf_counter()
         failure: Exception | None = None
@@ -85,19 +86,60 @@ class HttpUser(User):
             if response.status_code != 200:
                 raise WrongAnswerError(f"HTTP {response.status_code}: {answer[:200].decode(errors='replace')}")
             check(embeddings(answer), self.batch, self.dim)
-        except (OSError, HTTPParseError, WrongAnswerError) as error:
+        except WrongAnswerError as error:
+            failure = error
+        except (OSError, HTTPParseError) as error:
             answered_s = time.perf_counter()
             failure = error
+        checked_s = time.perf_counter()
+        took_ms = (answered_s - sent_s) * 1000
+        self.window.recorder.add(self.model, took_ms, self.batch, failure, due_s=sent_s)
+        self.window.times.count(sent_s - begun_s, checked_s - answered_s, request)
+        # For locust's own table.
         self.environment.events.request.fire(
             request_type="HTTP",
             name=self.model,
-            response_time=(answered_s - sent_s) * 1000,
+            response_time=took_ms,
             response_length=len(answer),
             exception=failure,
-            context={"items": self.batch, "gave_up": False},
-            start_time=time.time() - (time.perf_counter() - sent_s),
+            context={},
+            start_time=time.time() - (checked_s - sent_s),
         )
         return failure is None
+
+
+class Load(OwnLoad):
+    """The users of this process, and what the server's processes use of the CPU meanwhile.
+
+    Args:
+        server: its process id; None where nobody asks.
+    """
+
+    def __init__(self, window: Window, server: int | None) -> None:
+        super().__init__(window)
+        self._sent = window.sent
+        self._server = None if server is None else psutil.Process(server)
+
+    def open(self) -> None:
+        """Count from here on."""
+        self._begun = self._used()
+        super().open()
+
+    def close(self) -> None:
+        """Everything is in the window already, but for what the server used."""
+        seconds, until_s = self._used()
+        before, since_s = self._begun
+        cores = None if self._server is None else (seconds - before) / (until_s - since_s)
+        self._sent["server_cpu_cores"] = cores
+
+    def _used(self) -> tuple[float, float]:
+        """CPU seconds of the server and everything that it started, and when that was."""
+        try:
+            processes = [] if self._server is None else [self._server, *self._server.children(recursive=True)]
+            times = [process.cpu_times() for process in processes]
+        except psutil.Error:
+            times = []
+        return sum(one.user + one.system for one in times), time.perf_counter()
 
 
 def check(found: Floats, batch: int, dim: int) -> None:
@@ -123,25 +165,30 @@ def _cut(items: Iterator[Any], size: int, make: Callable[[list[Any]], Request]) 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workload_arguments(parser)
-    add_rate_argument(parser)
     add_measurement_arguments(parser)
     parser.add_argument("--api", choices=tuple(APIS), required=True, help="whose requests and answers")
     parser.add_argument("--dim", type=int, required=True, help="values in an embedding")
+    parser.add_argument("--server-pid", type=int, help="the server's process, to tell its CPU use")
 
 
-def _set_up(environment: Environment, runner: LocalRunner, **_: Any) -> None:
+def _set_up(environment: Environment, **_: Any) -> None:
     options: Any = environment.parsed_options
     try:
-        if options.scenario not in MODELS or options.rate is not None:
-            raise BenchError(f"--scenario {options.scenario}; give image or text, and no --rate")
+        if options.scenario not in MODELS:
+            raise BenchError(f"--scenario {options.scenario}; give {' or '.join(MODELS)}")
         pictures = load_pictures(options.pictures)
         HttpUser.requests = _requests(options, pictures.encoded)
         HttpUser.model = MODELS[options.scenario]
         HttpUser.batch, HttpUser.dim, HttpUser.deadline_s = options.batch_size, options.dim, float(options.deadline)
-        Measurement(environment, runner, options, pictures.describe(), InFlight(), lambda: None).hook_in()
+        HttpUser.window = window = Window(sent={"pictures": pictures.describe()})
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    measurement = Measurement(environment, window, Load(window, options.server_pid))
+    test = Test(options, str(environment.host), is_open_loop=False, counters=lambda: None)
+    hooks: Any = environment.events
+    hooks.test_start.add_listener(lambda **_: measurement.expect(test))
+    measurement.hook_in()
 
 
 events.init_command_line_parser.add_listener(_add_arguments)

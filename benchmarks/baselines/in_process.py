@@ -62,8 +62,9 @@ class InThisProcess(Side):
         """See `Side`; the work is this process's own, so it counts as the server's."""
         results = measure_loop(self._steps(load), f"embed_{load.scenario}", load.warmup_s, load.seconds)
         cores = results["client_cpu_cores"]
-        told = {"pictures": self._material.pictures.describe(), "stages": {}, "open_loop": {}}
-        return {**results, **told, "client_cpu_cores": 0.0, "server_cpu_cores": cores}
+        told = {"pictures": self._material.pictures.describe(), "stages": {}, "open_loop": {}, "broken": None}
+        nobody = {"client_cpu_cores": 0.0, "client_cpu_cores_total": 0.0, "client_processes": 0}
+        return {**results, **told, **nobody, "server_cpu_cores": cores}
 
 
 class OpenClipTransform(InThisProcess):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from baselines.environments import CHECKOUT, HERE, SideError, last_lines, with_exporter
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures
+from tritonclip_bench.pictures import Pictures, load_pictures
 
 EXPORT_S = 900
 # What decides how an exported repository looks.
@@ -68,11 +67,11 @@ def prepare(source: str, folder: Path) -> Material:
     Raises:
         BenchError: the checkpoint cannot be read or exported.
     """
-    name = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-")
+    name = Path(source).resolve().name
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, repository = folder / "checkpoint", folder / "repository"
-    stamp, wanted = folder / "made_from.txt", _fingerprint()
+    stamp, wanted = folder / "made_from.txt", _fingerprint(Path(source))
     if not (stamp.is_file() and stamp.read_text() == wanted):
         stamp.unlink(missing_ok=True)
         print(f"writing and exporting {source} into {folder} (a minute or more, once)", file=sys.stderr)
@@ -83,7 +82,7 @@ def prepare(source: str, folder: Path) -> Material:
         if _run([*export, "--name", name, "--force"], folder / "export.log"):
             raise BenchError(f"{source} could not be exported:\n{last_lines(folder / 'export.log')}")
         stamp.write_text(wanted)
-    pictures = draw_pictures()
+    pictures = load_pictures(None)
     return Material(name, folder, checkpoint, repository, pictures, _write(pictures, folder / "pictures"))
 
 
@@ -105,13 +104,16 @@ def _write(pictures: Pictures, folder: Path) -> Path:
     return folder
 
 
-def _fingerprint() -> str:
-    digest = hashlib.sha256()
-    for path in _source_files():
-        digest.update(path.name.encode() + path.read_bytes())
+def _fingerprint(source: Path) -> str:
+    """Of the code that writes and exports, and of the checkpoint's files, if `source` is a directory."""
+    digest = hashlib.sha256(str(source).encode())
+    for folder in SOURCES:
+        for path in _files(folder):
+            digest.update(path.name.encode() + path.read_bytes())
+    for path in _files(source) if source.is_dir() else ():
+        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
-def _source_files() -> Iterator[Path]:
-    for folder in SOURCES:
-        yield from sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+def _files(folder: Path) -> Iterator[Path]:
+    yield from sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)

@@ -82,7 +82,7 @@ def render(record: Mapping[str, Any], *, markdown: bool = False) -> str:
                 for row in record["ratios"]
                 if (row["scenario"], row["pattern"]) == (scenario, pattern.name)
             }
-            rows = [_row(side, load, found.get(side)) for side, load in loads.items() if side in (OURS, *found)]
+            rows = [_row(side, load, found.get(side)) for side, load in loads.items()]
             clients = f"{pattern.clients} client{'s' if pattern.clients > 1 else ''}"
             title = f"{ITEMS[scenario]}, {clients}, {pattern.batch} in a request"
             parts += [f"**{title}**" if markdown else title, table(COLUMNS, rows)]

@@ -44,10 +44,12 @@ from baselines.sides import Load, Side, Tritonclip, fastapi, infinity
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
+from tritonclip_bench.loadrun import INTERRUPTED, was_interrupted
 from tritonclip_bench.machine import cpu_slug
 from tritonclip_bench.options import count
-from tritonclip_bench.repeats import INTERRUPTED, SEED_STEP
+from tritonclip_bench.repeats import SEED_STEP
 from tritonclip_client.errors import ClipError
+from tritonclip_client.main import EXIT_INTERRUPTED
 from tritonclip_serve.errors import ServeError
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -107,7 +109,7 @@ class Comparison:
                     self._measure(name, load, number)
                 self.save()
         except KeyboardInterrupt:
-            self.broken = INTERRUPTED
+            self.broken = f"{INTERRUPTED} (Ctrl-C)"
         except FAILURES as error:
             self.broken = str(error)
         self.save()
@@ -117,6 +119,10 @@ class Comparison:
             return
         try:
             results = self.sides[name].measure(load)
+            if was_interrupted(results["broken"]):
+                raise KeyboardInterrupt
+            if results["broken"]:
+                raise SideError(results["broken"])
         except FAILURES as error:
             if name == OURS:
                 raise
@@ -256,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code if isinstance(error, BenchError) else 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -271,7 +277,9 @@ def _run(args: argparse.Namespace) -> int:
     record = comparison.record()
     print(result.render(record))
     left_out = any("reason" in told for told in record["sides"].values())
-    return 130 if record["broken"] == INTERRUPTED else int(left_out or record["broken"] is not None)
+    if was_interrupted(record["broken"]):
+        return EXIT_INTERRUPTED
+    return int(left_out or record["broken"] is not None)
 
 
 def _install(args: argparse.Namespace) -> int:

@@ -203,11 +203,13 @@ class HttpServer(Side):
 
     def measure(self, load: Load) -> dict[str, Any]:
         """See `Side`."""
-        if self._process is None or self._process.poll() is not None:
-            raise SideError(f"the server has ended; {self._log} ends with:\n{last_lines(self._log)}")
+        assert self._process is not None
         plan = load.plan(f"http://{HOST}:{self._port}", self._material.picture_files)
-        more = ("--api", self._api, "--dim", str(self._dim))
-        return run_load(plan, progress=False, locustfile=HTTP_LOCUSTFILE, more=more)
+        more = ("--api", self._api, "--dim", str(self._dim), "--server-pid", str(self._process.pid))
+        results = run_load(plan, progress=False, locustfile=HTTP_LOCUSTFILE, more=more)
+        if self._process.poll() is not None:
+            raise SideError(f"the server has ended; {self._log} ends with:\n{last_lines(self._log)}")
+        return results
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Until a text and a picture come back embedded."""

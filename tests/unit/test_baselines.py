@@ -6,6 +6,7 @@ import base64
 import email.parser
 import email.policy
 import json
+import os
 import sys
 import threading
 from argparse import Namespace
@@ -256,7 +257,7 @@ def test_the_load_generator_counts_good_answers_and_refuses_wrong_ones(length):
     thread.start()
     try:
         plan = Load("text", Pattern(2, 3), 1, 0, 5).plan(f"http://127.0.0.1:{server.server_port}", None)
-        more = ("--api", "fastapi", "--dim", str(DIM))
+        more = ("--api", "fastapi", "--dim", str(DIM), "--server-pid", str(os.getpid()))
         found = run_load(plan, progress=False, locustfile=HTTP_LOCUSTFILE, more=more)
     finally:
         server.shutdown()
@@ -266,8 +267,11 @@ def test_the_load_generator_counts_good_answers_and_refuses_wrong_ones(length):
     if length == 1.0:
         assert total["items"] == 3 * total["requests"] > 0
         assert total["failures"] == 0
+        assert found["client"]["check_ms"] > 0
     else:
         assert total["requests"] == 0
         assert total["failure_reasons"] == {"the embeddings are not of length 1": total["failures"]}
+    # This process serves.
+    assert 0 < found["server_cpu_cores"] < 2
     texts = [text for asked in server.asked for text in asked]
     assert len(set(texts)) == len(texts)
