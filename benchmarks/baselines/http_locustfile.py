@@ -31,7 +31,7 @@ from baselines.http_api import APIS, Floats, Request, embeddings
 from tritonclip_bench.captions import text_stream
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.measurement import Measurement, OwnLoad, Test
-from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments
+from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments, settle_seed
 from tritonclip_bench.pictures import load_pictures
 from tritonclip_bench.users import PAUSE_AFTER_FAILURE_S
 from tritonclip_bench.window import Window
@@ -92,8 +92,8 @@ class HttpUser(User):
             answered_s = time.perf_counter()
             failure = error
         checked_s = time.perf_counter()
-        took_ms = (answered_s - sent_s) * 1000
-        self.window.recorder.add(self.model, took_ms, self.batch, failure, due_s=sent_s)
+        took_ms = (answered_s - begun_s) * 1000
+        self.window.recorder.add(self.model, took_ms, self.batch, failure, due_s=begun_s)
         self.window.times.count(sent_s - begun_s, checked_s - answered_s, request)
         # For locust's own table.
         self.environment.events.request.fire(
@@ -103,7 +103,7 @@ class HttpUser(User):
             response_length=len(answer),
             exception=failure,
             context={},
-            start_time=time.time() - (checked_s - sent_s),
+            start_time=time.time() - (checked_s - begun_s),
         )
         return failure is None
 
@@ -155,7 +155,7 @@ def _requests(options: Any, pictures: tuple[bytes, ...]) -> Iterator[Request]:
     api = APIS[options.api]
     if options.scenario == "image":
         return _cut(itertools.cycle(pictures), options.batch_size, api.images)
-    return _cut(text_stream(None, seed=options.seed, repeat=False), options.batch_size, api.texts)
+    return _cut(text_stream(None, seed=settle_seed(options.seed), repeat=False), options.batch_size, api.texts)
 
 
 def _cut(items: Iterator[Any], size: int, make: Callable[[list[Any]], Request]) -> Iterator[Request]:

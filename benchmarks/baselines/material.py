@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,7 +98,8 @@ def _run(arguments: list[str], log: Path) -> int:
 
 def _write(pictures: Pictures, folder: Path) -> Path:
     """The pictures as files: drawing them takes longer than starting a load generator."""
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for number, encoded in enumerate(pictures.encoded):
         (folder / f"{number:03}.jpg").write_bytes(encoded)
     assert load_pictures(folder).encoded == pictures.encoded

@@ -76,7 +76,9 @@ def _load_record(
         # The same weights, but not what tritonclip promises of them.
         spec = {name: record["server"]["spec"][name] for name in ("name", "architecture", "precision")}
         record["server"] |= {"triton": None, "software": told[side]["what"], "fingerprint": None, "spec": spec}
-    return {**record, "side": side, "scenario": scenario, "pattern": pattern, "rounds": [key[3] for key in keys]}
+    throughput = [result.items_per_s(runs[key], side, loads[key].pattern) for key in keys]
+    which = {"side": side, "scenario": scenario, "pattern": pattern, "rounds": [key[3] for key in keys]}
+    return {**record, **which, "throughput": throughput}
 
 
 def read(path: Path) -> dict[str, Any]:

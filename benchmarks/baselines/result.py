@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from baselines.patterns import CEILING, EXPECTED, OURS, PATTERNS, SCENARIOS, Pattern, measured_as
+from baselines.patterns import CEILING, EXPECTED, IN_PROCESS, OURS, PATTERNS, SCENARIOS, Pattern, measured_as
 from tritonclip_bench.machine import describe_machine
 from tritonclip_client.table import format_table
 
@@ -28,9 +28,18 @@ def rounds_of(runs: Runs, side: str, scenario: str, pattern: Pattern) -> dict[in
     return {key[3]: results for key, results in runs.items() if key[:3] == (side, scenario, name)}
 
 
-def items_per_s(results: Mapping[str, Any]) -> float:
-    """The throughput of a run."""
-    return float(results["total"]["items_per_s"])
+def items_per_s(results: Mapping[str, Any], side: str, pattern: Pattern) -> float:
+    """The throughput of a run: clients x batch / (mean latency + what the client does between two requests).
+
+    This is the response time law of a closed loop (P. J. Denning and J. P. Buzen, Computing Surveys 10, 1978). Where
+    few answers come, eight items and several at once, what is counted in a window jumps with where it begins. A process
+    without clients ends its window with a batch and is counted; so is a run in which requests failed.
+    """
+    total = results["total"]
+    if side in IN_PROCESS or total["failures"] or not total["latency_ms"]:
+        return float(total["items_per_s"])
+    cycle_ms = total["latency_ms"]["mean"] + results["client"]["check_ms"]
+    return pattern.clients * pattern.batch / cycle_ms * 1000
 
 
 def ratios(runs: Runs) -> list[dict[str, Any]]:
@@ -41,10 +50,11 @@ def ratios(runs: Runs) -> list[dict[str, Any]]:
             ours = rounds_of(runs, OURS, scenario, pattern)
             for baseline, expected in EXPECTED.items():
                 theirs = rounds_of(runs, baseline, scenario, pattern)
-                both = [number for number in ours if number in theirs and items_per_s(theirs[number])]
+                slow = {number: items_per_s(one, baseline, pattern) for number, one in theirs.items()}
+                both = [number for number in ours if slow.get(number)]
                 if not both or pattern.name not in expected[scenario]:
                     continue
-                each = [items_per_s(ours[number]) / items_per_s(theirs[number]) for number in both]
+                each = [items_per_s(ours[number], OURS, pattern) / slow[number] for number in both]
                 found.append(
                     {
                         "scenario": scenario,
@@ -95,7 +105,7 @@ def render(record: Mapping[str, Any], *, markdown: bool = False) -> str:
 
 def _row(side: str, load: Mapping[str, Any], ratio: Mapping[str, Any] | None) -> tuple[str, ...]:
     totals = [results["total"] for results in load["repeats"]]
-    rates = [total["items_per_s"] for total in totals]
+    rates = load["throughput"]
     times = [total["latency_ms"] for total in totals if total["latency_ms"]]
     latencies = (f"{statistics.median(one[name] for one in times):.1f}" if times else "-" for name in ("p50", "p99"))
     names = ("ratio", "lowest", "highest", "expected")

@@ -130,7 +130,7 @@ class Comparison:
             return
         key = (name, load.scenario, load.pattern.name, number)
         self.runs[key], self.loads[key] = results, load
-        rate = result.items_per_s(results)
+        rate = result.items_per_s(results, name, load.pattern)
         say(f"round {number} of {self.args.rounds}: {load.scenario} {load.pattern.name} {name}: {rate:.1f} a second")
 
     def _take(self, name: str, side: Side) -> None:
@@ -209,7 +209,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     patterns: dict[str, Pattern] = {pattern.name: pattern for pattern in PATTERNS}
     parser = argparse.ArgumentParser(description="tritonclip against what people write or run instead.")
     parser.add_argument("--rounds", type=count("rounds"), default=3, help="an odd number gives a measured median (3)")
-    parser.add_argument("--seconds", type=count("seconds"), default=3, help="measured time, batches twice as long (3)")
+    parser.add_argument("--seconds", type=count("seconds"), default=2, help="measured time, batches twice as long (2)")
     parser.add_argument("--warmup", type=count("seconds"), default=WARMUP_S, help="before each measurement (1)")
     parser.add_argument(
         "--sides",

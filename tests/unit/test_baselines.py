@@ -11,6 +11,7 @@ import sys
 import threading
 from argparse import Namespace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,9 +38,11 @@ def _unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _results(rate, failures=0, p50=1.0):
-    total = {"items_per_s": rate, "failures": failures, "latency_ms": {"p50": p50, "p99": 2 * p50} if rate else None}
-    return {"total": total, "client_cpu_cores": 0.25}
+def _results(rate, failures=0, p50=1.0, clients=8):
+    """Of `clients` with one item each, whose answers take so long that they get `rate` items a second."""
+    times = {"p50": p50, "p99": 2 * p50, "mean": clients / rate * 1000 - 5} if rate else None
+    total = {"items_per_s": rate, "failures": failures, "latency_ms": times}
+    return {"total": total, "client_cpu_cores": 0.25, "client": {"check_ms": 5}}
 
 
 def test_every_baseline_has_an_expectation_for_each_of_its_patterns():
@@ -89,24 +92,38 @@ def test_ratios_are_of_pairs_from_the_same_round():
     runs[OURS, "image", "8x1", 4] = _results(90.0)
     runs[OURS, "image", "8x1", 5], runs["infinity", "image", "8x1", 5] = _results(9.0), _results(0.0)
     (row,) = result.ratios(runs)
-    assert row["ratios"] == [1.5, 2.5, 1.1]
-    assert (row["ratio"], row["lowest"], row["highest"]) == (1.5, 1.1, 2.5)
+    assert row["ratios"] == pytest.approx([1.5, 2.5, 1.1])
+    assert (row["ratio"], row["lowest"], row["highest"]) == pytest.approx((1.5, 1.1, 2.5))
     assert (row["baseline"], row["ceiling"], row["expected"]) == ("infinity", False, 1.7)
 
 
 def test_the_ceiling_is_called_so_and_its_batch_stands_for_all_patterns_of_many():
-    runs = {(OURS, "text", pattern.name, 1): _results(90.0) for pattern in PATTERNS}
+    runs = {
+        (OURS, "text", pattern.name, 1): _results(90.0, clients=pattern.clients * pattern.batch) for pattern in PATTERNS
+    }
     runs["ceiling", "text", "1x8", 1] = _results(100.0)
     rows = result.ratios(runs)
-    assert [(row["pattern"], row["ratio"], row["ceiling"]) for row in rows] == [
-        (name, 0.9, True) for name in ("8x1", "16x1", "4x8")
-    ]
+    assert [(row["pattern"], row["ceiling"]) for row in rows] == [(name, True) for name in ("8x1", "16x1", "4x8")]
+    assert [row["ratio"] for row in rows] == pytest.approx([0.9] * 3)
+
+
+def test_the_throughput_of_a_closed_loop_does_not_jump_with_the_edge_of_the_window():
+    # Eight clients whose answers come together every 400 ms: a window of 2 s holds 32 or 40 of them.
+    total = {"items_per_s": 16.0, "failures": 0, "latency_ms": {"mean": 399.0}}
+    found = {"total": total, "client": {"check_ms": 1.0}}
+    assert result.items_per_s(found, "infinity", EIGHT) == 20.0
+    # Nobody waits there, and there failures take part of the time.
+    assert result.items_per_s(found, "ceiling", Pattern(1, 8)) == 16.0
+    assert result.items_per_s({**found, "total": {**total, "failures": 1}}, "infinity", EIGHT) == 16.0
 
 
 def _record():
     load = {"scenario": "image", "pattern": "8x1"}
     runs = {(OURS, "image", "8x1", 1): _results(30.0), ("fastapi", "image", "8x1", 1): _results(20.0, failures=3)}
-    loads = [{**load, "side": key[0], "repeats": [results]} for key, results in runs.items()]
+    loads = [
+        {**load, "side": key[0], "repeats": [results], "throughput": [results["total"]["items_per_s"]]}
+        for key, results in runs.items()
+    ]
     sides = {OURS: {"what": "a"}, "fastapi": {"what": "b"}, "infinity": {"what": "c", "reason": "no such package"}}
     return {"sides": sides, "records": loads, "ratios": result.ratios(runs), "warnings": ["busy"], "broken": "Ctrl-C"}
 
@@ -229,6 +246,53 @@ def test_a_result_that_cannot_be_written_or_read_is_told_before_anything_starts(
     errors = capsys.readouterr().err
     assert "cannot be written" in errors
     assert "is no result of this benchmark" in errors
+
+
+class _Side:
+    """Answers `good` loads and then raises `failure`."""
+
+    what, command, versions = "a side", "", {}
+
+    def __init__(self, good=10**6, failure=None):
+        self.good, self.failure, self.closed = good, failure, 0
+
+    def measure(self, load):
+        self.good -= 1
+        if self.good < 0:
+            raise self.failure
+        return {**_results(20.0), "broken": None}
+
+    def __exit__(self, *_):
+        self.closed += 1
+
+
+def _measured(**sides):
+    plan = _plan(rounds=2, patterns=(ONE,), sides=("fastapi", "infinity"), work=Path("/somewhere/work"))
+    comparison = run.Comparison(plan, SimpleNamespace(), sides={OURS: _Side(), "fastapi": _Side(), **sides})
+    saved = []
+    comparison.save = lambda: saved.append(len(comparison.runs))
+    comparison.measure()
+    return comparison, saved
+
+
+def test_a_baseline_that_dies_is_left_out_and_stopped_and_the_others_go_on():
+    dying = _Side(1, SideError("died; see /somewhere/work/infinity.log"))
+    comparison, saved = _measured(infinity=dying)
+    assert comparison.broken is None
+    # Two rounds of two scenarios of two sides, and what it did before.
+    assert saved[-1] == len(comparison.runs) == 2 * 2 * 2 + 1
+    assert comparison.told["infinity"]["reason"] == "died; see WORK/infinity.log"
+    assert dying.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "broken"),
+    [(KeyboardInterrupt(), "interrupted (Ctrl-C)"), (SideError("tritonserver died"), "tritonserver died")],
+)
+def test_what_ends_a_run_leaves_what_was_measured(failure, broken):
+    comparison, saved = _measured(**{OURS: _Side(3, failure), "infinity": _Side()})
+    assert comparison.broken == broken
+    assert saved[-1] == len(comparison.runs) > 2 * 3
 
 
 class _Embedder(BaseHTTPRequestHandler):
