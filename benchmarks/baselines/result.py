@@ -39,7 +39,7 @@ def items_per_s(results: Mapping[str, Any], side: str, pattern: Pattern) -> floa
     if side in IN_PROCESS or total["failures"] or not total["latency_ms"]:
         return float(total["items_per_s"])
     cycle_ms = total["latency_ms"]["mean"] + results["client"]["check_ms"]
-    return pattern.clients * pattern.batch / cycle_ms * 1000
+    return float(pattern.clients * pattern.batch / cycle_ms * 1000)
 
 
 def ratios(runs: Runs) -> list[dict[str, Any]]:
