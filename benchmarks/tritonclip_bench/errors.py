@@ -2,6 +2,7 @@
 
 BenchError                  exit code 2: something given to the load test is wrong
 ├── PriceError              the price table has no such instance, or a price is not a price
+├── RecordError             a file is no record of a benchmark, or of a newer version
 ├── WrongAnswerError        the server answered, but not with what the model promises
 ├── ServerUnavailableError  exit code 3: nothing ready answers at the address
 ├── LoadError               exit code 1: the load generator gave no result
@@ -19,6 +20,10 @@ class BenchError(Exception):
 
 class PriceError(BenchError):
     """The price table has no such instance, or a price is not a price."""
+
+
+class RecordError(BenchError):
+    """A file is no record of a benchmark, or one of a newer version."""
 
 
 class WrongAnswerError(BenchError):

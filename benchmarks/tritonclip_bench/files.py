@@ -17,10 +17,18 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         BenchError: the folder is missing or cannot be written, or `path` is a folder.
     """
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: whole or not at all.
+
+    Raises:
+        BenchError: the folder is missing or cannot be written, or `path` is a folder.
+    """
     try:
         with replacing(path) as file:
-            file.write(text.encode())
+            file.write(content)
     except OSError as error:
         raise BenchError(f"{path} cannot be written ({error.strerror}); give a file in a folder that exists") from None
 

@@ -153,9 +153,9 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     """The server, the workload, the price and where the result goes."""
     parser.add_argument("--address", default=DEFAULT_ADDRESS, help="the server's gRPC address, HOST:PORT")
     add_workload_arguments(parser)
-    parser.add_argument("--price-per-hour", type=float, metavar="X", help="US dollars for the whole server")
-    parser.add_argument("--instance", metavar="NAME", help="take the price from the dated table")
+    add_price_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the result as one page here")
     add_samples_argument(parser)
     parser.add_argument(
         "--processes", type=count("processes"), default=1, help="spread the load generator over processes (1)"
@@ -167,6 +167,20 @@ def add_samples_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=Path, metavar="FILE.csv.gz", help="write every request: when due, model, items, ms, outcome"
     )
+
+
+def add_price_arguments(parser: argparse.ArgumentParser) -> None:
+    """What an hour of the whole server costs."""
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="for the whole server, not for one GPU")
+    parser.add_argument(
+        "--currency", metavar="CODE", help="of --price-per-hour, such as EUR; nothing is converted (USD)"
+    )
+    parser.add_argument(
+        "--instance",
+        metavar="NAME",
+        help="take the price from the dated table; `tritonclip bench cost --list` shows it",
+    )
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="your own prices, beside the table's; docs/cost.md")
 
 
 def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:

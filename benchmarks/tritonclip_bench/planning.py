@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timezone
 
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.prices import Price, find_price
+from tritonclip_bench.prices import Price, asked_price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
 from tritonclip_bench.shapes import parse_shape
 from tritonclip_bench.workload import check
@@ -23,8 +22,8 @@ def prepare(args: argparse.Namespace) -> tuple[LoadPlan, ServerInfo, Price | Non
         BenchError: an option, a file or the server's limits do not allow it.
         ServerUnavailableError: nothing ready answers at the address.
     """
-    price = find_price(args.instance, args.price_per_hour, datetime.now(timezone.utc).date().isoformat())
-    for path in (args.json, args.samples):
+    price = asked_price(args)
+    for path in (args.json, args.html, args.samples):
         if path is not None:
             check_writable(path)
     # Where the rate is looked for, there is none.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 from tritonclip_bench import stages
+from tritonclip_bench.dollars import Machine, cost
+from tritonclip_bench.dollars import line as cost_line
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
-from tritonclip_bench.prices import Price, dollars_per_million
+from tritonclip_bench.prices import Price
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.spread import spreads
 from tritonclip_client.options import is_loopback
 from tritonclip_client.table import format_table
+from tritonclip_export.engine.here import visible_gpus
 from tritonclip_export.settings import PYTHON
 
 SCHEMA = 2
@@ -49,13 +53,16 @@ def make_report(
         broken: why the measurement is not whole.
     """
     every = repeats or [results]
+    spread = spreads(every)
+    found = run_cost(plan, results["total"]["items_per_s"], price, spread["items_per_s"])
+    told = [warning for one in every for warning in warnings(one)] + (found["warnings"] if found else [])
     return {
         **describe_run(plan, server, results["pictures"], kind="load", label=label),
         "results": _told(results, server),
         "repeats": [_told(one, server) for one in every],
-        "spread": spreads(every),
-        "cost": cost(results["total"]["items_per_s"], price, SCENARIOS[plan.scenario].item),
-        "warnings": list(dict.fromkeys(warning for one in every for warning in warnings(one))),
+        "spread": spread,
+        "cost": found,
+        "warnings": list(dict.fromkeys(told)),
         "broken": broken or results.get("broken"),
     }
 
@@ -65,6 +72,16 @@ def _told(results: Mapping[str, Any], server: ServerInfo) -> dict[str, Any]:
     if server.spec.runtime == PYTHON and "stages" in told:
         told["stages"] = stages.with_late_answers(told["stages"])
     return told
+
+
+def run_cost(
+    plan: LoadPlan, items_per_s: float, price: Price | None, spread: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """`dollars.cost` of a rate that was just measured with `plan`, beside what is known of the server's machine."""
+    machine = None
+    if price is not None and is_loopback(plan.address):
+        machine = Machine(len(os.sched_getaffinity(0)), [gpu[1] for gpu in visible_gpus()])
+    return cost(items_per_s, price, SCENARIOS[plan.scenario].item, spread, machine)
 
 
 def describe_run(
@@ -161,14 +178,6 @@ def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def cost(items_per_s: float, price: Price | None, item: str) -> dict[str, Any] | None:
-    """Dollars per million items, and whose price it is; None without a price or without items."""
-    if price is None or not items_per_s:
-        return None
-    dollars = dollars_per_million(items_per_s, price.price_per_hour)
-    return {"dollars_per_million": dollars, "item": item, "price": price.to_dict()}
-
-
 def _heading(report: dict[str, Any]) -> str:
     plan, server = report["plan"], report["server"]
     spec = server["spec"]
@@ -214,14 +223,8 @@ def _cost_line(report: dict[str, Any]) -> str:
     found = report["cost"]
     if found is None:
         return "\ncost: not computed; give the server's price with --price-per-hour X or --instance NAME"
-    price = found["price"]
-    machine = " ".join(str(price[key]) for key in ("instance", "gpu") if price[key])
-    stale = f"; STALE: {price['stale']}" if price["stale"] else ""
-    return (
-        f"\ncost: ${found['dollars_per_million']:.2f} per million {found['item']} at "
-        f"${price['price_per_hour']:g} an hour{f' for {machine}' if machine else ''} "
-        f"({price['source']}, {price['date']}{stale})"
-    )
+    notes = [f"note: {found['priced_as_if']}; give yours with --price-per-hour"] if found["priced_as_if"] else []
+    return "\n" + "\n".join([cost_line(found), *notes])
 
 
 def _open_loop_line(results: dict[str, Any]) -> list[str]:

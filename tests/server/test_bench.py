@@ -32,7 +32,7 @@ def test_the_command_prints_a_table_and_writes_the_result(server, tmp_path):
     done = bench("--address", server.grpc_address, *SHORT, "--instance", "g6.xlarge", "--progress", "--json", result)
     assert done.returncode == 0, done.stderr
     assert "embed_image" in done.stdout
-    assert "per million pictures" in done.stdout
+    assert "pictures per dollar, " in done.stdout
     assert "items/s, 0 failures" in done.stderr
     report = json.loads(result.read_text())
     total = report["results"]["total"]

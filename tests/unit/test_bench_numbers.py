@@ -1,4 +1,4 @@
-"""The arithmetic of a load test: percentiles, the measured window, cost, durations."""
+"""The arithmetic of a load test: percentiles, the measured window, durations."""
 
 import argparse
 import math
@@ -6,10 +6,8 @@ import random
 
 import pytest
 
-from tritonclip_bench.errors import PriceError
 from tritonclip_bench.latency import summarize_ms
 from tritonclip_bench.options import count, positive_seconds, seconds, settle_seed
-from tritonclip_bench.prices import Price, dollars_per_million, find_price, price_table
 from tritonclip_bench.recorder import Recorder
 
 
@@ -35,57 +33,6 @@ def test_percentiles_are_not_rounded_to_buckets():
 
 def test_no_times_have_no_percentiles():
     assert summarize_ms([]) is None
-
-
-def test_cost_is_the_price_of_the_time_that_a_million_items_take():
-    # 1000 a second: a million in 1000 s, which is 1000 / 3600 of an hour.
-    assert dollars_per_million(1000.0, 3.6) == pytest.approx(1.0)
-    # The project's reference gives $0.51 for 286 a second at the price of a T4.
-    assert dollars_per_million(286.0, price_table()["g4dn.xlarge"].price_per_hour) == pytest.approx(0.51, abs=0.005)
-
-
-def test_a_server_that_served_nothing_has_no_cost():
-    with pytest.raises(PriceError, match="rate above 0"):
-        dollars_per_million(0.0, 1.0)
-
-
-def test_every_price_has_a_date_and_a_source():
-    table = price_table()
-    assert {"g4dn.xlarge", "g6.xlarge", "g5.xlarge", "p5.48xlarge"} <= set(table)
-    for name, price in table.items():
-        assert price.instance == name
-        assert price.date
-        assert price.source
-        assert price.gpu
-        assert price.gpus >= 1
-
-
-def test_doubtful_prices_are_marked():
-    table = price_table()
-    assert table["p5.48xlarge"].stale
-    assert table["g6.xlarge"].stale is None
-
-
-def test_a_given_price_overrides_the_table():
-    price = find_price("g6.xlarge", 0.5, today="2026-05-01")
-    assert (price.price_per_hour, price.date, price.instance) == (0.5, "2026-05-01", "g6.xlarge")
-    assert "--price-per-hour" in price.source
-
-
-def test_an_instance_is_looked_up_and_nothing_is_guessed():
-    assert find_price("g6.xlarge", None, today="2026-05-01") == price_table()["g6.xlarge"]
-    assert find_price(None, None, today="2026-05-01") is None
-
-
-def test_an_unknown_instance_lists_the_known_ones():
-    with pytest.raises(PriceError, match=r"'g7\.huge'.*g4dn\.xlarge.*p5\.48xlarge.*--price-per-hour"):
-        find_price("g7.huge", None, today="2026-05-01")
-
-
-@pytest.mark.parametrize("dollars", [0.0, -1.0, math.nan, math.inf])
-def test_a_price_is_above_zero(dollars):
-    with pytest.raises(PriceError, match="number above 0"):
-        Price(dollars, "2026-05-01", "a test")
 
 
 @pytest.mark.parametrize(

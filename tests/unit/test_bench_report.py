@@ -79,7 +79,7 @@ def test_the_report_holds_what_repeating_it_needs():
     assert report["server"]["same_machine_as_client"] is False
     assert set(report["client_machine"]) == {"cpu", "cores", "cores_usable", "memory_gib", "system"}
     assert {"python", "grpcio", "locust", "numpy"} <= set(report["client_versions"])
-    assert report["cost"]["price"]["date"] == "2026-Q1"
+    assert report["cost"]["price"]["date"] == "2026-04-29"
 
 
 def test_the_report_names_no_machine():
@@ -96,9 +96,19 @@ def test_the_table_shows_rates_percentiles_and_cost():
     assert " ".join(header.split()) == "items/s requests/s p50 ms p95 ms p99 ms max ms failures"
     assert row.split()[3:] == ["20.0", "40.0", "40.0", "40.0", "0"]
     assert f"{results['total']['items_per_s']:.1f}" in row
-    assert f"cost: ${report['cost']['dollars_per_million']:.2f} per million pictures" in text
-    assert "g6.xlarge L4" in text
-    assert "2026-Q1" in text
+    assert "pictures per dollar, $" in text
+    assert " per million at $0.8048 an hour for g6.xlarge (4 vCPU, L4) [AWS us-east-1, on demand, 2026-04-29, " in text
+
+
+def test_the_spread_of_the_runs_reaches_the_cost():
+    runs = [measured(), measured()]
+    for run, rate in zip(runs, (90.0, 110.0), strict=True):
+        run["total"]["items_per_s"] = rate
+    report = make_report(PLAN, SERVER, runs[0], price_table()["g6.xlarge"], repeats=runs)
+    assert report["cost"]["spread"]["n"] == 2
+    # Of two runs the mean is hardly known: 100 ± 12.7 x 10.
+    assert report["cost"]["spread"]["dollars_per_million"][1] is None
+    assert "no upper bound, 95 % confidence of 2 runs" in render(report)
 
 
 def test_without_a_price_the_report_says_how_to_give_one():
@@ -170,7 +180,10 @@ def test_bad_options_are_usage_errors(capsys, arguments, message):
     [
         (["--pictures", "/no/such/folder"], "is not a folder"),
         (["--texts", "/no/such/file"], "cannot be read"),
-        (["--instance", "g7.huge"], "known: g4dn.xlarge"),
+        (["--instance", "g6.xlage"], "closest: g6.xlarge"),
+        (["--instance", "g6.xlarge", "--currency", "EUR"], "is in USD, not EUR"),
+        (["--price-per-hour", "0"], "a number above 0"),
+        (["--prices", "/no/such/prices.toml"], "cannot be read"),
         (["--price-per-hour", "-1"], "a number above 0"),
         (["--json", "/no/such/folder/result.json"], "cannot be written"),
     ],
@@ -201,7 +214,7 @@ def test_the_demo_refuses_bad_options_before_its_first_step(tmp_path, capsys, ar
 @pytest.mark.parametrize(
     ("folder", "arguments", "status", "message"),
     [
-        ("new", ["--instance", "g7.huge"], 2, "known: g4dn.xlarge"),
+        ("new", ["--instance", "g6.xlage"], 2, "closest: g6.xlarge"),
         ("new", ["--price-per-hour", "0"], 2, "a number above 0"),
         ("file", [], 1, "file cannot be made a folder (File exists); give another one"),
     ],

@@ -144,7 +144,7 @@ def test_a_server_of_two_places_is_measured(tmp_path: Path, capsys) -> None:
     assert record["cost"]["dollars_per_million"] == pytest.approx(1e6 / record["sustained"]["items_per_s"] / 3600)
     out = capsys.readouterr().out
     assert "sustained with p99 <= 400 ms and at most 0.10% failed" in out
-    assert "per million texts" in out
+    assert " texts per dollar, $" in out
 
 
 def _forty_ms(call: Call) -> None:

@@ -192,7 +192,8 @@ EXTRAS = [("models",), ("export",), ("bench",), ("serve",), ("serve", "bench")]
 def test_the_requirements_of_an_image_are_those_that_pip_reads(extras: tuple[str, ...]) -> None:
     script = [sys.executable, str(DEPLOY / "requirements.py"), *extras]
     printed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert {normal(Requirement(line)) for line in printed} == required(*extras)
+    asked = map(Requirement, printed)
+    assert {normal(one) for one in asked if one.marker is None or one.marker.evaluate()} == required(*extras)
     assert len(printed) == len(set(printed))
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tritonclip_bench.commands import bench_curve, bench_gpu, bench_slo
+from tritonclip_bench.commands import bench_compare, bench_cost, bench_curve, bench_gpu, bench_report, bench_slo
 from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
 from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 # Other benchmarks, each a module like this one.
-BENCHMARKS = {"curve": bench_curve, "gpu": bench_gpu, "slo": bench_slo}
+BENCHMARKS = {
+    "compare": bench_compare,
+    "cost": bench_cost,
+    "curve": bench_curve,
+    "gpu": bench_gpu,
+    "report": bench_report,
+    "slo": bench_slo,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         return status
 
     from tritonclip_bench.files import saving
+    from tritonclip_bench.page import save_page
     from tritonclip_bench.planning import prepare
     from tritonclip_bench.repeats import exit_status, is_good, measure_record
     from tritonclip_bench.report import render
@@ -44,4 +52,5 @@ def run(args: argparse.Namespace) -> int:
     progress = args.progress or sys.stderr.isatty()
     record = measure_record(plan, server, price, length, label=args.label, progress=progress, save=saving(args.json))
     print(render(record))
+    save_page(args.html, record)
     return exit_status(record["broken"], is_good(record))

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure every step and report; 1 when a request failed or a step broke, 130 when it was interrupted, else 0."""
     from tritonclip_bench.curve import measure_curve, render
     from tritonclip_bench.files import saving
+    from tritonclip_bench.page import save_page
     from tritonclip_bench.planning import prepare
     from tritonclip_bench.repeats import exit_status, is_good
 
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         # After Ctrl-C, or a server that died, the steps so far.
         if curve:
             print(render(curve))
+            save_page(args.html, curve)
     return exit_status(curve["broken"], all(map(is_good, curve["records"])))
 
 

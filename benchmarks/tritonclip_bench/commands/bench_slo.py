@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and report; 1 where no rate meets the objective or the search broke, 130 after Ctrl-C, else 0."""
     from tritonclip_bench.files import saving
+    from tritonclip_bench.page import save_page
     from tritonclip_bench.planning import prepare
     from tritonclip_bench.repeats import exit_status
     from tritonclip_bench.slo import Objective, Search
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     _search(plan, server, price, found, record, saving(args.json))
     if found.trials:
         print(_render(found, record["cost"]))
+        save_page(args.html, record)
     return exit_status(found.broken, found.sustained() is not None)
 
 
@@ -72,8 +74,7 @@ def _search(
     from tritonclip_bench.errors import BenchError, LoadError
     from tritonclip_bench.loadrun import run_load, was_interrupted
     from tritonclip_bench.repeats import BETWEEN_RUNS
-    from tritonclip_bench.report import cost, describe_run
-    from tritonclip_bench.scenarios import SCENARIOS
+    from tritonclip_bench.report import describe_run, run_cost
     from tritonclip_bench.slo import search
 
     alone = run_load(replace(plan, users=1, processes=1), progress=False)
@@ -89,7 +90,7 @@ def _search(
                 **describe_run(plan, server, alone["pictures"], kind="slo", label=record["label"]),
                 **found.to_dict(),
                 "alone": {name: value for name, value in alone.items() if name != "pictures"},
-                "cost": cost(best.items_per_s if best else 0.0, price, SCENARIOS[plan.scenario].item),
+                "cost": run_cost(plan, best.items_per_s if best else 0.0, price),
             }
         )
         save(record)
@@ -134,6 +135,7 @@ def _trials(plan: LoadPlan, objective: Objective) -> Callable[[float], Trial]:
 
 
 def _render(found: Search, cost: dict[str, Any] | None) -> str:
+    from tritonclip_bench.dollars import line
     from tritonclip_client.table import format_table
 
     rows = [_row(trial) for trial in sorted(found.trials, key=lambda trial: trial.rate)]
@@ -143,8 +145,8 @@ def _render(found: Search, cost: dict[str, Any] | None) -> str:
         verdict = f"no rate was sustained with {within}"
     else:
         verdict = f"sustained with {within}: {best.rate:.1f} requests/s, {best.items_per_s:.1f} items/s"
-    price = f"\ncost: ${cost['dollars_per_million']:.2f} per million {cost['item']}" if cost else ""
-    notes = "".join(f"\nwarning: {note}" for note in found.notes())
+    price = f"\n{line(cost)}" if cost else ""
+    notes = "".join(f"\nwarning: {note}" for note in (*found.notes(), *(cost["warnings"] if cost else ())))
     broken = f"\nbroken: {found.broken}; the trials so far are above" if found.broken else ""
     return f"{format_table(COLUMNS, rows)}\n\n{verdict}{price}{notes}{broken}"
 

@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run every step and say what it is."""
     from tritonclip_bench import demo
-    from tritonclip_bench.prices import find_price
+    from tritonclip_bench.prices import find_price, today
     from tritonclip_serve.interrupts import raise_on_signals
 
     demo.check_checkout()
     # What the last step would refuse is refused before the first.
-    find_price(args.instance, args.price_per_hour, today="")
+    find_price(args.instance, args.price_per_hour, today().isoformat())
     demo.make_folder(args.folder)
     with raise_on_signals():
         _run_steps(args)
@@ -70,8 +70,6 @@ def _run_steps(args: argparse.Namespace) -> None:
         print(demo.render(demo.classify(server.grpc_address), before))
         _title(f"5. load test: {args.users} users, {args.duration} s")
         demo.load_test(server.grpc_address, _bench_options(args))
-        if args.price_per_hour is None:
-            print(f"note: this machine is priced as if it were one {args.instance}; give yours with --price-per-hour")
         _title("6. stop the server")
     finally:
         server.stop()

@@ -119,5 +119,18 @@ def data_sheet(name: str) -> dict[str, Any] | None:
     table = json.loads(_DATA_SHEETS.read_text(encoding="utf-8"))
     for gpu in table["gpus"]:
         if re.search(gpu["pattern"], name):
-            return {"flops": gpu["tflops"] * 1e12, "bytes_per_s": gpu["gb_per_s"] * 1e9, "source": table["source"]}
+            return _sheet(gpu["tflops"], gpu, table["source"])
     return None
+
+
+def claimed_peaks(name: str) -> list[dict[str, Any]]:
+    """What is said of the GPU of that name: its data sheet; where sources disagree, every claim; else nothing."""
+    if sheet := data_sheet(name):
+        return [sheet]
+    table = json.loads(_DATA_SHEETS.read_text(encoding="utf-8"))
+    disputed = [gpu for gpu in table["disputed"] if re.search(gpu["pattern"], name)]
+    return [_sheet(tflops, gpu, "sources disagree") for gpu in disputed for tflops in gpu["tflops"]]
+
+
+def _sheet(tflops: float, gpu: dict[str, Any], source: str) -> dict[str, Any]:
+    return {"flops": tflops * 1e12, "bytes_per_s": gpu["gb_per_s"] * 1e9, "source": source}

@@ -13,9 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tritonclip_bench.gpu.series import Series
-from tritonclip_bench.gpu.subject import Case
+if TYPE_CHECKING:
+    # They import onnx and torch, which the arithmetic does not need.
+    from tritonclip_bench.gpu.series import Series
+    from tritonclip_bench.gpu.subject import Case
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one item costs a device at least, whatever runs it.
+
+    Attributes:
+        flops: operations; a multiply-add is two.
+        weight_bytes: read once a batch.
+        item_bytes: what goes in and comes out of one item.
+    """
+
+    flops: float
+    weight_bytes: float
+    item_bytes: float
+
+    def intensity(self, batch: int) -> float:
+        """Operations a byte."""
+        return batch * self.flops / (self.weight_bytes + batch * self.item_bytes)
+
+    def attainable(self, batch: int, peak: float, bandwidth: float) -> float:
+        """Items a second at most, of `peak` operations and `bandwidth` bytes a second."""
+        return min(peak, self.intensity(batch) * bandwidth) / self.flops
 
 
 @dataclass(frozen=True)
@@ -62,8 +88,8 @@ def roofline(cases: Sequence[Case], series: Sequence[Series], peak: float, bandw
 
 
 def _roof(case: Case, batch: int, reached: tuple[float, str] | None, peak: float, bandwidth: float) -> Roof:
-    intensity = batch * case.flops / (case.weight_bytes + batch * case.item_bytes)
-    attainable = min(peak, intensity * bandwidth) / case.flops
+    item = Item(case.flops, case.weight_bytes, case.item_bytes)
+    intensity, attainable = item.intensity(batch), item.attainable(batch, peak, bandwidth)
     rate, runtime = reached or (None, None)
     bound = "compute" if intensity * bandwidth >= peak else "memory"
     return Roof(
