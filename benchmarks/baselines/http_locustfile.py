@@ -142,6 +142,23 @@ class Load(OwnLoad):
         return sum(one.user + one.system for one in times), time.perf_counter()
 
 
+class NothingCounted:
+    """In the place of what Triton counts of its models."""
+
+    def begin(self) -> None:
+        """Nothing to read."""
+
+    def end(self) -> None:
+        """Nothing to read."""
+
+    def results(self, seen: object) -> dict[str, Any]:
+        """No stages."""
+        return {"stages": {}}
+
+    def __call__(self) -> None:
+        """No counters."""
+
+
 def check(found: Floats, batch: int, dim: int) -> None:
     """Raise WrongAnswerError unless `found` are finite vectors of length 1, [batch, dim]."""
     if found.shape != (batch, dim):
@@ -185,7 +202,8 @@ def _set_up(environment: Environment, **_: Any) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     measurement = Measurement(environment, window, Load(window, options.server_pid))
-    test = Test(options, str(environment.host), is_open_loop=False, counters=lambda: None)
+    counted: Any = NothingCounted()
+    test = Test(options, str(environment.host), False, counted)
     hooks: Any = environment.events
     hooks.test_start.add_listener(lambda **_: measurement.expect(test))
     measurement.hook_in()
