@@ -12,7 +12,8 @@ What the comparison cannot remove where clients and server share the cores: a re
 Python, more CPU than perf_analyzer, in C++, and the server goes without it. The table shows both clients' cores. The
 tools agree on the server where its own time dominates: with ViT-B-32 a picture takes tens of milliseconds, and with the
 demo's tiny model less than the client. `--rate` offers both the same Poisson arrivals in place of a closed loop.
-perf_analyzer counts from the sending and we from when a request was due, which is the same as long as both keep up.
+perf_analyzer counts from the sending and we from when a request was due, which is the same as long as both keep up; and
+the number of arrivals varies by chance, by its own square root, so that less than a thousand of them prove little.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ def measure_curve(
             curve.update(records=[*done, dict(record)], broken=record["broken"])
             save(curve)
 
-        print(f"step {number + 1} of {len(plans)}: {name(plan)}", file=sys.stderr, flush=True)
         # No step sends texts that one before it has sent.
         fresh = another(plan, number * length.most)
         try:
+            print(f"step {number + 1} of {len(plans)}: {name(plan)}", file=sys.stderr, flush=True)
             measure_record(fresh, server, price, length, label=name(plan), save=keep)
         except (BenchError, KeyboardInterrupt) as error:
             if not curve:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gevent
 from locust.env import Environment
-from locust.runners import WORKER_REPORT_INTERVAL
+from locust.runners import STATE_MISSING, WORKER_REPORT_INTERVAL
 
 from tritonclip_bench.window import Window
 
@@ -45,7 +45,7 @@ class WorkersLoad:
     def open(self) -> None:
         """Count from here on, in every process."""
         self._closed.clear()
-        self._measured = set(self._runner.clients)
+        self._measured = self._alive()
         self._window.open()
         self._runner.send_message(OPEN)
 
@@ -53,10 +53,13 @@ class WorkersLoad:
         """Get the workers' last reports; of one that died all but its last seconds is there."""
         self._runner.send_message(CLOSE)
         deadline_s = time.monotonic() + LAST_S
-        while time.monotonic() < deadline_s and not set(self._runner.clients) <= self._closed:
+        while time.monotonic() < deadline_s and not self._alive() <= self._closed:
             gevent.sleep(POLL_S)
         missing = self._measured - self._closed
         return f"{len(missing)} of {len(self._measured)} load generators ended before the run" if missing else None
+
+    def _alive(self) -> set[str]:
+        return {client.id for client in self._runner.clients.all if client.state != STATE_MISSING}
 
     def _take_report(self, client_id: str, data: dict[str, Any]) -> None:
         if REPORT in data:

@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from tritonclip_bench.cpu import CpuUse
 from tritonclip_bench.samples import ANSWERED, UNANSWERED, Columns, Outcome, Samples
 from tritonclip_bench.timeline import timeline
@@ -18,7 +16,7 @@ from tritonclip_bench.timeline import timeline
 MOST_REASONS = 1000
 OTHER_REASONS = "other reasons"
 # gRPC names the peer in its messages, and a result names no address.
-_PEER = re.compile(r"\b(?:ipv[46]:)?(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:]+\]):\d+")
+_PEER = re.compile(r"\bipv[46]:\S+:\d+|\b(?:\d{1,3}\.){3}\d{1,3}:\d+|\[[0-9a-f:]+\]:\d+")
 
 
 class Recorder:
@@ -121,7 +119,7 @@ class Recorder:
         self.cpu.end()
         for model, age_ms in waiting:
             self._columns[model].append(end_s - age_ms / 1000, age_ms, 0, self._codes[UNANSWERED])
-        open_s = float(np.mean(list(self._windows.values()))) if self._windows else end_s - self.begun_s
+        open_s = max(self._windows.values(), default=end_s - self.begun_s)
         self._until_s = until_s
         self._window_s = open_s if until_s is None else min(open_s, until_s)
 

@@ -83,17 +83,19 @@ def repeat(measure: Callable[[int], Results], length: RunLength, after: Callable
         BenchError, KeyboardInterrupt: the very first run gave nothing at all.
     """
     runs = Runs()
-    while True:
-        try:
+    try:
+        while True:
             runs.results.append(measure(len(runs.results)))
             runs.broken = runs.results[-1].get("broken")
-        except (BenchError, KeyboardInterrupt) as error:
-            if not runs.results:
-                raise
-            runs.broken = str(error) or BETWEEN_RUNS
+            after(runs)
+            if runs.broken or length.is_enough(runs.throughput()):
+                return runs
+    except (BenchError, KeyboardInterrupt) as error:
+        if not runs.results:
+            raise
+        runs.broken = runs.broken or str(error) or BETWEEN_RUNS
         after(runs)
-        if runs.broken or length.is_enough(runs.throughput()):
-            return runs
+        return runs
 
 
 def measure_record(

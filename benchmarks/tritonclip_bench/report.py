@@ -174,7 +174,7 @@ def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
     values = {name: value for name, value in asdict(plan).items() if name not in ("address", "samples")}
     values["pictures"] = sent
-    values["texts"] = "lines of a file" if plan.texts else "captions"
+    values["texts"] = "lines of a file" if plan.texts else plan.text_lengths or "captions"
     return values
 
 

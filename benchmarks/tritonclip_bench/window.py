@@ -70,14 +70,15 @@ class Window:
             "recorder": self.recorder.report(),
             "in_flight": self.in_flight.report(),
             "times": asdict(self.times),
-            "sent": self.sent if self.times.requests else {},
+            "sent": self.sent,
+            "sends": bool(self.times.requests),
             "failing_s": failing_s,
         }
 
     def absorb(self, name: str, report: Mapping[str, Any], *, last: bool) -> None:
         """Add the report of another process; `name` tells them apart, the `last` one has the sums of all."""
-        if report["sent"]:
-            self.sent = report["sent"]
+        self.sent = report["sent"] or self.sent
+        if report["sends"]:
             failing_s = report["failing_s"]
             self._others_fail[name] = None if failing_s is None else time.perf_counter() - failing_s
         if self.recorder.recording:

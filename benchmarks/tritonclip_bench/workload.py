@@ -1,4 +1,4 @@
-"""Makes the requests of a load test and checks the answers, so that a failing server cannot look fast."""
+"""Makes the requests of a load test, and has their answers checked."""
 
 from __future__ import annotations
 
@@ -8,24 +8,16 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from tritonclip_bench import answers
 from tritonclip_bench.captions import describe_texts, read_texts, text_stream
 from tritonclip_bench.classifiers import choose_classifier
 from tritonclip_bench.endpoint import ServerInfo, describe
-from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.options import settle_seed
 from tritonclip_bench.pictures import NO_PICTURES, Pictures, load_pictures, read_pictures
 from tritonclip_bench.scenarios import PICTURE_CALLS, SCENARIOS, traffic
-
-Floats = NDArray[np.float32]
-
-# float32 rounding of a norm over a thousand values is far below; a missing normalisation far above.
-NORM_TOLERANCE = 1e-3
-# Outputs that are of other types, and checked elsewhere or of no interest.
-NO_FLOATS = frozenset({"truncated", "labels", "class_indices"})
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ class Workload:
         self.weights = weights
         self._classifier = classifier
         self._told = dict(told or {})
-        self._encoded = itertools.cycle(pictures.encoded)
+        self._pictures = itertools.cycle([_element(encoded) for encoded in pictures.encoded])
         self._texts = texts
         self._batch_size = batch_size
         self._labels = labels
@@ -101,19 +93,19 @@ class Workload:
 
     def check(self, call: Call, response: service_pb2.ModelInferResponse) -> None:
         """Raise WrongAnswerError unless `response` has the promised shapes, and unit-length embeddings."""
-        outputs = _outputs(response)
+        outputs = answers.floats(response)
         if call.model == "clip":
-            _check_probabilities(outputs, (call.pictures, call.texts))
-            _check_embeddings(outputs, "image_features", (call.pictures, self._dim))
-            _check_embeddings(outputs, "text_features", (call.texts, self._dim))
+            answers.check_probabilities(outputs, (call.pictures, call.texts))
+            answers.check_embeddings(outputs, "image_features", (call.pictures, self._dim))
+            answers.check_embeddings(outputs, "text_features", (call.texts, self._dim))
         elif call.model == self._classifier:
-            _check_labels(response, call.pictures)
-            _check_probabilities(outputs, outputs["probabilities"].shape)
+            answers.check_labels(response, call.pictures)
+            answers.check_probabilities(outputs, outputs["probabilities"].shape)
         else:
-            _check_embeddings(outputs, "embedding", (call.items, self._dim))
+            answers.check_embeddings(outputs, "embedding", (call.items, self._dim))
 
     def _embed_image(self) -> Call:
-        pictures = list(itertools.islice(self._encoded, self._batch_size))
+        pictures = list(itertools.islice(self._pictures, self._batch_size))
         return Call("embed_image", _request("embed_image", image=pictures), pictures=len(pictures))
 
     def _embed_text(self) -> Call:
@@ -121,16 +113,16 @@ class Workload:
         return Call("embed_text", _request("embed_text", text=texts), texts=len(texts))
 
     def _clip(self) -> Call:
-        pictures = list(itertools.islice(self._encoded, self._batch_size))
+        pictures = list(itertools.islice(self._pictures, self._batch_size))
         texts = self._next_texts(self._labels)
         return Call("clip", _request("clip", image=pictures, text=texts), len(pictures), len(texts))
 
     def _classify(self) -> Call:
-        pictures = list(itertools.islice(self._encoded, self._batch_size))
+        pictures = list(itertools.islice(self._pictures, self._batch_size))
         return Call(self._classifier, _request(self._classifier, image=pictures), pictures=len(pictures))
 
     def _next_texts(self, count: int) -> list[bytes]:
-        return [text.encode() for text in itertools.islice(self._texts, count)]
+        return [_element(text.encode()) for text in itertools.islice(self._texts, count)]
 
 
 def prepare(options: Namespace, address: str, part: tuple[int, int] = (0, 1)) -> Workload:
@@ -221,54 +213,15 @@ def _check_limit(option: str, given: int, model: str, limit: int) -> None:
         )
 
 
+def _element(item: bytes) -> bytes:
+    """An element of a BYTES tensor: its length, four bytes little-endian, then itself."""
+    return struct.pack("<I", len(item)) + item
+
+
 def _request(model: str, **tensors: Sequence[bytes]) -> service_pb2.ModelInferRequest:
-    """A request of BYTES tensors [N, 1]."""
+    """A request of BYTES tensors [N, 1], whose elements are given as they are sent."""
     request = service_pb2.ModelInferRequest(model_name=model)
-    for name, items in tensors.items():
-        request.inputs.add(name=name, datatype="BYTES", shape=[len(items), 1])
-        # Each element is its length, four bytes little-endian, then itself.
-        request.raw_input_contents.append(b"".join(struct.pack("<I", len(item)) + item for item in items))
+    for name, elements in tensors.items():
+        request.inputs.add(name=name, datatype="BYTES", shape=(len(elements), 1))
+        request.raw_input_contents.append(b"".join(elements))
     return request
-
-
-def _outputs(response: service_pb2.ModelInferResponse) -> dict[str, Floats]:
-    outputs = {}
-    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if tensor.name in NO_FLOATS:
-            continue
-        if tensor.datatype != "FP32":
-            raise WrongAnswerError(f"{tensor.name} is {tensor.datatype}, not FP32")
-        outputs[tensor.name] = np.frombuffer(raw, dtype="<f4").reshape(tuple(tensor.shape))
-    return outputs
-
-
-def _tensor(outputs: dict[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:
-    if name not in outputs:
-        raise WrongAnswerError(f"no {name} in the answer")
-    if outputs[name].shape != shape:
-        raise WrongAnswerError(f"{name} has the shape {list(outputs[name].shape)}, not {list(shape)}")
-    if not np.isfinite(outputs[name]).all():
-        raise WrongAnswerError(f"{name} holds values that are not finite")
-    return outputs[name]
-
-
-def _check_embeddings(outputs: dict[str, Floats], name: str, shape: tuple[int, ...]) -> None:
-    norms = np.linalg.norm(_tensor(outputs, name, shape), axis=1)
-    if np.abs(norms - 1).max() > NORM_TOLERANCE:
-        raise WrongAnswerError(f"{name} holds vectors that are not of length 1")
-
-
-def _check_probabilities(outputs: dict[str, Floats], shape: tuple[int, ...]) -> None:
-    probabilities = _tensor(outputs, "probabilities", shape)
-    if probabilities.min() < 0 or probabilities.max() > 1:
-        raise WrongAnswerError("probabilities are outside 0 to 1")
-
-
-def _check_labels(response: service_pb2.ModelInferResponse, pictures: int) -> None:
-    """Labels [N, k] of k of at least one, for each of N pictures."""
-    shapes = {tensor.name: list(tensor.shape) for tensor in response.outputs}
-    for name in ("labels", "probabilities"):
-        if name not in shapes:
-            raise WrongAnswerError(f"no {name} in the answer")
-    if shapes["labels"] != shapes["probabilities"] or shapes["labels"][:1] != [pictures] or 0 in shapes["labels"]:
-        raise WrongAnswerError(f"labels have the shape {shapes['labels']} for {pictures} pictures")

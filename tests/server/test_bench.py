@@ -102,3 +102,10 @@ def test_plain_locust_says_the_same(dead_address):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert f"error: no ready server at {dead_address}" in done.stderr
+
+
+def test_a_repository_without_classifiers_says_how_to_build_one(server):
+    done = bench("--address", server.grpc_address, "--scenario", "classify")
+    assert done.returncode == 2
+    assert "the server has no classifier; build one" in done.stderr
+    assert done.stderr.count("\n") == 1

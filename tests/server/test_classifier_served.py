@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from classifier_command import add_classifier
 from tritonclip_client import ClipClient, InvalidImageError, InvalidInputError, ServerError
+from tritonclip_client.main import main
 from tritonclip_serve import TritonServer
 
 ALPHA, BETA = 3.0, 5.5
@@ -38,9 +40,9 @@ def cache(labels: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def client(
+def address(
     demo: Path, demo_repository: Path, cache: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ClipClient]:
+) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("classifiers")
     repository = shutil.copytree(demo_repository, folder / "repository")
     file = demo / "labels.txt"
@@ -48,10 +50,13 @@ def client(
     add_classifier("build", repository, "--name", "all", "--labels", file, "--top-k", 100)
     options = ["--keys", cache[0], "--values", cache[1], "--alpha", ALPHA, "--beta", BETA]
     add_classifier("tip-adapter", repository, "--name", "tip", "--labels", file, *options)
-    with (
-        TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=folder / "log") as server,
-        ClipClient(server.grpc_address) as client,
-    ):
+    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=folder / "log") as server:
+        yield server.grpc_address
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[ClipClient]:
+    with ClipClient(address) as client:
         yield client
 
 
@@ -110,3 +115,21 @@ def test_indices_are_places_in_the_file(client: ClipClient, labels: list[str]) -
     embedding = client.embed_texts(["a red circle"])
     answer = client.infer("classifier_head_shapes", {"image_embedding": embedding}, ["labels", "class_indices"])
     assert [labels[index].encode() for index in answer["class_indices"][0]] == answer["labels"][0].tolist()
+
+
+def test_a_load_test_asks_and_mixes_in_the_classifier(address: str, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    mix = ("--mix", "embed_image=1,classify=3", "--picture-set", "thumbnails", "--batch-size", "2")
+    given = ["bench", "--address", address, *mix, "--duration", "2s", "--warmup", "0", "--json", str(result)]
+    assert main([*given, "--classifier", "shapes"]) == 0
+    record = json.loads(result.read_text())
+    counts = {name: summary["requests"] for name, summary in record["results"]["by_model"].items()}
+    assert set(counts) == {"embed_image", "classify_shapes"}
+    assert counts["classify_shapes"] > counts["embed_image"]
+    assert record["results"]["total"]["items"] == 2 * sum(counts.values())
+    assert (record["plan"]["scenario"], record["plan"]["classifier"]) == ("mixed", "shapes")
+
+
+def test_a_load_test_wants_to_know_which_classifier(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--address", address, "--scenario", "classify"]) == 2
+    assert "has 3 classifiers: all, shapes, tip; choose one with --classifier NAME" in capsys.readouterr().err

@@ -32,7 +32,7 @@ with serving(Server(text_limit=64), workers=64) as server:
 def bench(address: str, result: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`tritonclip bench` in a process group of its own, as a terminal starts it."""
     line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", address, "--scenario", "text"]
-    line += ["--users", "4", "--warmup", "1s", "--progress", "--json", str(result), *options]
+    line += ["--users", "4", "--warmup", "0", "--progress", "--json", str(result), *options]
     pipe = subprocess.PIPE
     process = subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     try:
@@ -57,7 +57,9 @@ def killable_server() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.parametrize("options", [[], ["--rate", "50"]], ids=["closed loop", "open loop"])
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--rate", "50"], marks=pytest.mark.slow)], ids=["closed loop", "open loop"]
+)
 def test_a_server_that_is_killed(options: list[str], tmp_path: Path) -> None:
     result, samples = tmp_path / "result.json", tmp_path / "samples.csv.gz"
     with killable_server() as server:
@@ -96,8 +98,17 @@ def terminate(process: subprocess.Popen[str]) -> None:
     process.terminate()
 
 
-@pytest.mark.parametrize("interrupt", [to_the_group, to_the_parent, terminate])
-@pytest.mark.parametrize("options", [[], pytest.param(["--processes", "2"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("interrupt", "options"),
+    [
+        (to_the_group, []),
+        pytest.param(to_the_parent, [], marks=pytest.mark.slow),
+        pytest.param(terminate, [], marks=pytest.mark.slow),
+        pytest.param(to_the_group, ["--processes", "2"], marks=pytest.mark.slow),
+        pytest.param(to_the_parent, ["--processes", "2"], marks=pytest.mark.slow),
+        pytest.param(terminate, ["--processes", "2"], marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run(
     interrupt: Callable[[subprocess.Popen[str]], None], options: list[str], tmp_path: Path
 ) -> None:

@@ -1,10 +1,14 @@
 """What a load test sends: pictures, texts and requests, and the check of the answers."""
 
+import argparse
+import contextlib
 import io
 import itertools
 import math
 import subprocess
 import sys
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,12 +17,14 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
 from kserve_server import Server, serving
-from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, read_texts, text_stream
+from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, describe_texts, read_texts, text_stream
+from tritonclip_bench.classifiers import _chosen
 from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.loadrun import LOCUSTFILE
-from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures, read_pictures
-from tritonclip_bench.scenarios import CALLS, SCENARIOS
+from tritonclip_bench.picture_sets import PICTURE_SETS
+from tritonclip_bench.pictures import JPEG_QUALITY, Pictures, _places, draw_pictures, load_pictures, read_pictures
+from tritonclip_bench.scenarios import CALLS, SCENARIOS, parse_mix, scenario_name, traffic
 from tritonclip_bench.workload import Workload
 
 DIM = 8
@@ -191,3 +197,112 @@ def test_plain_locust_does_not_run_against_a_server_whose_spec_cannot_be_read():
     assert "error: the server's serving_spec cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
     assert server.calls == []
+
+
+def test_the_default_pictures_are_those_of_earlier_results():
+    photos = PICTURE_SETS["photos"]
+    assert _places(photos) == [(640, 480), (1024, 768)] * 16
+    assert photos.qualities == (JPEG_QUALITY,)
+
+
+@pytest.mark.parametrize("name", PICTURE_SETS)
+def test_a_set_has_its_sizes_in_their_shares_and_both_orientations(name):
+    declared, places = PICTURE_SETS[name], _places(PICTURE_SETS[name])
+    assert len(places) == declared.count
+    total = sum(size.weight for size in declared.sizes)
+    weights = Counter()
+    for size in declared.sizes:
+        weights[size.width, size.height] += size.weight
+    for size, weight in weights.items():
+        found = sum(sorted(place, reverse=True) == list(size) for place in places)
+        assert found == pytest.approx(weight / total * declared.count, abs=2)
+    upright = sum(height > width for width, height in places)
+    assert (upright > 0) == (declared.turned > 0)
+
+
+def test_a_picture_of_a_phone_is_drawn_fast_and_weighs_what_photos_weigh():
+    begin_s = time.process_time()
+    (encoded,) = draw_pictures(((4032, 3024),), per_size=1).encoded
+    assert time.process_time() - begin_s < 2
+    picture = Image.open(io.BytesIO(encoded))
+    assert picture.size == (4032, 3024)
+    assert 0.8 < len(encoded) * 8 / (4032 * 3024) < 4
+    # No tile of noise is where another one is.
+    assert np.asarray(picture.convert("L")).std() > 20
+    told = Pictures((encoded, b"no picture"), "a test").describe()
+    assert told["sizes"] == {"4032x3024": 1}
+    assert told["mean_megapixels"] == pytest.approx(12.192768)
+    assert (told["unreadable"], told["bytes"]["max"]) == (1, len(encoded))
+
+
+@pytest.mark.parametrize(("name", "words"), [("captions", (10, 20)), ("short", (1, 4)), ("long", (30, 200))])
+def test_texts_have_their_lengths_and_do_not_repeat(name, words):
+    texts = list(itertools.islice(text_stream(None, seed=9, repeat=False, lengths=name), 20_000))
+    assert len(set(texts)) == len(texts)
+    lengths = {len(text.split()) for text in texts}
+    assert words[0] <= min(lengths)
+    assert max(lengths) <= words[1]
+    told = describe_texts(iter(texts), name)
+    assert told["words"]["min"] in lengths
+    assert told["source"] == name
+
+
+def test_mixed_texts_are_of_all_lengths():
+    texts = list(itertools.islice(text_stream(None, seed=9, repeat=False, lengths="mixed"), 10_000))
+    assert len(set(texts)) == len(texts)
+    assert sum(len(text.split()) <= 4 for text in texts) == 5000
+    assert sum(len(text.split()) > 30 for text in texts) == 1000
+
+
+def test_scenarios_have_the_names_of_their_calls_too():
+    assert [scenario_name(name) for name in ("embed_image", "embed_text", "clip")] == ["image", "text", "clip"]
+
+
+def test_a_mix_has_weights_of_its_own():
+    options = argparse.Namespace(scenario="mixed", mix="embed_image=7,embed_text=2,clip=1,classify=1")
+    assert traffic(options).weights == {"embed_image": 7, "embed_text": 2, "clip": 1, "classify": 1}
+    assert traffic(options).item == "pictures and texts"
+    assert traffic(argparse.Namespace(scenario="mixed", mix="clip=1,classify=2")).item == "pictures"
+    assert traffic(argparse.Namespace(scenario="mixed")).weights == SCENARIOS["mixed"].weights
+
+
+@pytest.mark.parametrize("text", ["", "clip", "clip=0", "clip=-1", "clip=1.5", "video=1", "clip=1,clip=2", "clip=9999"])
+def test_what_is_no_mix(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="give each of embed_image, embed_text, clip, classify once"):
+        parse_mix(text)
+
+
+@pytest.mark.parametrize(
+    ("shape", "probabilities", "reason"),
+    [
+        ((2, 3), np.full((2, 3), 0.5), None),
+        ((2, 3), np.full((2, 3), 1.5), "outside 0 to 1"),
+        ((1, 3), np.full((1, 3), 0.5), r"labels have the shape \[1, 3\] for 2 pictures"),
+        ((2, 3), np.full((2, 2), 0.5), "labels have the shape"),
+        ((2, 0), np.zeros((2, 0)), "labels have the shape"),
+    ],
+)
+def test_answers_of_a_classifier_are_checked(shape, probabilities, reason):
+    made = Workload(
+        Pictures((b"one",), "a test"), iter([]), batch_size=2, labels=1, embedding_dim=DIM, classifier="classify_pets"
+    )
+    call = made.call("classify")
+    response = answer(probabilities=probabilities)
+    response.outputs.add(name="labels", datatype="BYTES", shape=shape)
+    response.raw_output_contents.append(b"")
+    assert (call.model, call.items) == ("classify_pets", 2)
+    with contextlib.nullcontext() if reason is None else pytest.raises(WrongAnswerError, match=reason):
+        made.check(call, response)
+
+
+@pytest.mark.parametrize(
+    ("served", "name", "message"),
+    [
+        ([], None, "the server has no classifier; build one"),
+        (["pets", "shapes"], None, "2 classifiers: pets, shapes; choose one with --classifier NAME"),
+        (["pets"], "shapes", "--classifier shapes: the server has no such classifier; it has pets"),
+    ],
+)
+def test_the_classifier_has_to_be_clear(served, name, message):
+    with pytest.raises(BenchError, match=message):
+        _chosen(served, name)

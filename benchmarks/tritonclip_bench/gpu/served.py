@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tritonclip_bench.errors import BenchError
+from tritonclip_bench.errors import BenchError, LoadError
 from tritonclip_bench.gpu.device import Device
 from tritonclip_bench.gpu.gpu_use import GpuUse
 from tritonclip_bench.gpu.subject import Subject
-from tritonclip_bench.loadrun import LoadPlan, run_load
+from tritonclip_bench.loadrun import LoadPlan, run_load, was_interrupted
 from tritonclip_bench.report import CLIENT_BOUND_CORES
 from tritonclip_export.settings import PYTHON
 from tritonclip_serve.server import TritonServer
@@ -77,6 +77,10 @@ def _measure(address: str, users: int, seconds: int, device: Device) -> dict[str
     # On a CPU the GPU is somebody else's.
     with GpuUse() if device.kind == "cuda" else nullcontext() as use:
         results = run_load(plan, progress=False)
+    if was_interrupted(results.get("broken")):
+        raise KeyboardInterrupt
+    if results.get("broken"):
+        raise LoadError(results["broken"])
     total = results["total"]
     row = {
         "users": users,
