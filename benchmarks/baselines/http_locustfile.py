@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import gevent
-import numpy as np
 import psutil
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
@@ -27,7 +26,8 @@ from locust.env import Environment
 # Locust puts no folder of ours on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from baselines.http_api import APIS, Floats, Request, embeddings
+from baselines.http_api import APIS, Request, embeddings
+from tritonclip_bench.answers import check_embeddings
 from tritonclip_bench.captions import text_stream
 from tritonclip_bench.errors import BenchError, WrongAnswerError
 from tritonclip_bench.measurement import Measurement, OwnLoad, Test
@@ -35,7 +35,6 @@ from tritonclip_bench.options import add_measurement_arguments, add_workload_arg
 from tritonclip_bench.pictures import load_pictures
 from tritonclip_bench.users import PAUSE_AFTER_FAILURE_S
 from tritonclip_bench.window import Window
-from tritonclip_bench.workload import NORM_TOLERANCE
 
 # Locust's hooks carry no types.
 events: Any = locust_events
@@ -85,7 +84,7 @@ class HttpUser(User):
             answered_s = time.perf_counter()
             if response.status_code != 200:
                 raise WrongAnswerError(f"HTTP {response.status_code}: {answer[:200].decode(errors='replace')}")
-            check(embeddings(answer), self.batch, self.dim)
+            check_embeddings({"embedding": embeddings(answer)}, "embedding", (self.batch, self.dim))
         except WrongAnswerError as error:
             failure = error
         except (OSError, HTTPParseError) as error:
@@ -157,15 +156,6 @@ class NothingCounted:
 
     def __call__(self) -> None:
         """No counters."""
-
-
-def check(found: Floats, batch: int, dim: int) -> None:
-    """Raise WrongAnswerError unless `found` are finite vectors of length 1, [batch, dim]."""
-    if found.shape != (batch, dim):
-        raise WrongAnswerError(f"the embeddings have the shape {list(found.shape)}, not {[batch, dim]}")
-    # A norm that is not finite is not close to 1 either.
-    if not np.all(np.abs(np.linalg.norm(found, axis=1) - 1) <= NORM_TOLERANCE):
-        raise WrongAnswerError("the embeddings are not of length 1")
 
 
 def _requests(options: Any, pictures: tuple[bytes, ...]) -> Iterator[Request]:

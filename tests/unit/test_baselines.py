@@ -334,7 +334,7 @@ def test_the_load_generator_counts_good_answers_and_refuses_wrong_ones(length):
         assert found["client"]["check_ms"] > 0
     else:
         assert total["requests"] == 0
-        assert total["failure_reasons"] == {"the embeddings are not of length 1": total["failures"]}
+        assert total["failure_reasons"] == {"embedding holds vectors that are not of length 1": total["failures"]}
     # This process serves.
     assert 0 < found["server_cpu_cores"] < 2
     texts = [text for asked in server.asked for text in asked]
