@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,14 +32,13 @@ from baselines.in_process import Ceiling, OpenClipTransform
 from baselines.material import Material, prepare
 from baselines.patterns import (
     BASELINES,
-    BATCHED_WINDOW,
+    IN_PROCESS,
     OURS,
     PATTERNS,
     SCENARIOS,
     Pattern,
-    is_measured,
-    measured_as,
 )
+from baselines.schedule import schedule
 from baselines.sides import Load, Side, Tritonclip, fastapi, infinity
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError
@@ -47,7 +46,6 @@ from tritonclip_bench.files import check_writable, write_json
 from tritonclip_bench.loadrun import INTERRUPTED, was_interrupted
 from tritonclip_bench.machine import cpu_slug
 from tritonclip_bench.options import count
-from tritonclip_bench.repeats import SEED_STEP
 from tritonclip_client.errors import ClipError
 from tritonclip_client.main import EXIT_INTERRUPTED
 from tritonclip_serve.errors import ServeError
@@ -153,9 +151,21 @@ class Comparison:
         ) | {"warnings": self._warnings(), "machine_busy_idle": self.idle_share}
 
     def _warnings(self) -> list[str]:
-        if self.idle_share is None or self.idle_share <= QUIET_SHARE:
-            return []
-        return [f"the machine was {self.idle_share:.0%} busy while nobody asked anything; the ratios will not hold"]
+        found = []
+        if self.idle_share is not None and self.idle_share > QUIET_SHARE:
+            found.append(
+                f"the machine was {self.idle_share:.0%} busy while nobody asked anything; the ratios will not hold"
+            )
+        # Their latencies tell little of the throughput: those that take longest are not among them.
+        few = [
+            key
+            for key, load in self.loads.items()
+            if key[0] not in IN_PROCESS and self.runs[key]["total"]["requests"] < load.pattern.clients
+        ]
+        if few:
+            named = ", ".join(dict.fromkeys(f"{side} {scenario} {pattern}" for side, scenario, pattern, _ in few))
+            found.append(f"windows with fewer answers than clients: {named}; give more --seconds")
+        return found
 
     def save(self) -> None:
         """Write what was found so far."""
@@ -170,24 +180,6 @@ FACTORIES: Mapping[str, Callable[[Material, Path, int], Side]] = {
     "onnxruntime": lambda material, folder, dim: OpenClipTransform(material),
     "ceiling": lambda material, folder, dim: Ceiling(material),
 }
-
-
-def schedule(args: argparse.Namespace, number: int) -> Iterator[tuple[str, Load]]:
-    """What round `number`, from 1, measures: sides in turn for each pattern, in even rounds backwards.
-
-    All sides of a pattern get the same texts, and no texts come twice: tritonclip's server caches their embeddings.
-    """
-    done = set()
-    cells = [(scenario, pattern) for scenario in args.scenarios for pattern in args.patterns]
-    for index, (scenario, pattern) in enumerate(cells):
-        sides = [side for side in (OURS, *args.sides) if is_measured(side, pattern)]
-        for side in sides if number % 2 else reversed(sides):
-            shape = measured_as(side, pattern)
-            if (side, scenario, shape) in done:
-                continue
-            done.add((side, scenario, shape))
-            seconds = args.seconds * (BATCHED_WINDOW if pattern.batch > 1 else 1)
-            yield side, Load(scenario, shape, seconds, args.warmup, (number * len(cells) + index) * SEED_STEP)
 
 
 def say(line: str) -> None:

@@ -24,6 +24,7 @@ from baselines.patterns import BASELINES, EXPECTED, OURS, PATTERNS, SCENARIOS, P
 from baselines.sides import HTTP_LOCUSTFILE, HttpServer, Load
 from tritonclip_bench.errors import WrongAnswerError
 from tritonclip_bench.loadrun import run_load
+from tritonclip_bench.repeats import SEED_STEP
 
 DIM = 4
 ONE, EIGHT, BATCHED = PATTERNS[0], PATTERNS[1], PATTERNS[3]
@@ -59,7 +60,7 @@ def test_all_sides_of_a_pattern_get_the_same_texts_and_no_texts_come_twice():
             cells.setdefault((number, load.scenario, load.seed), set()).add(side)
     seeds = [seed for _, _, seed in cells]
     assert len(set(seeds)) == len(seeds) == 3 * len(SCENARIOS) * len(PATTERNS)
-    assert min(abs(a - b) for a in seeds for b in seeds if a != b) >= run.SEED_STEP
+    assert min(abs(a - b) for a in seeds for b in seeds if a != b) >= SEED_STEP
     # The probes of the answers come before.
     assert min(seeds) > answers.SEED + answers.TEXTS
     assert all({OURS, "fastapi", "infinity"} <= sides for sides in cells.values())
@@ -273,6 +274,14 @@ def _measured(**sides):
     comparison.save = lambda: saved.append(len(comparison.runs))
     comparison.measure()
     return comparison, saved
+
+
+def test_a_window_with_hardly_any_answers_is_warned_of():
+    comparison, _ = _measured(infinity=_Side())
+    for key, results in comparison.runs.items():
+        results["total"]["requests"] = 0 if key[:2] == ("infinity", "text") else 5
+    (warning,) = comparison._warnings()
+    assert warning == "windows with fewer answers than clients: infinity text 1x1; give more --seconds"
 
 
 def test_a_baseline_that_dies_is_left_out_and_stopped_and_the_others_go_on():
