@@ -32,7 +32,7 @@ import paired_timing
 from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.inprocess import InProcess
+from tritonclip_bench.inprocess import of_pictures
 from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
 from tritonclip_bench.pictures import Pictures, load_pictures
 from tritonclip_bench.workload import Workload
@@ -128,7 +128,7 @@ def _client(
 
 def run_rounds(args: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
     """All rounds against one server; returns pictures a second by side, one number a round, and the server."""
-    local = InProcess(args.repository, pictures)
+    local = of_pictures(args.repository, pictures)
     with TritonServer(args.repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.log) as server:
         served = describe(server.grpc_address)
         sides: dict[str, Callable[[], float]] = {

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ class LoadPlan:
         return ramp_s + self.warmup_s + self.duration_s + self.deadline_s + GRACE_S
 
 
-def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
+def run_load(
+    plan: LoadPlan, *, progress: bool, locustfile: Path = LOCUSTFILE, more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Put the load on the server and return what was measured (`Recorder.results`).
 
     Where the server dies, or this process is interrupted (Ctrl-C, SIGTERM), what was measured until then comes back,
@@ -117,6 +120,7 @@ def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
 
     Args:
         progress: show lines with the current rate on stderr.
+        locustfile: takes the plan's options, and `more` of its own.
 
     Raises:
         LoadError: the load generator ended without a result, or hung.
@@ -124,7 +128,7 @@ def run_load(plan: LoadPlan, *, progress: bool) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="tritonclip-bench-") as folder:
         results = Path(folder) / "results.json"
-        command = [*_locust(plan.processes), *plan.arguments(), "--results", str(results)]
+        command = [*_locust(locustfile, plan.processes), *plan.arguments(), "--results", str(results), *more]
         if plan.samples is not None:
             command += ["--samples", str(_unused(plan.samples))]
         with running([*command, "--progress"] if progress else command, subprocess.DEVNULL) as process:
@@ -154,10 +158,10 @@ def _unused(path: Path) -> Path:
     return path if number == 1 else path.with_name(f"{name}-{number}{dot}{suffixes}")
 
 
-def _locust(processes: int) -> list[str]:
+def _locust(locustfile: Path, processes: int) -> list[str]:
     # Without locust's log there is no second table beside ours; its warnings still reach stderr.
     quiet = ("--headless", "--skip-log-setup", "--exit-code-on-error", "0")
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *quiet]
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile), *quiet]
     if processes == 1:
         return command
     with socket.socket() as free:
