@@ -75,8 +75,7 @@ def make_plan(args: argparse.Namespace, address: str, classifier: str) -> LoadPl
         pictures=args.pictures,
         texts=args.texts,
         rate=args.rate,
-        # A server of one's own is asked where its metrics are.
-        metrics_url=getattr(args, "metrics_url", None),
+        metrics_url=args.metrics_url,
         picture_set=args.picture_set,
         text_lengths=args.text_lengths,
         shape=getattr(args, "shape", None),
