@@ -30,7 +30,7 @@ from tritonclip_bench.measurement import Measurement, OwnLoad, Test
 from tritonclip_bench.options import add_measurement_arguments, add_rate_argument, add_workload_arguments, settle_seed
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.server_watch import ServerWatch
-from tritonclip_bench.shapes import parse_shape
+from tritonclip_bench.shapes import check_processes, parse_shape
 from tritonclip_bench.users import Traffic, TritonUser, tasks_of
 from tritonclip_bench.window import Window
 from tritonclip_client.errors import ClipError
@@ -185,6 +185,8 @@ class Session:
         shape = options.shape and parse_shape(options.shape)
         if shape and not shape.is_open_loop and users < shape.peak:
             raise BenchError(f"{users} users and --shape {options.shape}; give as many users as it goes up to")
+        if shape:
+            check_processes(shape, users, workers)
         rate = shape.peak if shape and shape.is_open_loop else options.rate
         if not self._is_master:
             index = self._runner.worker_index

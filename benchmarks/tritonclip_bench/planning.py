@@ -12,7 +12,7 @@ from tritonclip_bench.options import settle_seed
 from tritonclip_bench.prices import Price, asked_price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
 from tritonclip_bench.server_metrics import fetch
-from tritonclip_bench.shapes import parse_shape
+from tritonclip_bench.shapes import check_processes, parse_shape
 from tritonclip_bench.workload import check
 
 
@@ -43,6 +43,9 @@ def check_options(args: argparse.Namespace) -> Price | None:
     users = most_users(args)
     if args.processes > users:
         raise BenchError(f"--processes {args.processes}; each needs a user of {users}; give fewer")
+    shape: str | None = getattr(args, "shape", None)
+    if shape is not None:
+        check_processes(parse_shape(shape), users, args.processes)
     return price
 
 

@@ -6,6 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass
 
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.options import positive_number, positive_seconds
 
 FORMS = "ramp:FROM-TO, spike:BASE-PEAK:EVERY:FOR, steps:A,B,... (requests a second), or users:A,B,... (users)"
@@ -81,6 +82,20 @@ def parse_shape(text: str) -> Shape:
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}; the shapes are {FORMS}") from None
     raise argparse.ArgumentTypeError(f"{text!r} is no load shape; give {FORMS}, FOR shorter than EVERY")
+
+
+def check_processes(shape: Shape, users: int, processes: int) -> None:
+    """Refuse numbers of users that locust spreads unevenly: which of them rest goes by their numbers, which then have
+    gaps, so that fewer would send than the shape says.
+
+    Raises:
+        BenchError: `shape` is of users, and not every process gets as many.
+    """
+    if not shape.is_open_loop and users % processes:
+        raise BenchError(
+            f"--shape of {users} users over {processes} processes; each needs as many users: give a number of "
+            f"processes that divides {users}"
+        )
 
 
 def _range(text: str) -> tuple[float, ...]:
