@@ -152,7 +152,8 @@ def search(measure: Callable[[float], Trial], begin: float, found: Search) -> It
     """Look for the highest sustained rate; yields each trial as it is noted in `found`, so that nothing is lost.
 
     From `begin` the rate doubles until a trial is not sustained, or halves until one is; the gap is bisected until the
-    two are within TOLERANCE. The rate that was found is tried once more: where that fails, the search goes on below it.
+    two are within TOLERANCE. The rate that was found is tried once more: where that fails, the search goes on below it,
+    MOST_STEPS times at most, because a machine that became slower meanwhile may sustain nothing any more.
     """
     low, high, rate = 0.0, 0.0, begin
 
@@ -166,13 +167,12 @@ def search(measure: Callable[[float], Trial], begin: float, found: Search) -> It
         if (low and high) or (high and rate < 1):
             break
         rate = rate * 2 if trial.is_good else rate / 2
-    confirmed = False
-    while low and high and not confirmed:
+    for _ in range(MOST_STEPS if low and high else 0):
         while high > low * (1 + TOLERANCE):
             rate = (low + high) / 2
             yield (trial := attempt(rate))
             low, high = (rate, high) if trial.is_good else (low, rate)
         yield (trial := attempt(low))
-        confirmed = trial.is_good
-        if not confirmed:
-            low, high = low / (1 + 2 * TOLERANCE), low
+        if trial.is_good:
+            return
+        low, high = low / (1 + 2 * TOLERANCE), low

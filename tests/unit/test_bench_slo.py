@@ -59,6 +59,13 @@ def test_a_server_without_a_limit_ends_the_search() -> None:
     assert found.sustained() == found.trials[-1]
 
 
+def test_a_server_that_became_too_slow_meanwhile_ends_the_search() -> None:
+    tried: list[float] = []
+    found = run(lambda rate: not tried.append(rate) and len(tried) < 5, 10.0)
+    assert len(found.trials) < 5 + 10 * MOST_STEPS
+    assert found.trials[-1].verdict == "failed"
+
+
 def test_what_passed_once_by_luck_is_not_told() -> None:
     """Below 100 always, up to 120 in one of two: what is told was tried twice, and nothing below it failed."""
     for seed in range(20):
