@@ -20,15 +20,18 @@ def floats(response: service_pb2.ModelInferResponse) -> dict[str, Floats]:
     """The outputs of floats, by name.
 
     Raises:
-        WrongAnswerError: one is not FP32.
+        WrongAnswerError: one is not FP32, or its content has another size than its shape says.
     """
     outputs = {}
-    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if tensor.name in NO_FLOATS:
-            continue
-        if tensor.datatype != "FP32":
-            raise WrongAnswerError(f"{tensor.name} is {tensor.datatype}, not FP32")
-        outputs[tensor.name] = np.frombuffer(raw, dtype="<f4").reshape(tuple(tensor.shape))
+    try:
+        for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+            if tensor.name in NO_FLOATS:
+                continue
+            if tensor.datatype != "FP32":
+                raise WrongAnswerError(f"{tensor.name} is {tensor.datatype}, not FP32")
+            outputs[tensor.name] = np.frombuffer(raw, dtype="<f4").reshape(tuple(tensor.shape))
+    except ValueError as error:
+        raise WrongAnswerError(f"the tensors do not have their shapes: {error}") from None
     return outputs
 
 

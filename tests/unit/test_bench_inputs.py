@@ -176,6 +176,10 @@ def test_wrong_embeddings_are_failures(workload, embedding, reason):
 def test_an_answer_without_the_output_or_with_wrong_probabilities_is_a_failure(workload):
     with pytest.raises(WrongAnswerError, match="no embedding in the answer"):
         workload.check(workload.call("embed_image"), answer(other=unit_vectors(2)))
+    short = answer(embedding=unit_vectors(2))
+    short.raw_output_contents[0] = short.raw_output_contents[0][:-2]
+    with pytest.raises(WrongAnswerError, match="do not have their shapes"):
+        workload.check(workload.call("embed_image"), short)
     features = {"image_features": unit_vectors(2), "text_features": unit_vectors(3)}
     with pytest.raises(WrongAnswerError, match="outside 0 to 1"):
         workload.check(workload.call("clip"), answer(probabilities=np.full((2, 3), 1.5), **features))
