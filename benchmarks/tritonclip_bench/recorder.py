@@ -23,10 +23,15 @@ class Recorder:
     """Records between `begin` and `end`; what comes before or after is warm-up or shutdown.
 
     A request belongs to the window in which its answer arrives.
+
+    Attributes:
+        cpu: of the load generator.
+        open_s: how long the window was open, with what was cut off at its end.
     """
 
     def __init__(self) -> None:
         self.cpu = CpuUse()
+        self.open_s = 0.0
         self._columns: dict[str, Columns] = defaultdict(Columns)
         self._outcomes: list[Outcome] = [ANSWERED, UNANSWERED]
         self._codes = {outcome: code for code, outcome in enumerate(self._outcomes)}
@@ -119,9 +124,9 @@ class Recorder:
         self.cpu.end()
         for model, age_ms in waiting:
             self._columns[model].append(end_s - age_ms / 1000, age_ms, 0, self._codes[UNANSWERED])
-        open_s = max(self._windows.values(), default=end_s - self.begun_s)
+        self.open_s = max(self._windows.values(), default=end_s - self.begun_s)
         self._until_s = until_s
-        self._window_s = open_s if until_s is None else min(open_s, until_s)
+        self._window_s = self.open_s if until_s is None else min(self.open_s, until_s)
 
     def samples(self) -> dict[str, Samples]:
         """The requests of each entry point, by its name; where the window was cut, those that ended before."""

@@ -60,7 +60,8 @@ class Window:
         results = self.recorder.results()
         if results is None:
             return None
-        offered = self.in_flight.summary(self.recorder.window_s)
+        # Requests went on to be due after the moment at which the window was cut.
+        offered = self.in_flight.summary(self.recorder.open_s)
         return {**results, "open_loop": offered, "client": self.times.summary(), **self.sent}
 
     def report(self) -> dict[str, Any]:

@@ -94,6 +94,21 @@ def test_what_comes_after_the_end_of_a_cut_window_counts_in_nothing(clock: Clock
     assert results["total"]["requests_per_s"] == 0.5
 
 
+def test_what_was_due_after_a_cut_does_not_raise_the_offered_rate(clock: Clock) -> None:
+    window = Window()
+    window.open()
+    for second in range(8):
+        clock.now = 1000.0 + second
+        window.in_flight.arrive(window.in_flight.depart("embed_text", clock.now))
+        window.recorder.add("embed_text", 100, 1, None, due_s=clock.now)
+    clock.now = 1008.0
+    window.close(until_s=2.0)
+    results = window.results()
+    assert results["window_s"] == 2.0
+    assert results["total"]["requests_per_s"] == 1.0
+    assert results["open_loop"]["offered_per_s"] == 1.0
+
+
 def test_no_address_stands_in_a_reason() -> None:
     recorder = Recorder()
     recorder.begin()
