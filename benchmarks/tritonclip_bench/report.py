@@ -16,7 +16,7 @@ from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.machine import describe_machine, describe_versions
 from tritonclip_bench.prices import Price
-from tritonclip_bench.scenarios import SCENARIOS
+from tritonclip_bench.scenarios import SCENARIOS, item_of, parse_mix
 from tritonclip_bench.spread import spreads
 from tritonclip_client.options import is_loopback
 from tritonclip_client.table import format_table
@@ -82,7 +82,8 @@ def run_cost(
     machine = None
     if price is not None and is_loopback(plan.address):
         machine = Machine(len(os.sched_getaffinity(0)), [gpu[1] for gpu in visible_gpus()])
-    return cost(items_per_s, price, SCENARIOS[plan.scenario].item, spread, machine)
+    item = item_of(parse_mix(plan.mix)) if plan.mix else SCENARIOS[plan.scenario].item
+    return cost(items_per_s, price, item, spread, machine)
 
 
 def describe_run(

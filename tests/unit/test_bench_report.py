@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +99,11 @@ def test_the_table_shows_rates_percentiles_and_cost():
     assert f"{results['total']['items_per_s']:.1f}" in row
     assert "pictures per dollar, $" in text
     assert " per million at $0.8048 an hour for g6.xlarge (4 vCPU, L4) [AWS us-east-1, on demand, 2026-04-29, " in text
+
+
+def test_a_mix_of_its_own_is_priced_by_what_it_counts():
+    plan = replace(PLAN, scenario="mixed", mix="embed_image=3,clip=1")
+    assert make_report(plan, SERVER, measured(), price_table()["g6.xlarge"])["cost"]["item"] == "pictures"
 
 
 def test_the_spread_of_the_runs_reaches_the_cost():
