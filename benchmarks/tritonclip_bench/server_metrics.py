@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -49,7 +49,7 @@ def fetch(url: str) -> Metrics:
     try:
         with opener.open(url, timeout=TIMEOUT_S) as answer:
             return parse(answer.read(MAX_BYTES).decode("utf-8", errors="replace"))
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise BenchError(
             f"--metrics-url {url} gives no metrics ({error}); give the address of Triton's metrics, for example "
             f"{default_url('127.0.0.1')}, or leave the option out"

@@ -54,12 +54,16 @@ def stages(before: Counters | None, after: Counters | None) -> dict[str, dict[st
     """
     if before is None or after is None:
         return {}
-    changes = {
-        name: {key: value - before.get(name, {}).get(key, 0) for key, value in counters.items()}
-        for name, counters in after.items()
-    }
+    changes = {name: _went_up(before.get(name, {}), counters) for name, counters in after.items()}
     asked = {name: change for name, change in changes.items() if change["success_count"] or change["fail_count"]}
     return {name: _means(change) for name, change in sorted(asked.items())}
+
+
+def _went_up(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """How far a model's counts went up. Those of one that was loaded anew begin at 0, and are counted from there."""
+    if any(after[key] < value for key, value in before.items()):
+        return dict(after)
+    return {key: value - before.get(key, 0) for key, value in after.items()}
 
 
 def with_late_answers(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from types import SimpleNamespace
 
 import psutil
@@ -12,7 +13,7 @@ import pytest
 from tritonclip_bench import server_cpu, server_metrics, server_watch
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.server_cpu import Used
-from tritonclip_bench.stages import outside_server_ms, with_late_answers, with_own_counts
+from tritonclip_bench.stages import outside_server_ms, stages, with_late_answers, with_own_counts
 from tritonclip_bench.stages_text import ASCII, BLOCKS, WIDTH, bar, render
 
 # As Triton's documentation describes its metrics of a GPU; no GPU made these numbers.
@@ -72,6 +73,39 @@ def test_an_address_without_metrics_is_an_error_that_says_what_to_give() -> None
             server_metrics.fetch(url)
     with pytest.raises(BenchError, match="gives no metrics"):
         server_metrics.fetch("nonsense")
+
+
+def test_what_speaks_another_protocol_gives_no_metrics() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                # As a gRPC port greets: a frame of HTTP/2.
+                connection.sendall(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(BenchError, match="gives no metrics"):
+            server_metrics.fetch(server_metrics.default_url("127.0.0.1", listener.getsockname()[1]))
+        thread.join()
+    with pytest.raises(BenchError, match="gives no metrics"):
+        server_metrics.fetch("http://127.0.0.1:port/metrics")
+
+
+def test_counts_of_a_server_that_began_anew_are_not_negative() -> None:
+    parts = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit")
+
+    def counters(requests: int, ms: int) -> dict[str, int]:
+        zeros = {f"{part}_{unit}": 0 for part in parts for unit in ("count", "ns")}
+        return zeros | {"success_count": requests, "success_ns": ms * 1_000_000, "items": requests, "batches": requests}
+
+    # The time alone would be taken for that of two requests more.
+    before, after = {"a": counters(4, 900), "b": counters(1, 10)}, {"a": counters(6, 60), "b": counters(3, 50)}
+    measured = stages(before, after)
+    assert (measured["a"]["requests"], measured["a"]["total_ms"]) == (6, pytest.approx(10))
+    assert (measured["b"]["requests"], measured["b"]["total_ms"]) == (2, pytest.approx(20))
 
 
 @pytest.mark.parametrize(("counted", "same"), [({"a": 5.0}, True), ({"a": 9.0}, False), ({"a": 5.0, "b": 0.0}, False)])
