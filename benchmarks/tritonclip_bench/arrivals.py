@@ -17,6 +17,9 @@ import numpy as np
 
 # Requests without answer at once; what is due beyond is a failure. It keeps a dead server from filling the memory.
 MAX_IN_FLIGHT = 2000
+# What a user's arrivals are seeded with lies this far apart between processes, farther than the seeds of repeated runs:
+# those would have the moments of another run in common, and agree more than they should.
+SEEDS_OF_A_PROCESS = 1 << 40
 
 
 class Arrivals:

@@ -22,6 +22,7 @@ from locust.exception import StopTest
 from locust.runners import MasterRunner, WorkerRunner
 
 from tritonclip_bench import workload
+from tritonclip_bench.arrivals import SEEDS_OF_A_PROCESS
 from tritonclip_bench.distributed import Worker, WorkersLoad
 from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError
@@ -39,8 +40,6 @@ from tritonclip_client.options import DEFAULT_ADDRESS
 # Locust's hooks carry no types.
 events: Any = locust_events
 
-# What a user's arrivals are seeded with lies this far apart between processes.
-SEEDS_OF_A_PROCESS = 1_000_003
 # A master that was interrupted too tells its workers what to do; without one they end by themselves.
 WORKER_WAITS_S = 5.0
 

@@ -17,6 +17,7 @@ from kserve_server import Call, Server, serving
 from tritonclip_bench.arrivals import Arrivals, InFlight
 from tritonclip_bench.errors import WrongAnswerError
 from tritonclip_bench.recorder import Recorder
+from tritonclip_bench.repeats import SEED_STEP
 from tritonclip_bench.report import warnings
 
 STALL_S = 1.5
@@ -35,6 +36,14 @@ def test_gaps_are_those_of_a_poisson_process() -> None:
 def test_two_users_do_not_send_together() -> None:
     first, second = (Arrivals(10, seed, 0.0) for seed in (1, 2))
     assert first.next_s() != second.next_s()
+
+
+def test_no_user_of_any_process_has_the_moments_of_another_run() -> None:
+    seeds = [
+        run * SEED_STEP + process * arrivals.SEEDS_OF_A_PROCESS + user
+        for run, process, user in itertools.product(range(20), range(8), range(4))
+    ]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_what_waits_is_known_with_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
