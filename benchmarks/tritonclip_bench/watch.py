@@ -29,10 +29,6 @@ class Watch:
         if self.failing_since_s is None:
             self.failing_since_s = time.perf_counter()
 
-    def failing_s(self) -> float:
-        """For how long nothing else came back."""
-        return 0.0 if self.failing_since_s is None else time.perf_counter() - self.failing_since_s
-
 
 def is_live(address: str) -> bool:
     """Whether a server answers at `address`. A full one that refuses requests does, over a connection of its own."""
