@@ -40,7 +40,7 @@ def test_a_difference_with_its_interval_and_verdict() -> None:
     # Welch's t of 4 degrees of freedom, 2.776, times the error of the difference, sqrt(1/3 + 1/3).
     assert change.difference.half_width == pytest.approx(2.776 * (2 / 3) ** 0.5, rel=1e-3)
     assert change.verdict == "beyond the noise"
-    assert of(found, "$ per million").difference.relative == pytest.approx(1 / 9, rel=1e-3)
+    assert of(found, "cost per million").difference.relative == pytest.approx(1 / 9, rel=1e-3)
     assert of(compared(made.load(items_per_s=QUIET), made.load(items_per_s=NOISY)), "items/s").verdict == (
         "within the noise"
     )
@@ -75,6 +75,9 @@ def test_runs_that_broke_are_not_counted() -> None:
         (("plan", "scenario"), "text", "the scenario differs: image and text"),
         (("plan", "users"), 16, "the number of users differs: 8 and 16"),
         (("plan", "rate"), 20.0, "the rate differs: unknown and 20.0"),
+        (("plan", "labels"), 100, "the number of labels differs: 10 and 100"),
+        (("plan", "repeat_texts"), True, "whether texts come again differs: unknown and True"),
+        (("plan", "texts"), "long", "the set of texts differs: unknown and long"),
     ],
 )
 def test_what_else_differs_is_told(path: tuple[str, ...], value: Any, warning: str) -> None:
@@ -131,3 +134,11 @@ def test_curves_are_compared_step_by_step(tmp_path: Path, capsys: pytest.Capture
         record["plan"]["batch_size"] = 4
     assert run(tmp_path, made.curve(), shorter) == 2
     assert "compare records of the same load" in capsys.readouterr().err
+
+
+def test_costs_in_different_currencies_are_not_compared() -> None:
+    euros = made.load()
+    euros["cost"]["price"]["currency"] = "EUR"
+    found = compared(made.load(), euros)
+    assert [change.metric for change in found.changes] == ["items/s", "p50 ms", "p99 ms"]
+    assert "the currency differs: USD and EUR" in found.warnings
