@@ -12,6 +12,7 @@ from tritonclip_bench.prices import Price, dollars_per_million, price_table
 from tritonclip_client.main import main
 from tritonclip_export.registry.catalog import find_model
 
+WORKS = ("clip, 10", "clip, 99", "image")
 HOUR = Price(3.6, "2999-01-01", "a bill")
 
 
@@ -93,7 +94,32 @@ def test_other_items_and_currencies_are_not_compared():
 
 def test_runs_of_different_models_are_said_to_be():
     told = notes([run_of(load("a"), None), run_of(load("b", architecture="ViT-B-32"), None)])
-    assert told == ["the runs are of different models: x ViT-B-32 float16; x ViT-L-14 float16"]
+    assert told == ["the runs are of different work: image x ViT-B-32 float16; image x ViT-L-14 float16"]
+
+
+def test_pictures_with_labels_are_other_work_than_pictures():
+    told = notes([run_of(one, None) for one in (load("a"), _clip("b", 10), _clip("c", 99))])
+    assert told == ["the runs are of different work: " + "; ".join(f"{what} x ViT-L-14 float16" for what in WORKS)]
+
+
+def _clip(label, labels):
+    found = load(label)
+    found["plan"] |= {"scenario": "clip", "labels": labels}
+    return found
+
+
+def test_failed_requests_are_told():
+    bad = load("bad", 5000.0, 1.0)
+    bad["results"]["total"] |= {"requests": 60, "failures": 40}
+    assert notes([run_of(one, None) for one in (bad, load("good"))]) == [
+        "bad: 40 of 100 requests failed, and are not counted"
+    ]
+
+
+def test_spot_is_told_from_on_demand():
+    spot = Price(1.0, "2999-01-01", "a bill", instance="box", kind="spot")
+    told = notes([run_of(load("a", price=spot), None), run_of(load("b"), None)])
+    assert told == ["some runs are priced as spot, which may be taken away at any time, and others are not"]
 
 
 def test_an_old_price_warns_once():

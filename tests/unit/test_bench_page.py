@@ -174,6 +174,19 @@ def test_doubts_about_the_price_are_warnings() -> None:
     assert "the price is doubtful: cut in June" in words(page(stale))
 
 
+def test_a_spot_price_is_told_from_that_on_demand() -> None:
+    spot = made.load(cost={**made.load()["cost"], "price": {**made.PRICE, "kind": "spot"}})
+    assert "g4dn.xlarge:spot" in words(page(spot))
+
+
+def test_the_front_says_that_other_work_is_compared() -> None:
+    labels = made.load("labels")
+    labels["plan"]["scenario"] = "clip"
+    told = words(page(made.load("pictures"), labels))
+    assert "the runs are of different work" in told
+    assert "the runs are of different work" not in words(page(made.load("one"), made.load("two")))
+
+
 def test_other_currencies_are_kept() -> None:
     told = words(page(made.load(cost={**made.load()["cost"], "price": {**made.PRICE, "currency": "EUR"}})))
     assert "€1.39" in told

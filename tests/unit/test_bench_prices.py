@@ -59,7 +59,11 @@ def test_doubtful_prices_are_marked():
 def test_prices_are_those_after_amazons_cut_of_june_2025():
     table = price_table()
     # By a third, a third and 44 %; what was listed before, to the dollar.
-    for name, before, cut in (("p4d.24xlarge", 32.77, 0.33), ("p4de.24xlarge", 40.97, 0.33), ("p5.48xlarge", 98.32, 0.44)):
+    for name, before, cut in (
+        ("p4d.24xlarge", 32.77, 0.33),
+        ("p4de.24xlarge", 40.97, 0.33),
+        ("p5.48xlarge", 98.32, 0.44),
+    ):
         assert table[name].price_per_hour == pytest.approx(before * (1 - cut), rel=0.01)
         assert table[name].stale is None
 
@@ -143,6 +147,10 @@ def test_a_price_is_above_zero(amount):
 def test_a_currency_is_a_code(currency):
     with pytest.raises(PriceError, match="three capital letters"):
         Price(1.0, "2026-05-01", "a bill", currency=currency)
+
+
+def test_a_price_given_for_a_listed_instance_keeps_its_currency(tmp_path):
+    assert find_price("box", 2.0, "2026-05-01", prices=write(tmp_path / "own.toml", GOOD)).currency == "EUR"
 
 
 def test_a_currency_is_never_converted():

@@ -187,7 +187,7 @@ def _cost(loads: Sequence[Record]) -> Table | None:
                 "items per dollar" if set(units) == {"USD"} else "items per unit",
                 list(map(facts.items_per_unit, priced)),
             ),
-            ("instance", [text(load, "cost", "price", "instance") or NOTHING for load in priced]),
+            ("instance", [facts.instance(load) or NOTHING for load in priced]),
             ("source", [text(load, "cost", "price", "source") or NOTHING for load in priced]),
             ("date", [text(load, "cost", "price", "date") or NOTHING for load in priced]),
         ],
