@@ -172,6 +172,22 @@ def test_what_is_unknown_is_called_unknown_and_stands_last():
     assert "unknown" in unknown[0].note
 
 
+def test_limits_in_different_currencies_are_not_sorted_among_each_other():
+    prices = [Price(rate, "2999-01-01", "a bill", gpu="T4", gpus=1, currency=unit)
+              for rate, unit in ((3.0, "USD"), (2.0, "EUR"), (1.0, "USD"), (4.0, "EUR"))]  # fmt: skip
+    found = [limit.price for limit in limits(work(find_model("ViT-B-32"), "image"), prices)]
+    assert [(price.currency, price.price_per_hour) for price in found] == [
+        ("EUR", 2.0), ("EUR", 4.0), ("USD", 1.0), ("USD", 3.0)]  # fmt: skip
+
+
+def test_short_texts_may_pass_the_limit_and_it_is_said():
+    model = find_model("ViT-B-32")
+    results = {"gpus": [{"name": "Tesla T4"}]}
+    for scenario, said in (("text", True), ("image", False)):
+        found = reached(load(scenario=scenario, results=results), work(model, scenario), None)
+        assert ("may pass the limit" in found.note) == said
+
+
 def test_a_limit_by_hand():
     """1000 operations, 400 bytes of weights and 100 bytes an item."""
     from tritonclip_bench.gpu.roofline import Item
