@@ -121,8 +121,8 @@ def _client_rows(load: Record) -> list[tuple[str, list[tuple[str, str, float]]]]
         if mean is None or server is None:
             continue
         known = number(results, "client", "outside_server_ms", model)
-        # A request is made before its time begins, and serialised within it.
-        rest = mean - server - (number(results, "client", "serialise_ms") or 0.0) if known is None else known
+        # A request is made and serialised within its time.
+        rest = mean - server - sum(size for *_, size in own) if known is None else known
         rows.append((f"client: {model}", [*own, (NETWORK[1], NETWORK[0], max(rest, 0.0))]))
     return rows
 
