@@ -14,6 +14,8 @@ from tritonclip_bench.spread import Difference, difference, spread, whole_runs
 COST = "cost per million"
 # What is compared: name, and whether more is better.
 METRICS = {"items/s": True, "p50 ms": False, "p99 ms": False, COST: False}
+# Kinds whose runs differ in something else than the load.
+NAMED = ("tune", "baselines")
 BEYOND, WITHIN, UNKNOWN = "beyond the noise", "within the noise", "the noise is unknown"
 
 
@@ -72,10 +74,15 @@ class Comparison:
         """Whether the second side is slower by the share `by`, beyond the noise: in throughput, or p99 in an open loop.
 
         Raises:
-            BenchError: it cannot be told, for want of repeats.
+            BenchError: it cannot be told, for want of repeats or of answers.
         """
         judged = [change for change in self.changes if change.metric in self._judged()]
-        if any(change.difference is None or change.difference.exceeds_noise is None for change in judged):
+        if missing := [change.metric for change in judged if change.difference is None]:
+            raise BenchError(
+                f"{' against '.join(self.labels)}: {' and '.join(missing)} was not measured on both sides, so slower "
+                "or not cannot be said; see why nothing was answered, and measure again"
+            )
+        if any(change.difference and change.difference.exceeds_noise is None for change in judged):
             raise BenchError(
                 f"{' against '.join(self.labels)}: a single run on a side tells nothing of the noise, so slower or not "
                 "cannot be said; measure both sides with --runs 3 or more"
@@ -97,6 +104,8 @@ class Comparison:
 def pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
     """What to compare with what: one record with one, or of several those that were made under the same load.
 
+    Of sweeps and of comparisons with baselines, whose runs have all the same load, those of the same name.
+
     Raises:
         BenchError: nothing of one side was made under a load of the other.
     """
@@ -106,8 +115,8 @@ def pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Recor
     found = [(load, others[_load_of(load)]) for load in first if _load_of(load) in others]
     if not found:
         raise BenchError(
-            "no run of one side has the scenario, users, rate and batch of one of the other; "
-            "compare records of the same load"
+            "no run of one side has the scenario, users, rate and batch (of sweeps and baselines the name too) of one "
+            "of the other; compare records of the same load"
         )
     return found
 
@@ -149,7 +158,9 @@ def _load_of(load: Record) -> tuple[object, ...]:
     plan = section(load, "plan")
     rate = number(plan, "rate")
     loop = number(plan, "users") if rate is None else f"{rate:.6g}/s"
-    return (plan.get("scenario"), loop, number(plan, "batch_size"))
+    series = load["series"]
+    name = load["label"].removeprefix(f"{series['label']}: ") if series["kind"] in NAMED else None
+    return (text(plan, "scenario"), loop, number(plan, "batch_size"), name)
 
 
 def _warnings(first: Record, second: Record) -> list[str]:

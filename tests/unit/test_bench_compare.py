@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import bench_records as made
-from tritonclip_bench.compare import Comparison, compare
+from tritonclip_bench.compare import Comparison, compare, pairs
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.records import flatten
 from tritonclip_client.main import main
 
@@ -142,3 +143,23 @@ def test_costs_in_different_currencies_are_not_compared() -> None:
     found = compared(made.load(), euros)
     assert [change.metric for change in found.changes] == ["items/s", "p50 ms", "p99 ms"]
     assert "the currency differs: USD and EUR" in found.warnings
+
+
+@pytest.mark.parametrize("kind", ["baselines", "tune"])
+def test_sides_and_settings_are_compared_with_themselves(kind: str) -> None:
+    sides = {**made.baselines(), "kind": kind}
+    others = {**sides, "label": "later", "records": sides["records"][::-1]}
+    found = pairs(flatten(sides, "A"), flatten(others, "B"))
+    assert [(first["label"], second["label"]) for first, second in found] == [
+        (name, f"later: {name}") for name in ("ours", "theirs", "one process")
+    ]
+
+
+def test_the_gate_says_where_nothing_was_answered() -> None:
+    before, after = made.load(), made.load()
+    for record in (before, after):
+        record["plan"]["rate"] = 20.0
+    for results in after["repeats"]:
+        results["total"]["latency_ms"] = None
+    with pytest.raises(BenchError, match="p99 ms was not measured on both sides"):
+        compared(before, after).is_slower(0.05)

@@ -17,6 +17,7 @@ import pytest
 import bench_records as made
 from tritonclip_bench.errors import RecordError
 from tritonclip_bench.page import render_page, save_page
+from tritonclip_bench.page.view import view
 from tritonclip_bench.records import flatten_all
 from tritonclip_client.main import main
 
@@ -172,6 +173,12 @@ def test_doubts_about_the_price_are_warnings() -> None:
     assert "as if it were a T4" in told
     stale = made.load(cost={**made.load()["cost"], "price": {**made.PRICE, "stale": "cut in June"}})
     assert "the price is doubtful: cut in June" in words(page(stale))
+
+
+def test_the_cost_stands_beside_the_rate_that_it_is_counted_from() -> None:
+    table = view(flatten_all([(made.load(items_per_s=(90.0, 100.0, 140.0)), "x")]))["cost"]
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["items/s, median run"], row["per million items"]) == ("100", "$1.39")
 
 
 def test_a_spot_price_is_told_from_that_on_demand() -> None:
