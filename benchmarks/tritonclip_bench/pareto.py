@@ -70,6 +70,7 @@ def run_of(load: Record, price: Price | None) -> Run:
     own = records.section(load, "cost", "price")
     counted = price or (Price.from_dict(own) if own else None)
     spread = records.section(load, "spread", "items_per_s")
+    known = all(records.number(spread, key) is not None for key in ("n", "mean", "half_width"))
     spec = records.section(load, "server", "spec")
     same = (records.text(spec, key) for key in ("name", "architecture", "precision", "fingerprint"))
     return Run(
@@ -77,7 +78,7 @@ def run_of(load: Record, price: Price | None) -> Run:
         item,
         items_per_s,
         p99_ms,
-        cost(items_per_s or 0.0, counted, item, spread if records.number(spread, "mean") else None),
+        cost(items_per_s or 0.0, counted, item, spread if known else None),
         _flaw(load, counted),
         " ".join([*_scenario(load), *(part[:12] for part in same if part)]),
         _failures(load),

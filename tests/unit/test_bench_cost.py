@@ -108,6 +108,11 @@ def _clip(label, labels):
     return found
 
 
+@pytest.mark.parametrize("spread", [{"mean": 5.0}, {"n": 3, "mean": 5.0, "half_width": "?"}, {"mean": None}])
+def test_a_spread_that_is_none_gives_no_interval(spread):
+    assert run_of(load(spread={"items_per_s": spread}), None).cost["spread"] is None
+
+
 def test_failed_requests_are_told():
     bad = load("bad", 5000.0, 1.0)
     bad["results"]["total"] |= {"requests": 60, "failures": 40}
