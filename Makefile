@@ -10,7 +10,7 @@ GPU_MODEL ?= ViT-L-14
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu lint format bench bench-memory families demo-checkpoint constraints clean
+.PHONY: help install demo test test-all test-gpu lint format bench bench-memory baselines families demo-checkpoint constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,12 +62,18 @@ bench: $(STAMP) work/vit-b-32 ## measure again what benchmarks/results/ holds; w
 	$(BIN)/python benchmarks/demo_accuracy.py
 	$(BIN)/python benchmarks/precision_speed.py
 	$(BIN)/python benchmarks/served_vs_inprocess.py --repository work/vit-b-32
+	$(BIN)/python benchmarks/generator_capacity.py
+	$(BIN)/python benchmarks/perf_analyzer.py --repository work/vit-b-32
+	$(BIN)/python benchmarks/repeatability.py --repository work/vit-b-32
 
 bench-memory: $(STAMP) ## measure again what an export takes; wants 20 GiB of memory and 30 of disk
 	$(BIN)/python benchmarks/export_memory.py ViT-bigG-14
 	$(BIN)/python benchmarks/export_memory.py ViT-H-14
 	$(BIN)/python benchmarks/export_memory.py ViT-H-14 --loras 1
 	$(BIN)/python benchmarks/export_memory.py ViT-L-14 --loras 2 --merge-method ties
+
+baselines: $(STAMP) ## measure tritonclip against FastAPI, infinity and ONNX Runtime; wants a quiet machine
+	$(BIN)/python benchmarks/baselines/run.py
 
 families: $(STAMP) ## exercise every family and write docs/families.md from what came out
 	mkdir -p work

@@ -154,9 +154,6 @@ class NothingCounted:
         """No stages."""
         return {"stages": {}}
 
-    def __call__(self) -> None:
-        """No counters."""
-
 
 def _requests(options: Any, pictures: tuple[bytes, ...]) -> Iterator[Request]:
     api = APIS[options.api]
