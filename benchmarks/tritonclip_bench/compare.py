@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.prices import dollars_per_million
-from tritonclip_bench.records import Record, number, section
+from tritonclip_bench.prices import DEFAULT_CURRENCY, dollars_per_million
+from tritonclip_bench.records import Record, number, section, text
 from tritonclip_bench.spread import Difference, difference, spread, whole_runs
 
+COST = "cost per million"
 # What is compared: name, and whether more is better.
-METRICS = {"items/s": True, "p50 ms": False, "p99 ms": False, "$ per million": False}
+METRICS = {"items/s": True, "p50 ms": False, "p99 ms": False, COST: False}
+# Kinds whose runs differ in something else than the load.
+NAMED = ("tune", "baselines")
 BEYOND, WITHIN, UNKNOWN = "beyond the noise", "within the noise", "the noise is unknown"
 
 
@@ -57,7 +60,7 @@ class Comparison:
 
     Attributes:
         labels: of both.
-        changes: one for each metric.
+        changes: one for each metric; none of the cost where the currencies differ.
         warnings: what else differs between them, and what makes the comparison doubtful.
         open_loop: whether both sides were offered a rate, so that throughput cannot show which is faster.
     """
@@ -71,10 +74,15 @@ class Comparison:
         """Whether the second side is slower by the share `by`, beyond the noise: in throughput, or p99 in an open loop.
 
         Raises:
-            BenchError: it cannot be told, for want of repeats.
+            BenchError: it cannot be told, for want of repeats or of answers.
         """
         judged = [change for change in self.changes if change.metric in self._judged()]
-        if any(change.difference is None or change.difference.exceeds_noise is None for change in judged):
+        if missing := [change.metric for change in judged if change.difference is None]:
+            raise BenchError(
+                f"{' against '.join(self.labels)}: {' and '.join(missing)} was not measured on both sides, so slower "
+                "or not cannot be said; see why nothing was answered, and measure again"
+            )
+        if any(change.difference and change.difference.exceeds_noise is None for change in judged):
             raise BenchError(
                 f"{' against '.join(self.labels)}: a single run on a side tells nothing of the noise, so slower or not "
                 "cannot be said; measure both sides with --runs 3 or more"
@@ -96,6 +104,8 @@ class Comparison:
 def pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
     """What to compare with what: one record with one, or of several those that were made under the same load.
 
+    Of sweeps and of comparisons with baselines, whose runs have all the same load, those of the same name.
+
     Raises:
         BenchError: nothing of one side was made under a load of the other.
     """
@@ -105,8 +115,8 @@ def pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Recor
     found = [(load, others[_load_of(load)]) for load in first if _load_of(load) in others]
     if not found:
         raise BenchError(
-            "no run of one side has the scenario, users, rate and batch of one of the other; "
-            "compare records of the same load"
+            "no run of one side has the scenario, users, rate and batch (of sweeps and baselines the name too) of one "
+            "of the other; compare records of the same load"
         )
     return found
 
@@ -114,7 +124,9 @@ def pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Recor
 def compare(first: Record, second: Record) -> Comparison:
     """The second load record against the first."""
     changes = []
-    for metric in METRICS:
+    # Nothing is converted.
+    left_out = () if _currency(first) == _currency(second) else (COST,)
+    for metric in (metric for metric in METRICS if metric not in left_out):
         before, after = _values(first, metric), _values(second, metric)
         found = difference(before, after) if before and after else None
         changes.append(Change(metric, _mean(before), _mean(after), found))
@@ -129,7 +141,7 @@ def _values(load: Record, metric: str) -> list[float]:
         price = number(load, "cost", "price", "price_per_hour")
         if metric == "items/s":
             value = items
-        elif metric == "$ per million":
+        elif metric == COST:
             value = dollars_per_million(items, price) if items and items > 0 and price else None
         else:
             value = number(results, "total", "latency_ms", metric.removesuffix(" ms"))
@@ -146,7 +158,9 @@ def _load_of(load: Record) -> tuple[object, ...]:
     plan = section(load, "plan")
     rate = number(plan, "rate")
     loop = number(plan, "users") if rate is None else f"{rate:.6g}/s"
-    return (plan.get("scenario"), loop, number(plan, "batch_size"))
+    series = load["series"]
+    name = load["label"].removeprefix(f"{series['label']}: ") if series["kind"] in NAMED else None
+    return (text(plan, "scenario"), loop, number(plan, "batch_size"), name)
 
 
 def _warnings(first: Record, second: Record) -> list[str]:
@@ -173,14 +187,24 @@ def _facts(first: Record, second: Record) -> list[tuple[str, object, object]]:
         "the number of users": ("plan", "users"),
         "the rate": ("plan", "rate"),
         "the batch": ("plan", "batch_size"),
+        "the number of labels": ("plan", "labels"),
+        "whether texts come again": ("plan", "repeat_texts"),
+        "the set of texts": ("plan", "texts"),
+        "the mix of calls": ("plan", "mix"),
+        "the shape of the load": ("plan", "shape"),
         "the measured time": ("plan", "duration_s"),
         "the set of pictures": ("plan", "pictures"),
         "the price an hour": ("cost", "price", "price_per_hour"),
     }
     found = [(name, _at(first, path), _at(second, path)) for name, path in paths.items()]
+    found.append(("the currency", _currency(first), _currency(second)))
     versions = [section(load, "client_versions") for load in (first, second)]
     names = sorted({*versions[0], *versions[1]})
     return found + [(f"the version of {name}", versions[0].get(name), versions[1].get(name)) for name in names]
+
+
+def _currency(load: Record) -> str:
+    return text(load, "cost", "price", "currency") or DEFAULT_CURRENCY
 
 
 def _at(load: Record, path: Sequence[str]) -> object:

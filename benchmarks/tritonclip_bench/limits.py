@@ -2,7 +2,8 @@
 
 The roofline of gpu/roofline.py with the registry's operations (a multiply-add is two) and the GPUs' data sheets: dense
 float16 products and memory bandwidth. It counts the encoders alone: decoding, the network and the CPU are not in it. No
-server passes the limit, and one with few vCPUs stays far below.
+server passes the limit, and one with few vCPUs stays far below; but texts are counted at their full length, and of
+shorter ones, or of those that a cache answers, more can be served.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tritonclip_export.registry.catalog import Model, all_models, find_model
 
 FLOAT16_BYTES = 2
 UNKNOWN = "unknown: no data sheet"
+SHORTER = "texts are counted at their full length: shorter or cached ones may pass the limit"
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,14 @@ def work_of(load: Record, model: str | None) -> Work:
 
 
 def limits(one: Work, prices: Iterable[Price]) -> list[Limit]:
-    """The limit of every instance that has a GPU, the cheapest item first, unknown ones last."""
+    """The limit of every instance that has a GPU, by currency the cheapest item first; unknown ones last."""
     found = [limit for price in prices if price.gpu for limit in _limits(one.item, price)]
-    return sorted(found, key=lambda limit: limit.dollars_per_million or math.inf)
+    return sorted(found, key=_place)
+
+
+def _place(limit: Limit) -> tuple[bool, str, float]:
+    cost = limit.dollars_per_million
+    return cost is None, limit.price.currency, cost or math.inf
 
 
 def _limits(item: Item, price: Price) -> list[Limit]:
@@ -186,6 +193,8 @@ def reached(load: Record, one: Work | str, price: Price | None) -> Reached:
         "; sources disagree on its peak, the higher one is taken" if any(len(sheets) > 1 for sheets in peaks) else ""
     )
     note = f"{told}: {len(names)} x {names[0]}{doubt}"
+    if records.text(load, "plan", "scenario") in ("text", "clip"):
+        note += f"; {SHORTER}"
     precision = records.text(load, "server", "spec", "precision")
     if precision not in (None, "float16"):
         note += f"; the limit is of float16, the run was {precision}"

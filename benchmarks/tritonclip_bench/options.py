@@ -184,7 +184,9 @@ def add_price_arguments(parser: argparse.ArgumentParser) -> None:
     """What an hour of the whole server costs."""
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="for the whole server, not for one GPU")
     parser.add_argument(
-        "--currency", metavar="CODE", help="of --price-per-hour, such as EUR; nothing is converted (USD)"
+        "--currency",
+        metavar="CODE",
+        help="of --price-per-hour, such as EUR; nothing is converted (the instance's, or USD)",
     )
     parser.add_argument(
         "--instance",

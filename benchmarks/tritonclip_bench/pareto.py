@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclip_bench import records
 from tritonclip_bench.dollars import cost
-from tritonclip_bench.prices import Price
+from tritonclip_bench.prices import SPOT, Price
 from tritonclip_bench.records import Record
 from tritonclip_bench.scenarios import SCENARIOS
 
@@ -30,6 +30,7 @@ class Run:
         cost: of `dollars.cost`; None without a price.
         flaw: why the run is compared with none; None where it may be.
         same_work: what has to be equal for two costs to be of the same thing, for people.
+        failures: requests that failed, and how many were sent, for people; None where none did.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Run:
     cost: dict[str, Any] | None
     flaw: str | None
     same_work: str
+    failures: str | None = None
 
     @property
     def point(self) -> tuple[float, float] | None:
@@ -68,6 +70,7 @@ def run_of(load: Record, price: Price | None) -> Run:
     own = records.section(load, "cost", "price")
     counted = price or (Price.from_dict(own) if own else None)
     spread = records.section(load, "spread", "items_per_s")
+    known = all(records.number(spread, key) is not None for key in ("n", "mean", "half_width"))
     spec = records.section(load, "server", "spec")
     same = (records.text(spec, key) for key in ("name", "architecture", "precision", "fingerprint"))
     return Run(
@@ -75,10 +78,23 @@ def run_of(load: Record, price: Price | None) -> Run:
         item,
         items_per_s,
         p99_ms,
-        cost(items_per_s or 0.0, counted, item, spread if records.number(spread, "mean") else None),
+        cost(items_per_s or 0.0, counted, item, spread if known else None),
         _flaw(load, counted),
-        " ".join(part[:12] for part in same if part),
+        " ".join([*_scenario(load), *(part[:12] for part in same if part)]),
+        _failures(load),
     )
+
+
+def _scenario(load: Record) -> list[str]:
+    """What was sent; of `clip` with its texts, which are computed too but not counted."""
+    scenario = records.text(load, "plan", "scenario")
+    labels = records.number(load, "plan", "labels")
+    return [f"clip, {labels:g}" if scenario == "clip" and labels is not None else scenario] if scenario else []
+
+
+def _failures(load: Record) -> str | None:
+    failed, answered = (records.number(load, "results", "total", key) or 0 for key in ("failures", "requests"))
+    return f"{failed:,.0f} of {failed + answered:,.0f} requests" if failed else None
 
 
 def _flaw(load: Record, price: Price | None) -> str | None:
@@ -119,13 +135,23 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     return found
 
 
+def different_work(runs: Sequence[Run]) -> list[str]:
+    """A sentence, where the runs are not of the same scenario and model."""
+    kinds = {(run.item, run.same_work or "unknown") for run in runs}
+    # Other items are compared with each other by nobody.
+    if len(kinds) == len({item for item, _ in kinds}):
+        return []
+    return [f"the runs are of different work: {'; '.join(sorted(work for _, work in kinds))}"]
+
+
 def notes(runs: Sequence[Run]) -> list[str]:
     """What a reader must know before comparing the runs."""
     found = [warning for run in runs if run.cost for warning in run.cost["warnings"]]
     compared = [run for run in runs if run.point]
-    if len({run.same_work for run in compared}) > 1:
-        kinds = "; ".join(sorted({run.same_work or "unknown" for run in compared}))
-        found.append(f"the runs are of different models: {kinds}")
+    found += [f"{run.label}: {run.failures} failed, and are not counted" for run in compared if run.failures]
+    found += different_work(compared)
+    if len({run.cost["price"]["kind"] == SPOT for run in compared if run.cost}) > 1:
+        found.append("some runs are priced as spot, which may be taken away at any time, and others are not")
     for what in ({run.item for run in compared}, {run.cost["currency"] for run in compared if run.cost}):
         if len(what) > 1:
             found.append(f"{' and '.join(sorted(what))} are not compared with each other")

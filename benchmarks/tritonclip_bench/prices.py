@@ -66,7 +66,7 @@ class Price:
     @property
     def name(self) -> str | None:
         """What `--instance` calls it."""
-        return f"{self.instance}:{SPOT}" if self.kind == SPOT else self.instance
+        return price_name(self.instance, self.kind)
 
     def doubts(self, today: datetime.date) -> list[str]:
         """Why the price may not hold today, a sentence each; none where nothing speaks against it."""
@@ -99,6 +99,11 @@ class Price:
                 f"a record's price cannot be read ({error}); give --price-per-hour or --instance"
             ) from None
         return price
+
+
+def price_name(instance: str | None, kind: str | None) -> str | None:
+    """What `--instance` calls a price: a spot price is another than that on demand."""
+    return f"{instance}:{SPOT}" if instance and kind == SPOT else instance
 
 
 def last_day(text: str) -> datetime.date | None:
@@ -166,7 +171,7 @@ def find_price(
         instance: a name in the table, or any name when `price_per_hour` is given too.
         price_per_hour: overrides the table.
         today: the date of a price that was given, ISO 8601.
-        currency: of `price_per_hour`; DEFAULT_CURRENCY where None.
+        currency: of `price_per_hour`; where None that of the instance in the table, else DEFAULT_CURRENCY.
         prices: the user's own table, see `price_table`.
 
     Raises:
@@ -176,7 +181,8 @@ def find_price(
     table = price_table(prices)
     if price_per_hour is not None:
         make = partial(replace, table[instance]) if instance in table else partial(Price, instance=instance)
-        given = {"price_per_hour": price_per_hour, "currency": currency or DEFAULT_CURRENCY}
+        listed = table[instance].currency if instance in table else DEFAULT_CURRENCY
+        given = {"price_per_hour": price_per_hour, "currency": currency or listed}
         return make(**given, date=today, source="given with --price-per-hour", stale=None, kind=None)
     if instance is None:
         if currency is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tritonclip_bench.files import write_bytes
-from tritonclip_bench.prices import dollars_per_million
+from tritonclip_bench.prices import dollars_per_million, price_name
 from tritonclip_bench.records import Record, number, section, text
 
 Value = str | float | None
@@ -42,7 +42,7 @@ COLUMNS: Mapping[str, str] = {
     "machine_cpu_share": "busy share, 0 to 1, of the load generator's machine",
     "price_per_hour": "of the whole server",
     "currency": "of the price, ISO 4217",
-    "instance": "whose price it is",
+    "instance": "whose price it is; spot has `:spot` behind it",
     "cost_per_million": "of a million items, in the currency",
     "items_per_currency_unit": "items for one dollar, or one unit of another currency",
     "model": "the served model's name",
@@ -94,7 +94,7 @@ def _row(load: Record, index: int, results: Record) -> dict[str, Value]:
         "rate_per_s": number(plan, "rate"),
         "price_per_hour": hourly,
         "currency": (text(price, "currency") or "USD") if hourly else None,
-        "instance": text(price, "instance"),
+        "instance": price_name(text(price, "instance"), text(price, "kind")),
         "cost_per_million": cost,
         "items_per_currency_unit": 1e6 / cost if cost else None,
         "model": text(spec, "name"),

@@ -91,7 +91,9 @@ class ServerWatch:
             stage["ensemble"] = name in self._ensembles
             stage["rejected"] = rejected.get(name, 0)
         client = dict(seen.get("client") or {})
-        client["outside_server_ms"] = outside_server_ms(measured, seen["by_model"], client.get("serialise_ms") or 0.0)
+        # A request's time begins before it is made.
+        known_ms = sum(client.get(key) or 0.0 for key in ("prepare_ms", "serialise_ms"))
+        client["outside_server_ms"] = outside_server_ms(measured, seen["by_model"], known_ms)
         found: dict[str, Any] = {
             "stages": measured,
             "metrics": len(readings) > 1,

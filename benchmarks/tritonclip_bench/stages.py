@@ -131,7 +131,7 @@ def _with_encoder_counts(stage: dict[str, float], own: Mapping[str, float]) -> d
 
 
 def outside_server_ms(
-    measured: Mapping[str, Mapping[str, float]], by_model: Mapping[str, Mapping[str, Any]], serialise_ms: float = 0.0
+    measured: Mapping[str, Mapping[str, float]], by_model: Mapping[str, Mapping[str, Any]], client_ms: float = 0.0
 ) -> dict[str, float]:
     """By entry point the milliseconds of a request that clients waited and its ensemble did not work, for JSON.
 
@@ -140,10 +140,10 @@ def outside_server_ms(
 
     Args:
         by_model: the summaries of what clients saw.
-        serialise_ms: what the client itself spent inside that time, and is known.
+        client_ms: what the client itself spent inside that time, and is known: making the request and serialising it.
     """
     return {
-        name: summary["latency_ms"]["mean"] - measured[name]["total_ms"] - serialise_ms
+        name: summary["latency_ms"]["mean"] - measured[name]["total_ms"] - client_ms
         for name, summary in by_model.items()
         if measured.get(name, {}).get("requests") and summary["latency_ms"]
     }

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tritonclip_bench.endpoint import ENTRY_POINTS
+from tritonclip_bench.pipeline import place
 from tritonclip_bench.stages import PARTS
 from tritonclip_client.table import format_table
 
 WIDTH = 40
-# The order in which a request passes them; models that are not named follow by name.
-ORDER = ("preprocess", "image_encoder", "text_gate", "tokenizer", "cached_text_encoder", "text_encoder", "similarity")
 COLUMNS = ("stage", "requests", "mean batch", *(part.replace("_", " ") for part in PARTS.values()))
 COLUMNS += ("all ms", "cached", "rejected")
 OUTSIDE = "outside_ms"
@@ -68,11 +67,7 @@ def _gpu(gpu: Mapping[str, float]) -> Iterator[str]:
 def _composing(measured: Stages) -> Stages:
     """Without the ensembles, whose parts are sums over these, in the order of the pipeline."""
     names = [name for name, stage in measured.items() if not stage.get("ensemble", name in ENTRY_POINTS)]
-    return {name: measured[name] for name in sorted(names, key=lambda name: (_place(name), name))}
-
-
-def _place(name: str) -> int:
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+    return {name: measured[name] for name in sorted(names, key=place)}
 
 
 def _row(name: str, stage: Mapping[str, float]) -> Sequence[str]:

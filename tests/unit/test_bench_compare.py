@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import bench_records as made
-from tritonclip_bench.compare import Comparison, compare
+from tritonclip_bench.compare import Comparison, compare, pairs
+from tritonclip_bench.errors import BenchError
 from tritonclip_bench.records import flatten
 from tritonclip_client.main import main
 
@@ -40,7 +41,7 @@ def test_a_difference_with_its_interval_and_verdict() -> None:
     # Welch's t of 4 degrees of freedom, 2.776, times the error of the difference, sqrt(1/3 + 1/3).
     assert change.difference.half_width == pytest.approx(2.776 * (2 / 3) ** 0.5, rel=1e-3)
     assert change.verdict == "beyond the noise"
-    assert of(found, "$ per million").difference.relative == pytest.approx(1 / 9, rel=1e-3)
+    assert of(found, "cost per million").difference.relative == pytest.approx(1 / 9, rel=1e-3)
     assert of(compared(made.load(items_per_s=QUIET), made.load(items_per_s=NOISY)), "items/s").verdict == (
         "within the noise"
     )
@@ -75,6 +76,9 @@ def test_runs_that_broke_are_not_counted() -> None:
         (("plan", "scenario"), "text", "the scenario differs: image and text"),
         (("plan", "users"), 16, "the number of users differs: 8 and 16"),
         (("plan", "rate"), 20.0, "the rate differs: unknown and 20.0"),
+        (("plan", "labels"), 100, "the number of labels differs: 10 and 100"),
+        (("plan", "repeat_texts"), True, "whether texts come again differs: unknown and True"),
+        (("plan", "texts"), "long", "the set of texts differs: unknown and long"),
     ],
 )
 def test_what_else_differs_is_told(path: tuple[str, ...], value: Any, warning: str) -> None:
@@ -131,3 +135,31 @@ def test_curves_are_compared_step_by_step(tmp_path: Path, capsys: pytest.Capture
         record["plan"]["batch_size"] = 4
     assert run(tmp_path, made.curve(), shorter) == 2
     assert "compare records of the same load" in capsys.readouterr().err
+
+
+def test_costs_in_different_currencies_are_not_compared() -> None:
+    euros = made.load()
+    euros["cost"]["price"]["currency"] = "EUR"
+    found = compared(made.load(), euros)
+    assert [change.metric for change in found.changes] == ["items/s", "p50 ms", "p99 ms"]
+    assert "the currency differs: USD and EUR" in found.warnings
+
+
+@pytest.mark.parametrize("kind", ["baselines", "tune"])
+def test_sides_and_settings_are_compared_with_themselves(kind: str) -> None:
+    sides = {**made.baselines(), "kind": kind}
+    others = {**sides, "label": "later", "records": sides["records"][::-1]}
+    found = pairs(flatten(sides, "A"), flatten(others, "B"))
+    assert [(first["label"], second["label"]) for first, second in found] == [
+        (name, f"later: {name}") for name in ("ours", "theirs", "one process")
+    ]
+
+
+def test_the_gate_says_where_nothing_was_answered() -> None:
+    before, after = made.load(), made.load()
+    for record in (before, after):
+        record["plan"]["rate"] = 20.0
+    for results in after["repeats"]:
+        results["total"]["latency_ms"] = None
+    with pytest.raises(BenchError, match="p99 ms was not measured on both sides"):
+        compared(before, after).is_slower(0.05)

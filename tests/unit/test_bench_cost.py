@@ -12,6 +12,7 @@ from tritonclip_bench.prices import Price, dollars_per_million, price_table
 from tritonclip_client.main import main
 from tritonclip_export.registry.catalog import find_model
 
+WORKS = ("clip, 10", "clip, 99", "image")
 HOUR = Price(3.6, "2999-01-01", "a bill")
 
 
@@ -93,7 +94,37 @@ def test_other_items_and_currencies_are_not_compared():
 
 def test_runs_of_different_models_are_said_to_be():
     told = notes([run_of(load("a"), None), run_of(load("b", architecture="ViT-B-32"), None)])
-    assert told == ["the runs are of different models: x ViT-B-32 float16; x ViT-L-14 float16"]
+    assert told == ["the runs are of different work: image x ViT-B-32 float16; image x ViT-L-14 float16"]
+
+
+def test_pictures_with_labels_are_other_work_than_pictures():
+    told = notes([run_of(one, None) for one in (load("a"), _clip("b", 10), _clip("c", 99))])
+    assert told == ["the runs are of different work: " + "; ".join(f"{what} x ViT-L-14 float16" for what in WORKS)]
+
+
+def _clip(label, labels):
+    found = load(label)
+    found["plan"] |= {"scenario": "clip", "labels": labels}
+    return found
+
+
+@pytest.mark.parametrize("spread", [{"mean": 5.0}, {"n": 3, "mean": 5.0, "half_width": "?"}, {"mean": None}])
+def test_a_spread_that_is_none_gives_no_interval(spread):
+    assert run_of(load(spread={"items_per_s": spread}), None).cost["spread"] is None
+
+
+def test_failed_requests_are_told():
+    bad = load("bad", 5000.0, 1.0)
+    bad["results"]["total"] |= {"requests": 60, "failures": 40}
+    assert notes([run_of(one, None) for one in (bad, load("good"))]) == [
+        "bad: 40 of 100 requests failed, and are not counted"
+    ]
+
+
+def test_spot_is_told_from_on_demand():
+    spot = Price(1.0, "2999-01-01", "a bill", instance="box", kind="spot")
+    told = notes([run_of(load("a", price=spot), None), run_of(load("b"), None)])
+    assert told == ["some runs are priced as spot, which may be taken away at any time, and others are not"]
 
 
 def test_an_old_price_warns_once():
@@ -144,6 +175,22 @@ def test_what_is_unknown_is_called_unknown_and_stands_last():
     assert unknown == found[-len(unknown) :]
     assert all(one.items_per_s is one.dollars_per_million is one.tflops is None for one in unknown)
     assert "unknown" in unknown[0].note
+
+
+def test_limits_in_different_currencies_are_not_sorted_among_each_other():
+    prices = [Price(rate, "2999-01-01", "a bill", gpu="T4", gpus=1, currency=unit)
+              for rate, unit in ((3.0, "USD"), (2.0, "EUR"), (1.0, "USD"), (4.0, "EUR"))]  # fmt: skip
+    found = [limit.price for limit in limits(work(find_model("ViT-B-32"), "image"), prices)]
+    assert [(price.currency, price.price_per_hour) for price in found] == [
+        ("EUR", 2.0), ("EUR", 4.0), ("USD", 1.0), ("USD", 3.0)]  # fmt: skip
+
+
+def test_short_texts_may_pass_the_limit_and_it_is_said():
+    model = find_model("ViT-B-32")
+    results = {"gpus": [{"name": "Tesla T4"}]}
+    for scenario, said in (("text", True), ("image", False)):
+        found = reached(load(scenario=scenario, results=results), work(model, scenario), None)
+        assert ("may pass the limit" in found.note) == said
 
 
 def test_a_limit_by_hand():
@@ -244,7 +291,7 @@ def test_the_list_and_a_model_without_a_record(capsys):
     assert main(["bench", "cost", "--list"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in price_table())
-    assert "AWS cut P5 by about 44 %" in text
+    assert "hf-endpoint-t4: the source gives no date" in text
     assert main(["bench", "cost", "--roofline", "--model", "vit_l_14"]) == 0
     assert "one text of ViT-L-14, 77 tokens, 13.30 GFLOPs" in capsys.readouterr().out
 

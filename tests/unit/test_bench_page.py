@@ -17,6 +17,7 @@ import pytest
 import bench_records as made
 from tritonclip_bench.errors import RecordError
 from tritonclip_bench.page import render_page, save_page
+from tritonclip_bench.page.view import view
 from tritonclip_bench.records import flatten_all
 from tritonclip_client.main import main
 
@@ -104,7 +105,7 @@ def test_stages_hold_the_parts_of_server_client_and_network() -> None:
     assert table["preprocess"]["mean batch"] == "2.50"
     client = table["client: embed_image"]
     # Of 1.1 x 10.1 ms for clients, 7 in the server, and 0.3 to serialise.
-    assert float(client["network and waiting, ms"]) == pytest.approx(11.11 - 7.0 - 0.3, abs=0.01)
+    assert float(client["network and waiting, ms"]) == pytest.approx(11.11 - 7.0 - 0.3 - 0.2, abs=0.01)
     assert client["serialise, ms"] == "0.300"
 
 
@@ -172,6 +173,25 @@ def test_doubts_about_the_price_are_warnings() -> None:
     assert "as if it were a T4" in told
     stale = made.load(cost={**made.load()["cost"], "price": {**made.PRICE, "stale": "cut in June"}})
     assert "the price is doubtful: cut in June" in words(page(stale))
+
+
+def test_the_cost_stands_beside_the_rate_that_it_is_counted_from() -> None:
+    table = view(flatten_all([(made.load(items_per_s=(90.0, 100.0, 140.0)), "x")]))["cost"]
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["items/s, median run"], row["per million items"]) == ("100", "$1.39")
+
+
+def test_a_spot_price_is_told_from_that_on_demand() -> None:
+    spot = made.load(cost={**made.load()["cost"], "price": {**made.PRICE, "kind": "spot"}})
+    assert "g4dn.xlarge:spot" in words(page(spot))
+
+
+def test_the_front_says_that_other_work_is_compared() -> None:
+    labels = made.load("labels")
+    labels["plan"]["scenario"] = "clip"
+    told = words(page(made.load("pictures"), labels))
+    assert "the runs are of different work" in told
+    assert "the runs are of different work" not in words(page(made.load("one"), made.load("two")))
 
 
 def test_other_currencies_are_kept() -> None:

@@ -44,7 +44,7 @@ def test_every_packaged_price_has_a_date_a_source_and_a_machine():
 
 @pytest.mark.parametrize(
     ("instance", "per_hour", "vcpu"),
-    [("g4dn.xlarge", 0.526, 4), ("g6.xlarge", 0.8048, 4), ("g5.xlarge", 1.006, 4), ("g6e.xlarge", 1.86, 4)],
+    [("g4dn.xlarge", 0.526, 4), ("g6.xlarge", 0.8048, 4), ("g5.xlarge", 1.006, 4), ("g6e.xlarge", 1.861, 4)],
 )
 def test_prices_of_the_projects_reference(instance, per_hour, vcpu):
     price = price_table()[instance]
@@ -52,8 +52,20 @@ def test_prices_of_the_projects_reference(instance, per_hour, vcpu):
 
 
 def test_doubtful_prices_are_marked():
-    assert "44 %" in price_table()["p5.48xlarge"].stale
+    assert "no date" in price_table()["hf-endpoint-t4"].stale
     assert price_table()["g6.xlarge"].stale is None
+
+
+def test_prices_are_those_after_amazons_cut_of_june_2025():
+    table = price_table()
+    # By a third, a third and 44 %; what was listed before, to the dollar.
+    for name, before, cut in (
+        ("p4d.24xlarge", 32.77, 0.33),
+        ("p4de.24xlarge", 40.97, 0.33),
+        ("p5.48xlarge", 98.32, 0.44),
+    ):
+        assert table[name].price_per_hour == pytest.approx(before * (1 - cut), rel=0.01)
+        assert table[name].stale is None
 
 
 def test_spot_has_a_name_of_its_own():
@@ -107,7 +119,7 @@ def test_a_given_price_overrides_the_table_and_keeps_the_machine():
     assert "--price-per-hour" in price.source
     assert price.doubts(TODAY) == []
     assert find_price("my own", 0.5, today="2026-05-01").instance == "my own"
-    assert find_price("p5.48xlarge", 40.0, today="2026-05-01").doubts(TODAY) == []
+    assert find_price("hf-endpoint-t4", 40.0, today="2026-05-01").doubts(TODAY) == []
 
 
 def test_an_instance_is_looked_up_and_nothing_is_guessed():
@@ -135,6 +147,10 @@ def test_a_price_is_above_zero(amount):
 def test_a_currency_is_a_code(currency):
     with pytest.raises(PriceError, match="three capital letters"):
         Price(1.0, "2026-05-01", "a bill", currency=currency)
+
+
+def test_a_price_given_for_a_listed_instance_keeps_its_currency(tmp_path):
+    assert find_price("box", 2.0, "2026-05-01", prices=write(tmp_path / "own.toml", GOOD)).currency == "EUR"
 
 
 def test_a_currency_is_never_converted():

@@ -125,7 +125,7 @@ def test_without_a_price_the_report_says_how_to_give_one():
 
 
 def test_a_stale_price_is_called_stale():
-    assert "STALE" in render(make_report(PLAN, SERVER, measured(), price_table()["p5.48xlarge"]))
+    assert "STALE" in render(make_report(PLAN, SERVER, measured(), price_table()["hf-endpoint-t4"]))
 
 
 def test_a_busy_load_generator_is_reported_as_a_possible_bottleneck():

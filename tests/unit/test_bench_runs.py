@@ -60,3 +60,10 @@ def test_every_column_is_filled_by_some_record_and_documented() -> None:
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="cannot be written"):
         write_csv(tmp_path / "missing" / "runs.csv", [])
+
+
+def test_a_spot_price_is_told_from_that_on_demand(tmp_path: Path) -> None:
+    spot = made.load()
+    spot["cost"]["price"]["kind"] = "spot"
+    [first, *_] = rows(tmp_path, spot)
+    assert first["instance"] == "g4dn.xlarge:spot"

@@ -197,6 +197,21 @@ def test_an_encoders_own_counts_take_the_place_of_what_triton_cannot_see() -> No
     assert with_late_answers(made)["image_encoder"] == made["image_encoder"]
 
 
+def test_what_the_client_is_known_to_do_is_not_outside_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_watch.server_cpu, "find_server", lambda _: None)
+    monkeypatch.setattr(server_watch, "read_counters", lambda _: {})
+    monkeypatch.setattr(server_watch, "stages", lambda *_: {"embed_image": {**STAGE, "failures": 0}})
+    monkeypatch.setattr(server_watch.ServerWatch, "_found", lambda *_: None)
+    stub = SimpleNamespace(ModelMetadata=lambda _, timeout: SimpleNamespace(name="a", platform="ensemble"))
+    watch = server_watch.ServerWatch(stub, "192.0.2.1:8001")
+    watch.begin()
+    watch.end()
+    client = {"prepare_ms": 0.5, "serialise_ms": 0.2, "check_ms": 9.0}
+    seen = {"by_model": {"embed_image": {"latency_ms": {"mean": 5.0}}}, "total": {"items": 1}, "client": client}
+    # Making and serialising a request lie within its time, checking the answer does not.
+    assert watch.results(seen)["client"]["outside_server_ms"] == {"embed_image": pytest.approx(5.0 - 1.8 - 0.7)}
+
+
 def test_what_clients_waited_and_no_ensemble_worked_is_outside() -> None:
     seen = {name: {"latency_ms": {"mean": 5.0}} for name in ("embed_image", "clip")} | {
         "embed_text": {"latency_ms": None}

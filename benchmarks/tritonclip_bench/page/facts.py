@@ -8,7 +8,7 @@ from typing import Any
 from tritonclip_bench import dollars
 from tritonclip_bench.errors import PriceError
 from tritonclip_bench.page.numbers import NOTHING, figure, plus_minus, share
-from tritonclip_bench.prices import Price
+from tritonclip_bench.prices import Price, price_name
 from tritonclip_bench.records import Record, number, section, text
 from tritonclip_bench.scenarios import SCENARIOS
 from tritonclip_bench.spread import Spread, spread, whole_runs
@@ -238,6 +238,12 @@ def hourly(load: Record) -> str:
         return dollars.hourly(Price.from_dict(section(load, "cost", "price")))
     except PriceError:
         return NOTHING
+
+
+def instance(load: Record) -> str | None:
+    """What `--instance` calls the price; None where it came without a machine."""
+    given = section(load, "cost", "price")
+    return price_name(text(given, "instance"), text(given, "kind"))
 
 
 def price(load: Record) -> str:

@@ -8,7 +8,7 @@ from tritonclip_bench.errors import PriceError
 from tritonclip_bench.page import charts, facts
 from tritonclip_bench.page.numbers import figure, money
 from tritonclip_bench.page.tables import Figure, draw_figure, table
-from tritonclip_bench.pareto import ON_FRONT, Run, run_of, verdicts
+from tritonclip_bench.pareto import ON_FRONT, Run, different_work, run_of, verdicts
 from tritonclip_bench.records import Record, number, text
 
 COLOURS = 6
@@ -99,7 +99,8 @@ def _pareto(runs: Sequence[Run], name: str, title: str, numbers: Mapping[str, st
         name,
         title,
         "Down and left is better. The line joins the runs that none beats in both (the Pareto front); numbers as in "
-        "the table above.",
+        + "; but ".join(["the table above", *different_work(runs)])
+        + ".",
         lambda width: charts.pareto(width, points, front, x_title, y_title),
         table(
             [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tritonclip_bench.page import charts
 from tritonclip_bench.page.numbers import figure
 from tritonclip_bench.page.tables import Figure, draw_figure, table
+from tritonclip_bench.pipeline import place
 from tritonclip_bench.records import Record, number, section
 
 # Name, key in the record and class of each part of a bar.
@@ -16,8 +17,6 @@ PARTS = (
 )
 CLIENT_PARTS = (("prepare", "prepare_ms", "s5"), ("serialise", "serialise_ms", "s6"))
 NETWORK = ("network and waiting", "s7")
-# As a request meets them; others follow.
-ORDER = ("preprocess", "image_encoder", "text_gate", "tokenizer", "cached_text_encoder", "text_encoder", "similarity")
 ENTRY_POINTS = ("embed_image", "embed_text", "clip")
 
 
@@ -108,7 +107,7 @@ def stages(load: Record, name: str) -> Figure | None:
 def _server_rows(load: Record) -> list[tuple[str, list[tuple[str, str, float]]]]:
     measured = section(load, "results", "stages")
     own = [name for name in measured if not section(measured, name).get("ensemble", name in ENTRY_POINTS)]
-    names = sorted(own, key=lambda name: (_place(name), name))
+    names = sorted(own, key=place)
     rows = [(name, [(css, part, number(measured, name, key) or 0.0) for part, key, css in PARTS]) for name in names]
     return [(name, [(css, part, max(size, 0.0)) for css, part, size in found]) for name, found in rows]
 
@@ -121,14 +120,10 @@ def _client_rows(load: Record) -> list[tuple[str, list[tuple[str, str, float]]]]
         if mean is None or server is None:
             continue
         known = number(results, "client", "outside_server_ms", model)
-        # A request is made before its time begins, and serialised within it.
-        rest = mean - server - (number(results, "client", "serialise_ms") or 0.0) if known is None else known
+        # A request is made and serialised within its time.
+        rest = mean - server - sum(size for *_, size in own) if known is None else known
         rows.append((f"client: {model}", [*own, (NETWORK[1], NETWORK[0], max(rest, 0.0))]))
     return rows
-
-
-def _place(name: str) -> int:
-    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def _numbers(value: object) -> list[float]:

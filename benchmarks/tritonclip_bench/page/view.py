@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tritonclip_bench.page import facts, figures, run_figures
 from tritonclip_bench.page.numbers import NOTHING, figure, money
 from tritonclip_bench.page.tables import Figure, Table, table
-from tritonclip_bench.records import Record, text
+from tritonclip_bench.records import Record, number, text
 from tritonclip_bench.runs import run_rows
 from tritonclip_bench.spread import Spread
 
@@ -177,7 +177,8 @@ def _cost(loads: Sequence[Record]) -> Table | None:
     return table(
         [
             ("run", [load["label"] for load in priced]),
-            ("items/s", [found.mean if (found := facts.throughput(load)) else None for load in priced]),
+            # What the cost is counted from, not the mean over the runs.
+            ("items/s, median run", [number(load, "results", "total", "items_per_s") for load in priced]),
             ("an hour", list(map(facts.hourly, priced))),
             (
                 "per million items",
@@ -187,7 +188,7 @@ def _cost(loads: Sequence[Record]) -> Table | None:
                 "items per dollar" if set(units) == {"USD"} else "items per unit",
                 list(map(facts.items_per_unit, priced)),
             ),
-            ("instance", [text(load, "cost", "price", "instance") or NOTHING for load in priced]),
+            ("instance", [facts.instance(load) or NOTHING for load in priced]),
             ("source", [text(load, "cost", "price", "source") or NOTHING for load in priced]),
             ("date", [text(load, "cost", "price", "date") or NOTHING for load in priced]),
         ],
