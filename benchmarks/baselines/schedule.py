@@ -24,5 +24,5 @@ def schedule(args: argparse.Namespace, number: int) -> Iterator[tuple[str, Load]
             if (side, scenario, shape) in done:
                 continue
             done.add((side, scenario, shape))
-            seconds = args.seconds * (BATCHED_WINDOW if pattern.batch > 1 else 1)
+            seconds = args.seconds * (BATCHED_WINDOW if shape.batch > 1 else 1)
             yield side, Load(scenario, shape, seconds, args.warmup, (number * len(cells) + index) * SEED_STEP)

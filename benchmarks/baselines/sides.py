@@ -266,7 +266,7 @@ def infinity(material: Material, folder: Path, dim: int) -> Side:
 
     def arguments(port: int) -> list[str]:
         model = ["--model-id", str(hf), "--served-model-name", http_api.MODEL, "--engine", "torch", "--device", "cpu"]
-        how = ["--dtype", "float32", "--batch-size", "8", "--no-model-warmup", "--log-level", "warning"]
+        how = ["--dtype", "float32", "--batch-size", "16", "--no-model-warmup", "--log-level", "warning"]
         return [str(python.with_name("infinity_emb")), "v2", *model, *how, "--host", HOST, "--port", str(port)]
 
     return HttpServer(
