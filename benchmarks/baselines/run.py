@@ -38,7 +38,7 @@ from baselines.patterns import (
     SCENARIOS,
     Pattern,
 )
-from baselines.schedule import schedule
+from baselines.schedule import QUIET_SHARE, schedule, settle
 from baselines.sides import Load, Side, Tritonclip, fastapi, infinity
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError
@@ -54,8 +54,6 @@ RESULTS = Path(__file__).parents[1] / "results"
 WORK = environments.CHECKOUT / "work" / "baselines"
 JOINED = 16
 WARMUP_S = 1
-# A machine that is busier than this while nobody asks anything gives no ratio to believe.
-QUIET_SHARE = 0.1
 QUICK = {"rounds": 1, "seconds": 2, "patterns": (PATTERNS[0], PATTERNS[1])}
 FAILURES = (BenchError, ClipError, ServeError)
 
@@ -115,6 +113,8 @@ class Comparison:
     def _measure(self, name: str, load: Load, number: int) -> None:
         if name not in self.sides:
             return
+        if not settle():
+            say("the machine does not become quiet: the next side pays for what others do")
         try:
             results = self.sides[name].measure(load)
             if was_interrupted(results["broken"]):

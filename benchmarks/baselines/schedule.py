@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
+
+import psutil
 
 from baselines.patterns import BATCHED_WINDOW, OURS, is_measured, measured_as
 from baselines.sides import Load
 from tritonclip_bench.repeats import SEED_STEP
+
+# A machine that is busier than this while nobody asks anything gives no ratio to believe.
+QUIET_SHARE = 0.1
+# Of a server that still computes for callers who left; and how long it is watched at a time.
+SETTLED_S, LOOK_S = 30.0, 0.5
+
+
+def settle() -> bool:
+    """Wait until what was asked before is done, which the next side would pay for; whether that came in time."""
+    end_s = time.monotonic() + SETTLED_S
+    while psutil.cpu_percent(interval=LOOK_S) / 100 > QUIET_SHARE:
+        if time.monotonic() > end_s:
+            return False
+    return True
 
 
 def schedule(args: argparse.Namespace, number: int) -> Iterator[tuple[str, Load]]:

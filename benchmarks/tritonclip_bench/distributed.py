@@ -9,13 +9,14 @@ import gevent
 from locust.env import Environment
 from locust.runners import STATE_MISSING, WORKER_REPORT_INTERVAL
 
+from tritonclip_bench.loadrun import READY_S
 from tritonclip_bench.window import Window
 
 # Messages of the master to its workers, the answer to the last, and the part of locust's own reports that is ours.
 OPEN, CLOSE, CLOSED = "tritonclip_open", "tritonclip_close", "tritonclip_closed"
 REPORT = "tritonclip"
-# For making the pictures in every worker, and for the last reports.
-READY_S, LAST_S = 120.0, 10.0
+# For the workers' last reports.
+LAST_S = 10.0
 POLL_S = 0.05
 
 

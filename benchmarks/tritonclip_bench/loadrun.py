@@ -21,6 +21,8 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 MAX_SPAWN_RATE = 100
 # For starting Python, drawing pictures and shutting down.
 GRACE_S = 60
+# For making the pictures in every worker.
+READY_S = 120.0
 # For writing what was measured until an interruption, raw samples too.
 WRITING_S = 30.0
 # How the reason begins for which a run is not whole, where somebody ended it.
@@ -107,7 +109,8 @@ class LoadPlan:
     def longest_s(self) -> float:
         """A run that takes longer than this hangs."""
         ramp_s = self.users / MAX_SPAWN_RATE
-        return ramp_s + self.warmup_s + self.duration_s + self.deadline_s + GRACE_S
+        workers_s = READY_S if self.processes > 1 else 0.0
+        return ramp_s + workers_s + self.warmup_s + self.duration_s + self.deadline_s + GRACE_S
 
 
 def run_load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
@@ -18,7 +18,7 @@ from tritonclip_bench.server_metrics import Metrics
 from tritonclip_bench.stages import Counters, outside_server_ms, read_counters, stages, with_own_counts
 
 SAMPLE_EVERY_S = 1.0
-FAILURES = "nv_inference_request_failure"
+SUCCESSES, FAILURES = "nv_inference_request_success", "nv_inference_request_failure"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class ServerWatch:
         if self._sampler is not None:
             self._sampler.kill(block=False)
         self._after = self._read()
+        if not self._metrics_are_its_own():
+            self._samples.clear()
+            self._before, self._after = (replace(one, metrics=None) for one in (self._before, self._after))
 
     def results(self, seen: Mapping[str, Any]) -> dict[str, Any]:
         """What changed in between, for JSON.
@@ -106,6 +109,15 @@ class ServerWatch:
             # An ensemble counts what one of its steps turned away once more.
             found["rejected"] = sum(count for name, count in rejected.items() if name not in self._ensembles)
         return found
+
+    def _metrics_are_its_own(self) -> bool:
+        """Whether the metrics counted the window's requests too: two servers that nobody asked yet look the same."""
+        before, after = self._before, self._after
+        if not (before.counters and after.counters and before.metrics and after.metrics):
+            return True
+        asked = sum(stage["requests"] for stage in stages(before.counters, after.counters).values())
+        counted = sum(server_metrics.change(before.metrics, after.metrics, SUCCESSES, "model").values())
+        return counted >= asked / 2
 
     def _read(self) -> Reading:
         cpu = server_cpu.used(self._process) if self._process is not None else {}
@@ -151,7 +163,7 @@ class ServerWatch:
     def _checked(self, url: str) -> str:
         """`url`, if what is there counts the same requests as the server does."""
         before = read_counters(self._stub)
-        counted = server_metrics.by_label(server_metrics.fetch(url), "nv_inference_request_success", "model")
+        counted = server_metrics.by_label(server_metrics.fetch(url), SUCCESSES, "model")
         after = read_counters(self._stub)
         if before is None or after is None:
             return url

@@ -166,6 +166,14 @@ def test_a_broken_run_and_warnings_are_conspicuous() -> None:
     assert "Not whole" not in page(made.load())
 
 
+def test_texts_do_not_head_a_page_of_pictures() -> None:
+    pictures, texts = made.load("pictures"), made.load("texts", items_per_s=(9000.0, 9001.0, 9002.0))
+    texts["plan"]["scenario"] = "text"
+    texts["cost"] = None
+    assert "The greatest throughput: pictures" in words(page(pictures, texts))
+    assert "The greatest throughput: texts" in words(page(texts, pictures))
+
+
 def test_doubts_about_the_price_are_warnings() -> None:
     doubted = made.load(cost={**made.load()["cost"], "warnings": ["old price"], "priced_as_if": "as if it were a T4"})
     told = words(page(doubted))

@@ -126,6 +126,24 @@ def test_metrics_that_count_other_requests_are_another_servers(
             server_watch.ServerWatch(stub, "192.0.2.1:8001", "http://192.0.2.1:9/metrics")
 
 
+@pytest.mark.parametrize(("counts", "same"), [((0, 0, 7), True), ((0, 0, 0), False)])
+def test_a_server_that_stayed_idle_is_another_one(
+    counts: tuple[int, ...], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anybody asked, the metrics of two fresh servers cannot be told apart."""
+    texts = iter(f'nv_inference_request_success{{model="a"}} {count}\n' for count in counts)
+    answers = iter([0, 0, 0, 0, 7])
+    monkeypatch.setattr(server_watch.server_cpu, "find_server", lambda _: None)
+    monkeypatch.setattr(server_metrics, "fetch", lambda _: server_metrics.parse(next(texts)))
+    monkeypatch.setattr(server_watch, "read_counters", lambda _: {"a": {"success_count": next(answers)}})
+    monkeypatch.setattr(server_watch, "stages", lambda before, after: {"a": {**STAGE, "failures": 0, "requests": 7}})
+    stub = SimpleNamespace(ModelMetadata=lambda _, timeout: SimpleNamespace(name="a", platform="ensemble"))
+    watch = server_watch.ServerWatch(stub, "192.0.2.1:8001")
+    watch.begin()
+    watch.end()
+    assert watch.results({"by_model": {}, "total": {"items": 7}})["metrics"] is same
+
+
 def test_a_server_is_one_process_that_listens_here_and_is_a_tritonserver(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"

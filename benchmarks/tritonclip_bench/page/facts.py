@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tritonclip_bench import dollars
@@ -83,10 +83,22 @@ def is_sound(load: Record) -> bool:
 
 
 def best(loads: Sequence[Record]) -> Record:
-    """The record that heads the page: the greatest throughput of the sound ones, of a comparison ours."""
-    served = [load for load in loads if load["series"]["kind"] != "baselines" or load.get("side") == OURS] or loads[:1]
-    sound = [load for load in served if is_sound(load)] or served
-    return max(sound, key=lambda load: found.mean if (found := throughput(load)) else 0.0)
+    """The record that heads the page: the greatest throughput.
+
+    Of a comparison ours; and as far as there are any, of sound runs, without failures, of the first one's items (texts
+    are faster than pictures), with a price.
+    """
+    left = [load for load in loads if load["series"]["kind"] != "baselines" or load.get("side") == OURS] or loads[:1]
+    first = item(left[0])
+    wishes: tuple[Callable[[Record], bool], ...] = (
+        is_sound,
+        lambda load: not number(load, "results", "total", "failures"),
+        lambda load: item(load) == first,
+        lambda load: cost_per_million(load) is not None,
+    )
+    for wish in wishes:
+        left = [load for load in left if wish(load)] or left
+    return max(left, key=lambda load: found.mean if (found := throughput(load)) else 0.0)
 
 
 def offered(load: Record) -> str:
