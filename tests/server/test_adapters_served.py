@@ -149,7 +149,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(folder, MODEL_CFG, graft_models.state_dict(MODEL_CFG), size=SIDE)
 
 
-@pytest.mark.parametrize("method", CHANGES, ids=lambda method: method.__name__)
+# What is one more file format to the export is left to `make test-all`.
+SLOW = (loralib, ties)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(method, id=method.__name__, marks=pytest.mark.slow if method in SLOW else ()) for method in CHANGES],
+)
 def test_the_server_answers_as_the_method_itself(
     method: Callable[[Path], Adapted], checkpoint: Path, tmp_path: Path
 ) -> None:

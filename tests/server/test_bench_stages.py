@@ -55,10 +55,10 @@ SLEEPS = {
 @pytest.mark.parametrize(
     ("model", "scenario", "flags"),
     [
-        ("preprocess", "mixed", ()),
         ("image_encoder", "mixed", ()),
+        pytest.param("preprocess", "mixed", (), marks=pytest.mark.slow),
         # Without the encoder's own counts its time is what its ensemble took and the step before it did not.
-        ("image_encoder", "image", ("--allow-metrics=false",)),
+        pytest.param("image_encoder", "image", ("--allow-metrics=false",), marks=pytest.mark.slow),
     ],
 )
 def test_a_sleep_is_found_in_its_stage(

@@ -85,7 +85,14 @@ def test_every_command_is_accounted_for() -> None:
     assert len(EXAMPLES) == 2
 
 
-@pytest.mark.parametrize("command", EXPORTS)
+# The first of them, and that of the GPU path, in every run; all in `make test-all`.
+EXPORT_ROWS = [
+    pytest.param(command, marks=() if command == EXPORTS[0] or "fp16" in command else pytest.mark.slow)
+    for command in EXPORTS
+]
+
+
+@pytest.mark.parametrize("command", EXPORT_ROWS)
 def test_exporting_commands(command: str, folder: Path) -> None:
     assert "parity against" in run(command, folder)
     assert "files as exported" in run("tritonclip check repository", folder)
