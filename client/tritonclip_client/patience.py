@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -89,6 +90,11 @@ class Latencies:
             seen = self._seen[kind]
             return max(seen) if len(seen) >= _ENOUGH_SAMPLES else None
 
+    def shortest(self, kind: Hashable) -> float:
+        """The shortest of late, in seconds; 0 where none was seen."""
+        with self._lock:
+            return min(self._seen[kind], default=0.0)
+
 
 class Patience:
     """When a request is repeated, and after how long one attempt is given up. Safe for many threads.
@@ -113,18 +119,18 @@ class Patience:
         self._latencies.add(rpc.kind, seconds)
 
     def attempt_s(self, rpc: Rpc, stalls: int) -> float:
-        """Seconds for the next attempt: what is left of the call, or less, so that a lost request can be repeated.
+        """Seconds for the next attempt, so that a lost request can be repeated; infinite for all that is left.
 
         A process that dies takes requests with it that Triton then never answers. Where the budget is used up every
         attempt has all the time, for slow answers are then likelier than lost ones.
         """
         left_s = rpc.deadline.remaining()
         if Cause.STALLED not in self._repeated or not self._budget.has_token():
-            return left_s
+            return math.inf
         longest = self._latencies.longest(rpc.kind)
         limit_s = _UNKNOWN_SHARE * left_s if longest is None else _FACTOR * longest
         limit_s = max(SHORTEST_ATTEMPT_S, limit_s) * 2.0**stalls
-        return min(limit_s, left_s)
+        return limit_s if limit_s < left_s else math.inf
 
     def pause_s(self, error: ClipError, rpc: Rpc, failures: int) -> float | None:
         """Seconds before the request is sent again; None where it is not, and the error stands.
@@ -139,7 +145,7 @@ class Patience:
             return None
         hint_s = error.retry_after_s if isinstance(error, ServerUnavailableError) else None
         pause_s = backoff_s(failures) if hint_s is None else hint_s * random.uniform(1.0, 1.5)
-        if pause_s >= rpc.deadline.remaining():
+        if pause_s + self._latencies.shortest(rpc.kind) >= rpc.deadline.remaining():
             return None
         if cause is Cause.OVERLOADED and not self._budget.take():
             return None

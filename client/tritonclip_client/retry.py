@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def call(rpc: Rpc, patience: Patience) -> CallFlow[Any]:
         try:
             answer = yield attempt
         except ClipError as error:
-            if isinstance(error, DeadlineExceededError) and rpc.deadline.remaining():
+            if isinstance(error, DeadlineExceededError) and attempt.limit_s < math.inf:
                 error.cause = Cause.STALLED
                 stalls += 1
             pause_s = patience.pause_s(error, rpc, failures)

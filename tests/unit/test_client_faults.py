@@ -274,12 +274,13 @@ def test_an_unreadable_file_deep_in_an_iterator_is_named(ask, tmp_path):
         ask(server.address, lambda client: client.embed_images(images))
 
 
-def test_a_cancelled_task_cancels_its_requests():
+@pytest.mark.parametrize("count", [1, 24], ids=["one request", "many requests"])
+def test_a_cancelled_task_cancels_its_requests(count):
     holding = Holding()
 
     async def main(address: str) -> None:
         async with AsyncClipClient(address) as client:
-            task = asyncio.create_task(client.embed_images(IMAGES))
+            task = asyncio.create_task(client.embed_images(IMAGES[:count]))
             await asyncio.to_thread(holding.held.acquire)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tritonclip_client.causes import Cause
@@ -150,7 +152,7 @@ def taught(seconds: float, size: int = 8) -> Patience:
 
 @pytest.mark.parametrize(
     ("seconds", "stalls", "limit_s"),
-    [(0.01, 0, 2.0), (0.5, 0, 5.0), (0.01, 1, 4.0), (0.01, 4, 30.0), (10.0, 0, 30.0)],
+    [(0.01, 0, 2.0), (0.5, 0, 5.0), (0.01, 1, 4.0), (0.01, 4, math.inf), (10.0, 0, math.inf)],
 )
 def test_an_attempt_may_take_ten_times_what_was_seen(clock, seconds, stalls, limit_s):
     rpc = Rpc("infer", {"model_name": "m"}, Deadline(30), 8)
@@ -161,7 +163,7 @@ def test_an_attempt_may_take_ten_times_what_was_seen(clock, seconds, stalls, lim
 def test_an_attempt_of_an_unknown_kind_leaves_a_third_of_the_time(clock):
     assert Patience().attempt_s(Rpc("infer", {}, Deadline(30)), 0) == pytest.approx(20)
     assert taught(0.01).attempt_s(Rpc("infer", {"model_name": "m"}, Deadline(30), 16), 0) == pytest.approx(20)
-    assert Patience().attempt_s(Rpc("infer", {}, Deadline(1.5)), 0) == pytest.approx(1.5)
+    assert Patience().attempt_s(Rpc("infer", {}, Deadline(1.5)), 0) == math.inf
 
 
 def test_a_stalled_attempt_is_repeated_and_paid_for(clock):
@@ -178,7 +180,7 @@ def test_a_stalled_attempt_is_repeated_and_paid_for(clock):
     # Spent: now every attempt has all its time.
     for _ in range(10):
         patience._budget.owe()
-    assert patience.attempt_s(Rpc("infer", {"model_name": "m"}, Deadline(30), 8), 0) == pytest.approx(30)
+    assert patience.attempt_s(Rpc("infer", {"model_name": "m"}, Deadline(30), 8), 0) == math.inf
 
 
 def test_the_deadline_of_the_call_is_no_stall(clock):
@@ -187,6 +189,23 @@ def test_the_deadline_of_the_call_is_no_stall(clock):
     clock.now += 1
     with pytest.raises(DeadlineExceededError, match="late"):
         flow.throw(DeadlineExceededError("late"))
+
+
+def test_a_gap_between_the_two_clocks_is_no_stall(clock):
+    flow = call(Rpc("infer", {}, Deadline(1)), Patience())
+    next(flow)
+    clock.now += 0.999
+    with pytest.raises(DeadlineExceededError) as raised:
+        flow.throw(DeadlineExceededError("late"))
+    assert raised.value.cause is Cause.FINAL
+
+
+def test_nothing_is_sent_that_cannot_be_answered_in_time(clock):
+    assert failing(clock, unavailable(Cause.OVERLOADED, 2.0), timeout_s=4)
+    rpc = Rpc("infer", {}, Deadline(4))
+    slow = Patience()
+    slow.answered(rpc, 2.0)
+    assert failing(clock, unavailable(Cause.OVERLOADED, 2.0), timeout_s=4, patience=slow) == []
 
 
 def test_nothing_is_sent_after_the_deadline(clock):
