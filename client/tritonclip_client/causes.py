@@ -51,10 +51,12 @@ _TABLE: Final = (
     _row("UNAVAILABLE", r"", Cause.UNREACHABLE),
     # gRPC says UNKNOWN or INTERNAL where a connection ends in the middle of an answer.
     _row("UNKNOWN|INTERNAL", r"Stream removed|Socket closed|RST_STREAM|Connection reset", Cause.UNREACHABLE),
+    # A server that ends cancels what runs; what this side cancels says that it was done locally.
+    _row("CANCELLED", r"^CANCELLED$|RST_STREAM|Stream removed|Cancelling all calls", Cause.UNREACHABLE),
     _row("NOT_FOUND|INVALID_ARGUMENT", r"has no available versions|is not ready", Cause.REVIVING),
     _row("INTERNAL", r"Stub process .* is not healthy|is not ready|has no available versions", Cause.REVIVING),
-    # Of a process that died, or that finds no shared memory for the moment.
-    _row("INTERNAL", r"shared memory pool|[Ff]ailed to (?:send|receive|process) .*(?:stub|message)", Cause.REVIVING),
+    # What all models of a machine share is used up for the moment.
+    _row("INTERNAL", r"shared memory pool", Cause.REVIVING),
     _row(
         "INVALID_ARGUMENT|INTERNAL",
         r"incomplete string (?:data|length) for inference input|unexpected number of string elements",

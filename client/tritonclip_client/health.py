@@ -100,10 +100,12 @@ def _caught(flow: CallFlow[None]) -> CallFlow[ClipError | None]:
 
 
 def _describe(requests: Requests, address: str, name: str, specs: dict[str, ServingSpec]) -> CallFlow[None]:
-    if not (yield from requests.rpc("is_model_ready", {"model_name": name})):
+    ready = yield from requests.rpc("is_model_ready", {"model_name": name})
+    # Of a model that is not there at all, this says so.
+    config = yield from requests.rpc("get_model_config", {"model_name": name})
+    if not ready:
         raise unavailable(address, f"the model {name!r} is not ready", Cause.REVIVING)
     if name in _VECTORS:
-        config = yield from requests.rpc("get_model_config", {"model_name": name})
         specs[name] = wire.serving_spec(config, name)
 
 

@@ -18,6 +18,8 @@ REPEATED: Final = frozenset(Cause) - {Cause.FINAL}
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
+# A model is back within a second, and to ask for one that is not costs the server next to nothing.
+LONGEST_PAUSE_REVIVING_S: Final = 0.4
 # A server may be starting; a wrong address must not look like that for the whole timeout of a call.
 FIRST_CONTACT_S: Final = 8.0
 
@@ -144,7 +146,8 @@ class Patience:
         if cause not in self._repeated or self._is_hopeless(cause, rpc):
             return None
         hint_s = error.retry_after_s if isinstance(error, ServerUnavailableError) else None
-        pause_s = backoff_s(failures) if hint_s is None else hint_s * random.uniform(1.0, 1.5)
+        longest_s = LONGEST_PAUSE_REVIVING_S if cause is Cause.REVIVING else LONGEST_PAUSE_S
+        pause_s = backoff_s(failures, longest_s) if hint_s is None else hint_s * random.uniform(1.0, 1.5)
         if pause_s + self._latencies.shortest(rpc.kind) >= rpc.deadline.remaining():
             return None
         if cause is Cause.OVERLOADED and not self._budget.take():
@@ -157,6 +160,6 @@ class Patience:
         return cause is Cause.UNREACHABLE and not self._reached and rpc.deadline.elapsed() > FIRST_CONTACT_S
 
 
-def backoff_s(failures: int) -> float:
+def backoff_s(failures: int, longest_s: float = LONGEST_PAUSE_S) -> float:
     """A pause drawn from 0 to a bound that doubles, so that clients that failed together do not come back together."""
-    return random.uniform(0.0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 10)))
+    return random.uniform(0.0, min(longest_s, FIRST_PAUSE_S * 2 ** min(failures, 10)))

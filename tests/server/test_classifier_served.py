@@ -72,6 +72,12 @@ def test_the_answers_are_those_of_classify(client: ClipClient, pictures: list[Pa
             assert abs(score.logit - other.logit) < 1e-4
 
 
+def test_health_asks_every_classifier(client: ClipClient) -> None:
+    health = client.health()
+    assert health.errors == {}
+    assert {"classify_shapes", "classify_all", "classify_tip"} <= set(health.entry_points)
+
+
 def test_probabilities_are_over_all_labels(client: ClipClient, pictures: list[Path]) -> None:
     scores = client.classify_baked(pictures[:1], "all")[0].scores
     assert abs(sum(score.probability for score in scores) - 1) < 1e-5

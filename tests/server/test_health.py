@@ -57,7 +57,7 @@ def test_a_server_that_answers_is_healthy(server: TritonServer, capsys) -> None:
 def test_an_entry_point_that_is_not_there_is_unhealthy(server: TritonServer, capsys) -> None:
     assert health(server, "--entry-point", "classify_nothing", "--entry-point", "clip") == 1
     shown = capsys.readouterr()
-    assert shown.err.startswith("unhealthy: classify_nothing: ")
+    assert shown.err.startswith("unhealthy: classify_nothing: NOT_FOUND ")
     assert shown.err.count("\n") == 1
 
 

@@ -101,6 +101,8 @@ CAUSES = [
     ("UNAVAILABLE", "Socket closed", Cause.UNREACHABLE),
     ("UNAVAILABLE", "Stream removed (Socket closed)", Cause.UNREACHABLE),
     ("UNKNOWN", "Stream removed", Cause.UNREACHABLE),
+    ("CANCELLED", "CANCELLED", Cause.UNREACHABLE),
+    ("CANCELLED", "Received RST_STREAM with error code 8", Cause.UNREACHABLE),
     ("UNAVAILABLE", "in ensemble 'clip', overloaded: 9 s of images wait; retry in 1.3 s", Cause.OVERLOADED),
     ("UNAVAILABLE", "in ensemble 'embed_text', Request timeout expired", Cause.OVERLOADED),
     ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-a'", Cause.FINAL),
@@ -108,7 +110,16 @@ CAUSES = [
     ("NOT_FOUND", "Request for unknown model: 'clip' has no available versions", Cause.REVIVING),
     ("NOT_FOUND", "Request for unknown model: 'clap' is not found", Cause.FINAL),
     ("INTERNAL", "in ensemble 'clip', Stub process 'similarity_0_0' is not healthy.", Cause.REVIVING),
-    ("INTERNAL", "ValueError('...')", Cause.FINAL),
+    (
+        "INTERNAL",
+        "Failed to process the request(s) for model instance 'similarity_0_0', message: ValueError: no",
+        Cause.FINAL,
+    ),
+    (
+        "INTERNAL",
+        "Failed to increase the shared memory pool size for key 'a' to 9 bytes. If you are running Triton inside",
+        Cause.REVIVING,
+    ),
     (
         "INVALID_ARGUMENT",
         "in ensemble 'clip', incomplete string data for inference input 'text', expecting string of length 99 but "
@@ -137,7 +148,11 @@ def test_the_cause_is_read_from_status_and_message(status, message, cause):
 
 
 def test_each_cause_says_something_else_and_what_to_do():
-    cases = [("UNAVAILABLE", DOWN), ("UNAVAILABLE", "overloaded: x; retry in 1.3 s"), ("INTERNAL", CAUSES[10][1])]
+    cases = [
+        ("UNAVAILABLE", DOWN),
+        ("UNAVAILABLE", "overloaded: x; retry in 1.3 s"),
+        ("INTERNAL", "Stub process 'a_0_0' is not healthy."),
+    ]
     told = [str(translated(f"StatusCode.{status}", message)) for status, message in cases]
 
     assert all(word in message for word, message in zip(["no server", "more work", "not running"], told, strict=True))
