@@ -82,6 +82,8 @@ def served_configs(
             config.parameters[SERVING_SPEC].string_value = spec.to_json()
         _set_sizes(config, spec, settings)
         _set_queue(config, settings)
+        if name == "preprocess":
+            _set_images(config, settings)
         if config.HasField("response_cache"):
             config.response_cache.enable = settings.text_cache
     route(made["preprocess"], settings)
@@ -136,7 +138,8 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> No
     pixels = list(spec.image.pixel_shape)
     for tensor in (*config.input, *config.output):
         if tensor.name == "pixels":
-            tensor.dims[:] = pixels
+            # A model that does not batch has the number of images as a dim of its own.
+            tensor.dims[:] = pixels if config.max_batch_size else [-1, *pixels]
         elif tensor.name in EMBEDDINGS:
             tensor.dims[-1] = spec.embedding_dim
     for warmup in config.model_warmup:
@@ -147,8 +150,20 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> No
     if config.max_batch_size:
         takes_text = config.name in ("tokenizer", "text_encoder", "cached_text_encoder", "embed_text")
         config.max_batch_size = settings.text_batch if takes_text else settings.image_batch
-    if config.name == "preprocess":
-        config.instance_group[0].count = settings.preprocess_instances
+
+
+def _set_images(preprocess: ModelConfig, settings: Settings) -> None:
+    for key, value in {
+        "max_batch": settings.image_batch,
+        "threads": settings.preprocess_threads,
+        "decoder_processes": settings.decoder_processes,
+        "max_pixels": settings.max_pixels,
+        "max_bytes": settings.max_bytes,
+        "image_seconds": settings.image_seconds,
+        "image_megabytes": settings.image_megabytes,
+        "exif": settings.exif,
+    }.items():
+        preprocess.parameters[key].string_value = f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _set_queue(config: ModelConfig, settings: Settings) -> None:

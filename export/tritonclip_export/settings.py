@@ -10,6 +10,7 @@ from typing import Any
 from tritonclip_export.errors import RepositoryError
 
 PYTHON, ONNXRUNTIME, TENSORRT = RUNTIMES = ("onnxruntime-python", "onnxruntime", "tensorrt")
+EXIF_MODES = ("transpose", "ignore")
 CPU, DALI = PREPROCESSES = ("cpu", "dali")
 # Of the tritonserver inside nvidia-pytriton 0.7.0.
 EMBEDDED_RELEASE = "24.10"
@@ -21,7 +22,11 @@ MAX_QUEUE_SIZE = 1024
 _LEAST = {
     "image_batch": 1,
     "text_batch": 1,
-    "preprocess_instances": 1,
+    "preprocess_threads": 1,
+    "decoder_processes": 1,
+    "max_pixels": 1,
+    "max_bytes": 1,
+    "image_megabytes": 1,
     "threads": 0,
     "encoder_instances": 1,
     "max_queue_size": 0,
@@ -31,6 +36,8 @@ _LEAST = {
 _MOST = 2**31 - 1
 # A queue's time limit is kept in microseconds, of which 0 would be no limit.
 _LEAST_SECONDS, _MOST_SECONDS = 1e-6, 1e6
+# The kernel counts a process's time in ticks of up to 10 ms.
+_LEAST_IMAGE_SECONDS = 0.05
 _RELEASE = re.compile(r"[0-9]{2}\.(0[1-9]|1[0-2])")
 
 
@@ -40,7 +47,11 @@ class Settings:
 
     Attributes:
         image_batch, text_batch: items per request and per dynamic batch.
-        preprocess_instances: processes that decode pictures, each on one core.
+        preprocess_threads: that decode small images, each on one core.
+        decoder_processes: that decode all other images, each within its limits and on one core.
+        max_pixels, max_bytes: of an encoded image.
+        image_seconds, image_megabytes: what decoding one image may take, of one core and beside the decoder's own.
+        exif: whether images are turned as their EXIF orientation says: one of EXIF_MODES.
         threads: cores that a tower uses under `onnxruntime-python`; 0 takes every core the server may use.
         runtime: what runs the towers: one of RUNTIMES.
         preprocess: what decodes pictures: one of PREPROCESSES.
@@ -58,7 +69,13 @@ class Settings:
 
     image_batch: int = 32
     text_batch: int = 64
-    preprocess_instances: int = 2
+    preprocess_threads: int = 2
+    decoder_processes: int = 2
+    max_pixels: int = 89_478_485
+    max_bytes: int = 1 << 25
+    image_seconds: float = 2.0
+    image_megabytes: int = 500
+    exif: str = "transpose"
     threads: int = 0
     runtime: str = PYTHON
     preprocess: str = CPU
@@ -76,14 +93,13 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not least <= value <= _MOST:
                 raise RepositoryError(f"{name} is {value}; it must be at least {least} and at most {_MOST}")
-        if not _LEAST_SECONDS <= self.queue_seconds <= _MOST_SECONDS:
-            raise RepositoryError(
-                f"queue_seconds is {self.queue_seconds:g}; it must be from {_LEAST_SECONDS:g} to {_MOST_SECONDS:g}"
-            )
-        if self.runtime not in RUNTIMES:
-            raise RepositoryError(f"runtime is {self.runtime!r}; allowed: {', '.join(RUNTIMES)}")
-        if self.preprocess not in PREPROCESSES:
-            raise RepositoryError(f"preprocess is {self.preprocess!r}; allowed: {', '.join(PREPROCESSES)}")
+        for name, least_s in (("queue_seconds", _LEAST_SECONDS), ("image_seconds", _LEAST_IMAGE_SECONDS)):
+            seconds = getattr(self, name)
+            if not least_s <= seconds <= _MOST_SECONDS:
+                raise RepositoryError(f"{name} is {seconds:g}; it must be from {least_s:g} to {_MOST_SECONDS:g}")
+        for name, allowed in (("runtime", RUNTIMES), ("preprocess", PREPROCESSES), ("exif", EXIF_MODES)):
+            if getattr(self, name) not in allowed:
+                raise RepositoryError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         if not _RELEASE.fullmatch(self.release):
             raise RepositoryError(
                 f"release is {self.release!r}; write the release of tritonserver as YY.MM, like 26.04"
