@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 from clip_preprocess import Spent
-from clip_settings import PictureError, Pixels, raise_option, settings_from
+from clip_settings import PictureError, Pixels, raise_option, settings_from, too_much_memory
 from decoder_process import FAILED, LENGTH, NO_MEMORY, PIXELS, READY, REFUSED, REPLY
 
-# Of the time that an image may take, as a multiple of the processor time: it shares its cores with others.
-PATIENCE = 5.0
+# Of the time that an image may take, as a multiple of the processor time: it shares its cores with others. Only a
+# process that was stopped takes so long.
+PATIENCE = 20.0
 START_S = 60.0
 # Sent by somebody else, the kernel when memory is short or whoever stops processes; the image need not be the reason.
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}
@@ -100,7 +101,7 @@ class Decoder:
         if kind == REFUSED:
             raise PictureError(content.decode())
         if kind == NO_MEMORY:
-            raise self._too_much_memory()
+            raise too_much_memory(self._settings)
         if kind != PIXELS:
             assert kind == FAILED
             raise DecoderError(content.decode())
@@ -127,14 +128,7 @@ class Decoder:
             )
         if not was_ready:
             return DecoderError(f"the decoder process did not start (status {status}); see the server's log")
-        return self._too_much_memory()
-
-    def _too_much_memory(self) -> PictureError:
-        limit = self._settings.megabytes
-        return PictureError(
-            f"a picture that needs more than {limit} MB of memory to decode; at most {limit} MB are allowed; "
-            f"send a smaller picture or {raise_option('--image-megabytes')}"
-        )
+        return too_much_memory(self._settings)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()

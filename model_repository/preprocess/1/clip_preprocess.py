@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,18 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# The same, without a copy.
+_TURNED: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
 # Of a decoder of Pillow's that got no memory; it raises OSError.
-_MEMORY_WORDS = "out of memory"
+_MEMORY_WORDS = ("out of memory", "decoder error -9")
 
 _threads = threading.local()
 SCRATCH_BYTES = 1 << 24
@@ -114,7 +124,7 @@ def preprocess(encoded: bytes, settings: PictureSettings, spent: Spent | None = 
         except (PictureError, MemoryError):
             raise
         except Exception as error:
-            if _MEMORY_WORDS in str(error):
+            if any(words in str(error) for words in _MEMORY_WORDS):
                 raise MemoryError(str(error)) from error
             raise _damaged(image, error) from error
 
@@ -191,8 +201,19 @@ def turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> I
         return picture
     if isinstance(picture, Image.Image):
         return picture.transpose(_UPRIGHT[orientation])
-    turned = np.asarray(Image.fromarray(picture.squeeze()).transpose(_UPRIGHT[orientation]))
-    return turned.reshape(*turned.shape[:2], picture.shape[2])
+    return _TURNED[orientation](picture)
+
+
+def _array(image: Image.Image) -> Pixels:
+    """The pixels of an RGB or grey image [H, W, 3 or 1]; numpy's own way takes twice their memory meanwhile."""
+    rows = max(SCRATCH_BYTES // (4 * image.width), 1)
+    if rows >= image.height:
+        return np.asarray(image).reshape(image.height, image.width, -1)
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(strip).reshape(strip.height, strip.width, -1)
+    return pixels
 
 
 def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
@@ -200,7 +221,7 @@ def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
     if isinstance(picture, Image.Image) and settings.to_rgb != "last":
         picture = _rgb(picture, on_white=settings.to_rgb == "white")
     if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
-        picture = np.asarray(picture).reshape(picture.height, picture.width, -1)
+        picture = _array(picture)
     size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
     geometry = geometry_of(size, settings)
     resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]

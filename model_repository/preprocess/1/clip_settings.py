@@ -129,6 +129,14 @@ def check_size(image_format: str | None, size: tuple[int, int], settings: Pictur
         )
 
 
+def too_much_memory(settings: PictureSettings) -> PictureError:
+    """The refusal of a picture whose decoder needs more memory than it may."""
+    return PictureError(
+        f"a picture that needs more than {settings.megabytes} MB of memory to decode; at most {settings.megabytes} MB "
+        f"are allowed; send a smaller picture or {raise_option('--image-megabytes')}"
+    )
+
+
 def allowed() -> str:
     """The formats, for refusals."""
     return f"{', '.join(FORMATS)} are allowed"

@@ -10,7 +10,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-from clip_settings import PictureError, PictureSettings, check_bytes, check_size
+from clip_settings import PictureError, PictureSettings, check_bytes, check_size, too_much_memory
 
 # Of a JPEG. Encoders write about 10; each further one is a pass over all pixels for a few bytes.
 MAX_SCANS = 100
@@ -27,6 +27,9 @@ _SMALL_EXIF_COPIES = 1 << 24
 # Seconds a pixel, decoded and resized on one core, roughly; and of an image whose size only a decoder can tell.
 _SECONDS = {"JPEG": 10e-9, "PNG": 26e-9, "WEBP": 28e-9}
 _UNKNOWN_S = 0.2
+
+# Bytes a pixel that Pillow's decoder takes at least; it says of too little memory what it says of damage.
+_WEBP_BYTES = 12
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 # A JPEG's marker inside or behind a scan's data, without the restarts that belong to it.
@@ -121,6 +124,8 @@ def _weigh_webp(encoded: bytes, settings: PictureSettings) -> Weight:
     else:
         return _UNKNOWN
     check_size("WEBP", (width, height), settings)
+    if width * height * _WEBP_BYTES > settings.megabytes * 1_000_000:
+        raise too_much_memory(settings)
     light = len(encoded) <= SMALL_BYTES and width * height <= SMALL_PIXELS
     animated = kind == b"VP8X" and flags & 2
     return _weight("WEBP", (width, height), small=light and not animated and _plain_riff(encoded))
