@@ -6,23 +6,16 @@ come back. The rest is done by worker threads, fairly between callers, and each 
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from clip_admission import COUNTS, Admission
 from clip_board import Board
-from clip_fair import Entry, FairQueue, Limits, OverloadError, Pace
+from clip_fair import Entry, Limits, OverloadError
 
-# The gRPC header, and the request's parameter that Triton makes of it, that says who shares with whom.
-CALLER = "tritonclip-caller"
-# By the name of a counter of `Door.counts`, what it counts.
-COUNTS = {
-    "tritonclip_door_refused": "Requests that were refused when they came, because they could not be served in time",
-    "tritonclip_door_expired": "Requests that waited too long and were refused without being computed",
-}
+__all__ = ["COUNTS", "Board", "Door", "Limits", "OverloadError", "Ticket"]
 
 
 class Ticket(Entry):
@@ -72,14 +65,9 @@ class Door:
     def __init__(
         self, workers: int, board: Board, limits: Limits | None = None, behind: Callable[[], float] | None = None
     ) -> None:
-        self._board, self._workers = board, workers
-        self._behind = behind or (lambda: 0.0)
+        self._board = board
         self._changed = threading.Condition()
-        self._queue: FairQueue[Ticket] = FairQueue(limits or Limits())
-        self._pace = Pace()
-        self._running = 0.0  # cost
-        self._busy = 0  # pieces that run
-        self._counts = dict.fromkeys(COUNTS, 0)
+        self._admission: Admission[Ticket] = Admission(workers, board, limits or Limits(), behind or (lambda: 0.0))
         self._closed = False
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(workers)]
         for thread in self._threads:
@@ -91,24 +79,25 @@ class Door:
         For before its input is looked at, with the least that it may cost.
         """
         with self._changed:
-            return self._refusal(cost, caller, timeout_s)
+            return self._admission.refusal(cost, caller, timeout_s)
 
     def submit(self, ticket: Ticket, *, here: bool = False) -> None:
         """Take a request in, or answer it with `OverloadError`; `here`: do it in this thread where nobody waits."""
         with self._changed:
-            out = self._take_in(ticket)
-            now = here and ticket.waits and len(self._queue) == 1 and not self._busy
-            taken = self._take() if now else None
+            here = here and self._admission.is_idle
+            out = self._note_over(self._admission.enter(ticket))
+            taken = self._admission.take() if here and ticket.waits else None
             if ticket.waits:
-                self._changed.notify()
-        _refuse(out)
+                # A request of several pieces is work for several.
+                self._changed.notify(len(ticket.costs))
+        _turn_away(out)
         if taken is not None:
             self._do(*taken)
 
     def counts(self) -> dict[str, float]:
         """What was turned away so far, by the names in COUNTS."""
         with self._changed:
-            return dict(self._counts)
+            return dict(self._admission.counts)
 
     def close(self) -> None:
         """Do what waits, then end the threads."""
@@ -118,36 +107,11 @@ class Door:
         for thread in self._threads:
             thread.join()
 
-    def _take_in(self, ticket: Ticket) -> list[tuple[Ticket, OverloadError]]:
-        """Queue it if it may wait; returns whom to refuse."""
-        out = self._overdue()
-        refusal = self._refusal(ticket.left, ticket.caller, ticket.timeout_s)
-        if refusal is not None:
-            return [*out, (ticket, refusal)]
-        crowded = self._queue.crowded_out(ticket)
-        full = OverloadError(f"{len(self._queue)} requests of {self._queue.size} bytes wait", self._backlog_s() / 2)
-        if crowded is None:
-            self._counts["tritonclip_door_refused"] += 1
-            return [*out, (ticket, full)]
-        self._counts["tritonclip_door_refused"] += len(crowded)
-        self._queue.push(ticket)
-        self._tell()
-        return [*out, *((other, full) for other in crowded)]
-
-    def _refusal(self, cost: float, caller: str, timeout_s: float) -> OverloadError | None:
-        refusal = self._queue.refusal(caller, cost, timeout_s, self._unit_s(), self._running, self._behind())
-        self._counts["tritonclip_door_refused"] += refusal is not None
-        return refusal
-
-    def _overdue(self) -> list[tuple[Ticket, OverloadError]]:
-        late = self._queue.overdue(time.monotonic())
-        if not late:
-            return []
-        self._counts["tritonclip_door_expired"] += len(late)
-        for ticket in late:
+    def _note_over(self, out: list[tuple[Ticket, OverloadError]]) -> list[tuple[Ticket, OverloadError]]:
+        """Pieces of theirs that still run must not answer them again."""
+        for ticket, _ in out:
             ticket.is_over = True
-        why = OverloadError("the request waited its share of the timeout", self._backlog_s() / 2)
-        return [(ticket, why) for ticket in late]
+        return out
 
     def _run(self) -> None:
         while self._serve():
@@ -156,23 +120,16 @@ class Door:
     def _serve(self) -> bool:
         """Do a piece; False when closed. A frame of its own, so that an idle worker holds no request."""
         with self._changed:
-            while not len(self._queue):
+            while not len(self._admission.queue):
                 if self._closed:
                     return False
                 self._changed.wait()
-            late = self._overdue()
-            taken = self._take() if len(self._queue) else None
-        _refuse(late)
+            late = self._note_over(self._admission.overdue())
+            taken = self._admission.take() if len(self._admission.queue) else None
+        _turn_away(late)
         if taken is not None:
             self._do(*taken)
         return True
-
-    def _take(self) -> tuple[Ticket, int]:
-        ticket, piece = self._queue.take()
-        self._busy += 1
-        self._running += ticket.costs[piece]
-        self._tell()
-        return ticket, piece
 
     def _do(self, ticket: Ticket, piece: int) -> None:
         number, begun, error = self._board.begin(), time.monotonic(), None
@@ -188,34 +145,15 @@ class Door:
     def _done(self, ticket: Ticket, cost: float, seconds: float, *, failed: bool) -> bool:
         """Count a piece that was done; whether its request is to be answered."""
         with self._changed:
-            self._pace.note(seconds, cost)
-            self._busy -= 1
-            self._running = self._running - cost if self._busy else 0.0
+            self._admission.give_back(1, cost, seconds)
             ticket.undone -= 1
             is_last = not ticket.is_over and (failed or not ticket.undone)
             if is_last:
                 ticket.is_over = True
-                self._queue.remove([ticket])
-            self._tell()
+                self._admission.queue.remove([ticket])
             return is_last
 
-    def _unit_s(self) -> float:
-        return self._pace.seconds / self._workers
 
-    def _backlog_s(self) -> float:
-        return (self._queue.waiting + self._running / 2) * self._unit_s()
-
-    def _tell(self) -> None:
-        self._board.set_backlog(self._backlog_s())
-
-
-def asked_by(request: Any) -> tuple[str, float]:
-    """Who sent a request of Triton's, "" where nothing says so, and its timeout in seconds, 0 for none."""
-    parameters = request.parameters()
-    caller = str(json.loads(parameters).get(CALLER, "")) if CALLER in parameters else ""
-    return caller, request.timeout() / 1e6
-
-
-def _refuse(turned_away: list[tuple[Ticket, OverloadError]]) -> None:
+def _turn_away(turned_away: list[tuple[Ticket, OverloadError]]) -> None:
     for ticket, why in turned_away:
         ticket.end(why)

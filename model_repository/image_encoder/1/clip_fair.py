@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -53,6 +53,13 @@ class Limits:
     seconds: float = 20.0
     entries: int = 1024
     size: int = 128 << 20
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> Limits:
+        """As the parameters of a model's config say."""
+        names = ("queue_seconds", "max_queue_size", "queue_bytes")
+        seconds, entries, size = (float(parameters[name]) for name in names)
+        return cls(seconds, int(entries), int(size))
 
     def timeout_s(self, timeout_s: float) -> float:
         """The one that counts for a request with this one, 0 for none."""
@@ -131,12 +138,13 @@ class FairQueue(Generic[E]):
     """Entries by turn. Not safe between threads: its owner has a lock.
 
     Attributes:
-        waiting: cost of all pieces that wait.
+        pieces, waiting: the number of pieces that wait, and their cost.
         size: bytes of all entries.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.pieces = 0
         self.waiting = 0.0
         self.size = 0
         self._heap: list[E] = []
@@ -163,6 +171,7 @@ class FairQueue(Generic[E]):
         flow.entries += 1
         self.waiting += entry.left
         self.size += entry.size
+        self.pieces += len(entry.costs)
         entry.waits = True
         heapq.heappush(self._heap, entry)
 
@@ -173,6 +182,7 @@ class FairQueue(Generic[E]):
         cost = entry.costs[piece]
         self._now = max(self._now, entry.tag)
         entry.taken += 1
+        self.pieces -= 1
         if entry.taken == len(entry.costs):
             heapq.heappop(self._heap)
             self._leave(entry)
@@ -260,6 +270,7 @@ class FairQueue(Generic[E]):
         flow.waiting -= entry.left
         self.waiting -= entry.left
         self.size -= entry.size
+        self.pieces -= len(entry.costs) - entry.taken
         entry.left, entry.waits = 0.0, False
         if not flow.entries:
             del self._flows[_key(entry)]
