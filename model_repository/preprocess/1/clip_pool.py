@@ -1,200 +1,163 @@
 """Decodes the images of all requests at once: small ones on threads, all others in decoder processes.
 
-The two kinds wait in queues of their own, so small images never wait for others. Each request is answered when its
-last image is done.
+The two kinds wait at doors of their own, so that small images never wait for others. A request with an image that is
+not small is of the other kind as a whole.
 """
 
 from __future__ import annotations
 
 import threading
-import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
+import clip_door
 import clip_preprocess
 import numpy as np
 from clip_decoders import Decoder, DecoderError
-from clip_preprocess import PictureError, Pixels, Spent, preprocess, settings_from
+from clip_preprocess import PictureError, Pixels, Spent, settings_from
 from clip_weight import weigh
 
-ENDED = "tritonclip_preprocess_decoders_ended"
-COUNTS = {**clip_preprocess.COUNTS, ENDED: "Decoder processes that ended at their work, mostly of too costly an image"}
+__all__ = ["COUNTS", "DecoderError", "Images", "OverloadError", "PictureError", "Pool"]
 
+OverloadError = clip_door.OverloadError
 Answer = Callable[["Pixels | Exception"], None]
-Decode = Callable[[bytes], Pixels]
 
-# Images that may wait for decoder processes, for each process. They can take the CPU limit each.
-MOST_WAITING = 16
-
-
-class OverloadedError(RuntimeError):
-    """There is no room for the request now."""
-
-
-class Batch:
-    """The images of one request, and whom to tell their pixels.
-
-    Args:
-        images: encoded.
-        shape: of one image's pixels.
-        answer: called once, from any thread, with the pixels [N, ...], or with what went wrong with the first image
-            that failed.
-    """
-
-    def __init__(self, images: Sequence[bytes], shape: tuple[int, ...], answer: Answer) -> None:
-        self.images = images
-        self._pixels = np.empty((len(images), *shape), np.uint8)
-        self._left = len(images)
-        self._failed: tuple[int, Exception] | None = None
-        self._lock = threading.Lock()
-        self._answer = answer
-
-    def run(self, index: int, decode: Decode) -> None:
-        """Decode one image, unless one before it has failed."""
-        result: Pixels | Exception | None = None
-        if self._failed is None or self._failed[0] > index:
-            try:
-                result = decode(self.images[index])
-            except Exception as error:
-                result = error
-        self.finish(index, result)
-
-    def finish(self, index: int, result: Pixels | Exception | None) -> None:
-        """Note one image's pixels, what went wrong with it, or that it was left out."""
-        if isinstance(result, np.ndarray):
-            self._pixels[index] = result
-        with self._lock:
-            if isinstance(result, Exception) and (self._failed is None or index < self._failed[0]):
-                self._failed = index, result
-            self._left -= 1
-            if self._left:
-                return
-        try:
-            self._answer(self._pixels if self._failed is None else _named(*self._failed))
-        except Exception:  # an answer that cannot be sent must not cost the others theirs
-            traceback.print_exc()
-
-
-def _named(index: int, error: Exception) -> Exception:
-    """The error, with the image's number in front where the image is the reason."""
-    return PictureError(f"image[{index}]: {error}") if isinstance(error, PictureError) else error
+ENDED = "tritonclip_preprocess_decoders_ended"
+COUNTS = {
+    **clip_preprocess.COUNTS,
+    ENDED: "Decoder processes that ended at their work, mostly of too costly an image",
+    **clip_door.COUNTS,
+}
+# Requests that may wait for each decoder process.
+MOST_WAITING = 32
+# The least that an image costs, of a core's seconds.
+_LEAST_S = 1e-4
 
 
 @dataclass(frozen=True)
-class Task:
-    """One image of a request."""
+class Images:
+    """What one request asks for.
 
-    batch: Batch
-    index: int
-
-
-class Lane:
-    """Threads that decode what waits, first come, first served.
-
-    Args:
-        begin: called in each thread for what decodes there, and what ends that.
-        count: the number of threads.
-        most: tasks that may wait; 0: any number.
+    Attributes:
+        encoded: the images, at least one.
+        caller, timeout_s, came: as in `clip_fair.Entry`.
     """
 
-    def __init__(self, begin: Callable[[], tuple[Decode, Callable[[], None]]], count: int, most: int = 0) -> None:
-        self._begin, self._most = begin, most
-        self._waiting: deque[Task] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
+    encoded: Sequence[bytes]
+    caller: str = ""
+    timeout_s: float = 0.0
+    came: float | None = None
 
-    def submit(self, task: Task) -> None:
-        with self._changed:
-            full = self._most and len(self._waiting) >= self._most
-            if not full:
-                self._waiting.append(task)
-                self._changed.notify()
-        if full:
-            error = OverloadedError(f"overloaded: {self._most} large images wait already; retry in 1.0 s")
-            task.batch.finish(task.index, error)
 
-    def close(self) -> None:
-        """Do what waits, then end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+class _Unseen:
+    """A board for the door of the decoder processes: their limits bound how long an image takes, and what waits there
+    does not hold up anybody else."""
 
-    def _work(self) -> None:
-        decode, end = self._begin()
-        try:
-            while self._serve(decode):
-                pass
-        finally:
-            end()
+    def begin(self) -> int:
+        return 0
 
-    def _serve(self, decode: Decode) -> bool:
-        """A frame of its own, so that an idle thread holds no image."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if not self._waiting:
-                return False
-            task = self._waiting.popleft()
-        task.batch.run(task.index, decode)
-        return True
+    def end(self, number: int) -> None:
+        pass
+
+    def set_backlog(self, seconds: float) -> None:
+        pass
 
 
 class Pool:
     """Where the images of all requests are decoded.
 
     Args:
-        parameters: of config.pbtxt; those of `clip_settings`.
-        threads: that decode small images.
-        processes: that decode all others.
+        parameters: of config.pbtxt.
+        board: of this process.
+        behind: seconds of work that wait where the pixels go.
     """
 
-    def __init__(self, parameters: Mapping[str, str], threads: int, processes: int) -> None:
-        self._settings = settings_from(parameters)
-        self._parameters = parameters
+    def __init__(self, parameters: Mapping[str, str], board: clip_door.Board, behind: Callable[[], float]) -> None:
+        self.settings = settings_from(parameters)
         self._spent: list[Spent] = []
-        self._decoders: list[Decoder] = []
-        self._small = Lane(self._begin_thread, threads)
-        self._others = Lane(self._begin_process, processes, processes * MOST_WAITING)
+        self._threads = threading.local()
+        processes = int(parameters["decoder_processes"])
+        self._decoders = [Decoder(parameters) for _ in range(processes)]
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        for decoder in self._decoders:
+            self._free.put(decoder)
+        limits = clip_door.Limits.of(parameters)
+        few = replace(limits, entries=min(limits.entries, MOST_WAITING * processes))
+        self._small = clip_door.Door(self.workers(parameters), board, limits, behind)
+        self._others = clip_door.Door(processes, _Unseen(), few, behind)
 
-    def submit(self, images: Sequence[bytes], answer: Answer) -> None:
-        """Decode `images`, at least one; `answer` is told as `Batch` says."""
-        batch = Batch(images, self._settings.pixel_shape, answer)
-        try:
-            lanes = [self._lane(index, encoded) for index, encoded in enumerate(images)]
-        except PictureError as error:
-            answer(error)
-            return
-        for index, lane in enumerate(lanes):
-            lane.submit(Task(batch, index))
+    def workers(self, parameters: Mapping[str, str]) -> int:
+        """Small images that are done at a time."""
+        return int(parameters["workers"])
+
+    def refusal(self, caller: str, timeout_s: float) -> OverloadError | None:
+        """Why the smallest request would be refused now; None: it would not."""
+        return self._small.refusal(_LEAST_S, caller, timeout_s)
+
+    def submit(self, images: Images, answer: Answer) -> None:
+        """Decode `images`; `answer` is called once, with their pixels [N, ...] or what went wrong.
+
+        Raises:
+            PictureError: an image is empty or beyond a limit.
+        """
+        weights = [self._named(index, weigh, encoded) for index, encoded in enumerate(images.encoded)]
+        small = all(weight.small for weight in weights)
+        pixels = np.empty((len(weights), *self.settings.pixel_shape), np.uint8)
+        decode = self.decode if small else self._decode_apart
+
+        def work(index: int) -> None:
+            pixels[index] = self._named(index, lambda encoded, _: decode(encoded), images.encoded[index])
+
+        ticket = clip_door.Ticket(
+            [weight.seconds for weight in weights],
+            work,
+            lambda error: answer(pixels if error is None else error),
+            caller=images.caller,
+            timeout_s=images.timeout_s,
+            size=sum(map(len, images.encoded)),
+            came=images.came,
+        )
+        (self._small if small else self._others).submit(ticket)
+
+    def decode(self, encoded: bytes) -> Pixels:
+        """A small image, in the thread that calls."""
+        return clip_preprocess.preprocess(encoded, self.settings, self.spent())
+
+    def spent(self) -> Spent:
+        """What the calling thread has spent."""
+        if not hasattr(self._threads, "spent"):
+            self._threads.spent = Spent()
+            self._spent.append(self._threads.spent)
+        spent: Spent = self._threads.spent
+        return spent
 
     def counts(self) -> dict[str, float]:
-        """By the names in `clip_preprocess.COUNTS`, and the decoder processes that ended."""
+        """By the names in COUNTS."""
         both = (*self._spent, *(decoder.spent for decoder in self._decoders))
         sums = Spent(*(sum(getattr(one, name) for one in both) for name in ("pictures", "decode_s", "resize_s")))
-        return {**sums.counts(), ENDED: float(sum(decoder.ended for decoder in self._decoders))}
+        ended = sum(decoder.ended for decoder in self._decoders)
+        doors = self._small.counts(), self._others.counts()
+        turned_away = {name: sum(counts[name] for counts in doors) for name in clip_door.COUNTS}
+        return {**sums.counts(), ENDED: float(ended), **turned_away}
 
     def close(self) -> None:
         """Do what waits, then end threads and processes."""
         self._small.close()
         self._others.close()
+        for decoder in self._decoders:
+            decoder.close()
 
-    def _lane(self, index: int, encoded: bytes) -> Lane:
+    def _decode_apart(self, encoded: bytes) -> Pixels:
+        decoder = self._free.get()
         try:
-            return self._small if weigh(encoded, self._settings).small else self._others
+            return decoder.decode(encoded)
+        finally:
+            self._free.put(decoder)
+
+    def _named(self, index: int, do: Callable, encoded: bytes):  # noqa: ANN202, whatever `do` returns
+        """Do it, with the image's number in front of a refusal."""
+        try:
+            return do(encoded, self.settings)
         except PictureError as error:
             raise PictureError(f"image[{index}]: {error}") from error
-
-    def _begin_thread(self) -> tuple[Decode, Callable[[], None]]:
-        spent = Spent()
-        self._spent.append(spent)
-        return lambda encoded: preprocess(encoded, self._settings, spent), lambda: None
-
-    def _begin_process(self) -> tuple[Decode, Callable[[], None]]:
-        decoder = Decoder(self._parameters)
-        self._decoders.append(decoder)
-        return decoder.decode, decoder.close

@@ -1,36 +1,48 @@
-"""Triton's side of preprocessing: BYTES [N, 1] in, UINT8 pixels [N, …] out, one answer or one error a request."""
+"""Triton's side of preprocessing: BYTES [N, 1] in, UINT8 pixels [N, …] out; the door of the image tower."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
+import clip_board
+import clip_caller
 import clip_metrics
 import clip_pool
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Hands every request to the pool, which answers each when its images are done."""
+    """Takes requests in that can be answered in time; the pool answers each when its images are done."""
+
+    pool_type = clip_pool.Pool
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.most = int(parameters["max_batch"])
-        self.pool = clip_pool.Pool(parameters, int(parameters["threads"]), int(parameters["decoder_processes"]))
+        self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
+        self.pool = self.pool_type(parameters, self.board, clip_board.Backlog(parameters["behind"]).seconds)
         self.metrics = clip_metrics.Metrics(args, clip_pool.COUNTS, self.pool.counts)
 
     def execute(self, requests: list[Any]) -> None:
         """Return at once, so that later requests can come in."""
+        came = time.monotonic()
         for request in requests:
             answer = answer_to(request)
             try:
-                self.pool.submit(images_of(request, self.most), answer)
+                caller, timeout_s = clip_caller.asked_by(request)
+                # Before its images are copied.
+                if refusal := self.pool.refusal(caller, timeout_s):
+                    raise refusal
+                self.pool.submit(clip_pool.Images(images_of(request, self.most), caller, timeout_s, came), answer)
             except Exception as error:  # raised, it would fail the requests that came along
                 answer(error)
 
     def finalize(self) -> None:
         self.pool.close()
         self.metrics.close()
+        self.board.close()
 
 
 def images_of(request: Any, most: int) -> list[bytes]:
@@ -72,7 +84,7 @@ def _pixels(pixels: Any) -> Any:
 def _failure(error: Exception) -> Any:
     if isinstance(error, clip_pool.PictureError):
         failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    elif isinstance(error, (clip_pool.OverloadedError, clip_pool.DecoderError)):
+    elif isinstance(error, (clip_pool.OverloadError, clip_pool.DecoderError)):
         failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
     else:
         failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
