@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     _require_adapter(args)
     _return_freed_memory()
-    settings = Settings(**{"preprocess_instances": len(os.sched_getaffinity(0)), **given_settings(args)})
+    settings = Settings(**{"preprocess_threads": len(os.sched_getaffinity(0)), **given_settings(args)})
     request = ExportRequest(
         source=args.source,
         out=args.out,
