@@ -162,7 +162,7 @@ def _set_queue(config: ModelConfig, settings: Settings) -> None:
 
 def _set_door(config: ModelConfig, settings: Settings) -> None:
     values = {**settings.own_queue, "max_batch": str(getattr(settings, DOORS[config.name]))}
-    if "workers" in config.parameters:
-        values["workers"] = str(settings.preprocess_instances)
+    if "threads" in config.parameters:
+        values["threads"] = str(settings.preprocess_instances)
     for key, value in values.items():
         config.parameters[key].string_value = value
