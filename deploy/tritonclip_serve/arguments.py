@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclip_serve.die_with_parent import PLACEHOLDER
 from tritonclip_serve.engines import engine_arguments
 from tritonclip_serve.installation import Installation
 
@@ -13,6 +13,9 @@ _MIB = 1 << 20
 RESPONSE_CACHE_BYTES = 64 * _MIB
 _EVERY_ADDRESS = "0.0.0.0"
 _LOOPBACK = "127.0.0.1"
+# What only the holder of the key may ask for. Statistics stay open: they hold counts, and the load test reads them.
+_RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
+_KEY = "tritonclip"
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,23 @@ class Endpoints:
         return f"{host}:{port}"
 
 
+def control_headers(key: str) -> dict[str, str]:
+    """What a gRPC call has to carry for what is restricted."""
+    return {f"triton-grpc-protocol-{_KEY}": key}
+
+
 def command_line(
-    installation: Installation, repository: Path, endpoints: Endpoints, shared_memory_prefix: str
+    installation: Installation,
+    repository: Path,
+    endpoints: Endpoints,
+    shared_memory_prefix: str,
+    exit_timeout_s: int = 30,
 ) -> list[str]:
-    """The program and its flags."""
+    """The program and its flags, with `die_with_parent.PLACEHOLDER` where the key to what is restricted belongs.
+
+    Args:
+        exit_timeout_s: how long the server, asked to end, answers what it has begun.
+    """
     addresses = [
         flag
         for name in ("grpc", "http", "metrics")
@@ -48,16 +64,20 @@ def command_line(
         f"--model-repository={repository}",
         # The exported configs are complete; completing them would start every Python model twice.
         "--disable-auto-complete-config",
+        # Models can be loaded again one by one, by who has the key.
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--exit-timeout-secs={exit_timeout_s}",
         *addresses,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        *_without_client_shared_memory(),
+        *_restrictions(),
         *installation.arguments,
         *engine_arguments(repository),
     ]
 
 
-def _without_client_shared_memory() -> list[str]:
-    """Clients must not name memory of this machine. From release 26.04 they cannot; before, a key that nobody knows."""
-    rule = f"shared-memory:tritonclip={secrets.token_hex(16)}"
+def _restrictions() -> list[str]:
+    """Clients must neither load models nor name memory of this machine, nor change what is logged and traced."""
+    rule = f"{','.join(_RESTRICTED)}:{_KEY}={PLACEHOLDER}"
     return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
