@@ -3,55 +3,40 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from tritonclip_serve.edge.endpoints import Endpoints
 from tritonclip_serve.engines import engine_arguments
 from tritonclip_serve.installation import Installation
 
 _MIB = 1 << 20
 RESPONSE_CACHE_BYTES = 64 * _MIB
-_EVERY_ADDRESS = "0.0.0.0"
-_LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """Where a server listens: one host, three ports."""
-
-    host: str
-    grpc: int
-    http: int
-    metrics: int
-
-    def connectable(self, endpoint: str) -> tuple[str, int]:
-        """Host and port at which this machine reaches an endpoint (`grpc`, `http` or `metrics`)."""
-        return (_LOOPBACK if self.host == _EVERY_ADDRESS else self.host), int(getattr(self, endpoint))
-
-    def address(self, endpoint: str) -> str:
-        """`host:port` of an endpoint."""
-        host, port = self.connectable(endpoint)
-        return f"{host}:{port}"
+# What callers over HTTP may not do; nobody has to, so that the key is thrown away.
+_CLOSED_OVER_HTTP = "model-repository,shared-memory,logging,trace"
 
 
 def command_line(
-    installation: Installation, repository: Path, endpoints: Endpoints, shared_memory_prefix: str
+    installation: Installation,
+    repository: Path,
+    endpoints: Endpoints,
+    shared_memory_prefix: str,
+    tls_arguments: Sequence[str] = (),
 ) -> list[str]:
     """The program and its flags."""
-    addresses = [
-        flag
-        for name in ("grpc", "http", "metrics")
-        for flag in (f"--{name}-address={endpoints.host}", f"--{name}-port={getattr(endpoints, name)}")
-    ]
     return [
         str(installation.executable),
         f"--model-repository={repository}",
         # The exported configs are complete; completing them would start every Python model twice.
         "--disable-auto-complete-config",
-        *addresses,
+        *endpoints.arguments(),
+        *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         *_without_client_shared_memory(),
+        *_closed_over_http(endpoints),
         *installation.arguments,
         *engine_arguments(repository),
     ]
@@ -60,4 +45,10 @@ def command_line(
 def _without_client_shared_memory() -> list[str]:
     """Clients must not name memory of this machine. From release 26.04 they cannot; before, a key that nobody knows."""
     rule = f"shared-memory:tritonclip={secrets.token_hex(16)}"
-    return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
+    return [f"--grpc-restricted-protocol={rule}"]
+
+
+def _closed_over_http(endpoints: Endpoints) -> list[str]:
+    if endpoints.http is None:
+        return []
+    return [f"--http-restricted-api={_CLOSED_OVER_HTTP}:tritonclip={secrets.token_hex(16)}"]
