@@ -125,7 +125,7 @@ class Tritonclip(Side):
 
     def __enter__(self) -> Side:
         log = self._material.folder / "tritonserver.log"
-        server = TritonServer(self._material.repository, grpc_port=0, http_port=0, metrics_port=0, log_path=log)
+        server = TritonServer(self._material.repository, grpc_port=0, metrics_port=0, log_path=log)
         self.address = self._open.enter_context(server).grpc_address
         self._client = self._open.enter_context(ClipClient(self.address))
         return self

@@ -13,14 +13,19 @@ from pathlib import Path
 from types import TracebackType
 
 from tritonclip_serve import argv, readiness
-from tritonclip_serve.arguments import Endpoints, command_line, control_headers
+from tritonclip_serve.arguments import command_line, control_headers
 from tritonclip_serve.die_with_parent import SECRET
+from tritonclip_serve.edge.access import Access
+from tritonclip_serve.edge.endpoints import LOOPBACK, Endpoints, check_exposure
+from tritonclip_serve.edge.pages import Pages, Reports
+from tritonclip_serve.edge.server import Edge
+from tritonclip_serve.edge.tls import ServerTls
 from tritonclip_serve.environment import raise_file_limit, server_variables
 from tritonclip_serve.errors import NotReadyError, ServeError
 from tritonclip_serve.fit import check_fit
 from tritonclip_serve.installation import find_server
 from tritonclip_serve.log import DEFAULT_MAX_BYTES, ServerLog
-from tritonclip_serve.ports import claim_ports, is_listening
+from tritonclip_serve.ports import is_listening
 from tritonclip_serve.process import end, kill_group, spawn
 from tritonclip_serve.repository import check_repository, model_names
 from tritonclip_serve.runs import RunFolder
@@ -37,7 +42,7 @@ _UNLOAD_S = 2.0
 class TritonServer:
     """A tritonserver that serves one model repository.
 
-        with TritonServer(Path("repository"), grpc_port=0, http_port=0, metrics_port=0) as server:
+        with TritonServer(Path("repository"), grpc_port=0, metrics_port=0) as server:
             ClipClient(server.grpc_address)
 
     Entering starts it and waits until it embeds; leaving stops it with everything that it started. The server also
@@ -47,8 +52,11 @@ class TritonServer:
 
     Args:
         repository: what `tritonclip export` wrote.
-        host: IPv4 address or host name to listen on. The server has no authentication.
-        grpc_port, http_port, metrics_port: 0 takes any free port.
+        host: IPv4 address or host name to listen on.
+        grpc_port, metrics_port: 0 takes any free port.
+        http_port: of inference over HTTP, which is off where it is None.
+        tls: encrypts every port, and may ask callers for certificates.
+        insecure: allows a host beyond loopback without `tls`.
         log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver-GRPC_PORT.log`.
         log_max_bytes: what `cap_log` leaves of it.
         server: `embedded`, `path` or `auto`, see `find_server`.
@@ -64,8 +72,10 @@ class TritonServer:
         *,
         host: str = "127.0.0.1",
         grpc_port: int = 8001,
-        http_port: int = 8000,
+        http_port: int | None = None,
         metrics_port: int = 8002,
+        tls: ServerTls | None = None,
+        insecure: bool = False,
         log_path: Path | None = None,
         log_max_bytes: int = DEFAULT_MAX_BYTES,
         server: str = "auto",
@@ -75,7 +85,13 @@ class TritonServer:
     ) -> None:
         self.repository = Path(repository).absolute()
         self.description = ""
+        #: What the metrics port tells beside Triton's metrics; a supervisor fills it in.
+        self.reports = Reports()
         self._endpoints = Endpoints(host, grpc=grpc_port, http=http_port, metrics=metrics_port)
+        self._tls = tls
+        self._insecure = insecure
+        self._access = Access()
+        self._edge: Edge | None = None
         self._server = server
         self._log_path = Path(log_path).absolute() if log_path else None
         self._log_max_bytes = log_max_bytes
@@ -109,14 +125,31 @@ class TritonServer:
         return self._endpoints.address("grpc")
 
     @property
+    def has_http(self) -> bool:
+        """Whether inference is answered over HTTP, too."""
+        return self._endpoints.http is not None
+
+    @property
     def http_address(self) -> str:
-        """`host:port` of the HTTP endpoint."""
+        """`host:port` of inference over HTTP; AddressError where it is off."""
         return self._endpoints.address("http")
 
     @property
     def metrics_address(self) -> str:
-        """`host:port` of the Prometheus metrics."""
+        """`host:port` of the Prometheus metrics and the health pages."""
         return self._endpoints.address("metrics")
+
+    @property
+    def encryption(self) -> str:
+        """How the ports are encrypted, as the end of a phrase."""
+        if self._tls is None:
+            return ""
+        return ", TLS" if self._tls.client_ca is None else ", mutual TLS"
+
+    @property
+    def access(self) -> Access:
+        """How this machine makes clients of the running server, under TLS too."""
+        return self._access
 
     @property
     def log_path(self) -> Path:
@@ -142,12 +175,15 @@ class TritonServer:
         """Start the processes; returns at once.
 
         Raises:
-            RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, LogFileError: nothing was
-                started.
+            RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, TlsFileError, LogFileError:
+                nothing was started.
         """
         if self._process is not None:
             raise ServeError(f"this server is running already (process {self.pid}); stop it first")
         check_repository(self.repository)
+        check_exposure(self._endpoints.host, self._tls is not None, self._insecure)
+        if self._tls is not None:
+            self._tls.check()
         try:
             self._start()
         except BaseException:
@@ -215,6 +251,16 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server and everything that it started; does nothing where nothing runs."""
+        try:
+            self.end_process()
+        finally:
+            edge, self._edge = self._edge, None
+            if edge is not None:
+                # Last, so that the end is told as long as it takes.
+                edge.stop()
+
+    def end_process(self) -> None:
+        """End tritonserver and remove what it leaves, but go on telling how the server is; `start` brings it back."""
         process, run = self._process, self._run
         if process is not None:
             end(process, self._stop_grace_s if self._ready else min(self._stop_grace_s, _GRACE_BEFORE_READY_S))
@@ -228,13 +274,17 @@ class TritonServer:
         self._run = run = RunFolder()
         installation = find_server(self._server, run.path)
         check_fit(self.repository, installation)
-        self._endpoints = self._claim_endpoints()
+        if self._edge is None:
+            self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
+            self._access = Access(self._tls)
+            self._edge = self._start_edge()
         self.description = installation.description
         command = command_line(
             installation,
             self.repository,
             self._endpoints,
             run.shared_memory_prefix,
+            self._access.arguments(run.path),
             exit_timeout_s=max(1, math.ceil(self._stop_grace_s - _UNLOAD_S)),
         )
         variables = {**server_variables(run.path), **os.environ, **installation.environment, SECRET: self._key}
@@ -251,18 +301,30 @@ class TritonServer:
             self._log.empty()
         return self._log
 
-    def _claim_endpoints(self) -> Endpoints:
-        wanted = self._endpoints
-        flags = {"--grpc-port": wanted.grpc, "--http-port": wanted.http, "--metrics-port": wanted.metrics}
-        grpc, http, metrics = claim_ports(wanted.host, flags).values()
-        return Endpoints(wanted.host, grpc=grpc, http=http, metrics=metrics)
+    def _start_edge(self) -> Edge:
+        ends, tls = self._endpoints, self._tls
+        # One object all along, whatever `self.access` becomes.
+        access, address = self._access, ends.address("grpc")
+        pages = Pages(
+            metrics=(LOOPBACK, ends.inner_metrics),
+            connect=lambda: access.channel(address),
+            models=model_names(self.repository),
+            reports=self.reports,
+            expires_at=None if tls is None else tls.expires_at(),
+        )
+        http = None
+        if ends.http is not None and ends.inner_http is not None:
+            http = ((ends.host, ends.http), (LOOPBACK, ends.inner_http))
+        edge = Edge(pages, (ends.host, ends.metrics), http, None if tls is None else tls.server_context())
+        edge.start()
+        return edge
 
     def _ask(self, probes: tuple[readiness.Probe, ...], left_s: float) -> str | None:
         """Why no embedding comes back yet; None when it does."""
         if not is_listening(*self._endpoints.connectable("grpc")):
             return "its gRPC port is not open yet"
         try:
-            readiness.ask(self.grpc_address, probes, min(_PROBE_TIMEOUT_S, left_s))
+            readiness.ask(self._access, self.grpc_address, probes, min(_PROBE_TIMEOUT_S, left_s))
         except readiness.StillStartingError as error:
             return str(error)
         return None

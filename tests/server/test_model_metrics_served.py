@@ -58,7 +58,7 @@ def test_every_text_and_picture_is_counted(server: TritonServer, demo_repository
 
 
 def test_a_model_is_loaded_again_under_load_and_its_counters_go_on(demo_repository: Path, tmp_path: Path) -> None:
-    ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    ports = {"grpc_port": 0, "metrics_port": 0}
     with TritonServer(demo_repository, **ports, log_path=tmp_path / "log") as server:
         control = grpc.InferenceServerClient(server.grpc_address)
         with asking(server.grpc_address):

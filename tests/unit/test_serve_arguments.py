@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tritonclip_serve.arguments import Endpoints, command_line
+from tritonclip_serve.arguments import command_line
 from tritonclip_serve.die_with_parent import PLACEHOLDER
+from tritonclip_serve.edge.endpoints import Endpoints
 from tritonclip_serve.installation import Installation
 
 FLAG = "--backend-config=tensorrt,version-compatible=true"

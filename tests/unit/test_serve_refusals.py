@@ -18,6 +18,7 @@ from tritonclip_serve.errors import (
     LogFileError,
     RepositoryError,
     ServerNotFoundError,
+    TlsFileError,
 )
 from tritonclip_serve.installation import check_numpy, find_server
 from tritonclip_serve.log import ServerLog
@@ -38,7 +39,7 @@ def write_repository(folder, manifest):
 
 def test_the_errors_are_one_tree_with_exit_codes():
     tree = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServeError)}
-    refused = {RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, LogFileError}
+    refused = {RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, LogFileError, TlsFileError}
     assert {kind for kind in tree if kind.exit_code == 2} == refused
     assert {kind.exit_code for kind in tree - refused} == {3}
     assert all(kind.__name__ in errors.__doc__ for kind in tree)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip_serve import readiness
+from tritonclip_serve.edge.access import Access
 from tritonclip_serve.errors import NotReadyError
 
 _POLL_S = 0.01
@@ -20,7 +20,6 @@ _CALL_S = 5.0
 # Away from service for longer, all models are better off with a new server.
 _UNLOAD_LIMIT_S = 1.5
 _PROBE_LIMIT_S = 5.0
-_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 
 
 class StuckError(Exception):
@@ -35,6 +34,7 @@ class ModelControl:
     """Loads models of one server again.
 
     Args:
+        access: how to reach it.
         address: `host:port` of the gRPC endpoint.
         headers: with the key.
         probes: what has to be embedded after models came back.
@@ -43,11 +43,13 @@ class ModelControl:
 
     def __init__(
         self,
+        access: Access,
         address: str,
         headers: Mapping[str, str],
         probes: tuple[readiness.Probe, ...] = (),
         load_timeout_s: float = 120.0,
     ) -> None:
+        self._access = access
         self._address = address
         self._headers = dict(headers)
         self._probes = probes
@@ -75,11 +77,19 @@ class ModelControl:
         with self._client() as client:
             ready = [probe for probe in self._probes if _is_ready(client, probe.model)]
         try:
-            readiness.ask(self._address, tuple(map(_fresh, ready)), _PROBE_LIMIT_S)
+            readiness.ask(self._access, self._address, tuple(map(_fresh, ready)), _PROBE_LIMIT_S)
         except readiness.StillStartingError:
             return
         except NotReadyError as error:
             raise LoadError(str(error)) from error
+
+    def is_live(self, timeout_s: float) -> bool:
+        """Whether the server answers at all."""
+        try:
+            with self._client() as client:
+                return bool(client.is_server_live(client_timeout=timeout_s))
+        except InferenceServerException:
+            return False
 
     def _unload(self, client: Any, models: Collection[str]) -> None:
         deadline = time.monotonic() + _UNLOAD_LIMIT_S
@@ -109,22 +119,11 @@ class ModelControl:
     @contextmanager
     def _client(self) -> Iterator[Any]:
         # A channel of its own: one that has seen a server die waits before it connects again.
-        client = triton.InferenceServerClient(self._address, channel_args=_OPTIONS)
+        client = self._access.client(self._address)
         try:
             yield client
         finally:
             client.close()
-
-
-def is_live(address: str, timeout_s: float) -> bool:
-    """Whether a server answers at all."""
-    client = triton.InferenceServerClient(address, channel_args=_OPTIONS)
-    try:
-        return bool(client.is_server_live(client_timeout=timeout_s))
-    except InferenceServerException:
-        return False
-    finally:
-        client.close()
 
 
 def _is_ready(client: Any, model: str) -> bool:
