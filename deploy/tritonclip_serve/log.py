@@ -62,6 +62,13 @@ class ServerLog:
         with suppress(OSError):
             self._begin = self.path.stat().st_size
 
+    def has_grown(self) -> bool:
+        """Whether anything came since the last `mark`."""
+        try:
+            return self.path.stat().st_size > self._begin
+        except OSError:
+            return False
+
     def read(self) -> str:
         """What came since the last `mark`, the beginning of it where it is very long."""
         try:

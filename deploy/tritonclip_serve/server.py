@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tritonclip_serve import argv, readiness
+from tritonclip_serve import argv, connections, diagnosis, readiness
 from tritonclip_serve.arguments import command_line, control_headers
 from tritonclip_serve.die_with_parent import SECRET
 from tritonclip_serve.edge.access import Access
@@ -85,6 +85,8 @@ class TritonServer:
     ) -> None:
         self.repository = Path(repository).absolute()
         self.description = ""
+        #: Whether the key to model control cannot be read in the server's arguments any more.
+        self.key_is_hidden = False
         #: What the metrics port tells beside Triton's metrics; a supervisor fills it in.
         self.reports = Reports()
         self._endpoints = Endpoints(host, grpc=grpc_port, http=http_port, metrics=metrics_port)
@@ -210,11 +212,11 @@ class TritonServer:
         last = None
         while (left_s := deadline - time.monotonic()) > 0:
             self._check_alive()
+            self._hide_key()
             watch.look()
             last = self._ask(probes, left_s)
             if last is None:
                 self._ready = True
-                self.hide_key()
                 return time.monotonic() - self._started_at
             time.sleep(_POLL_S)
         raise NotReadyError(
@@ -236,13 +238,23 @@ class TritonServer:
         """The exit status of a server that has ended (negative: the signal); None while it runs."""
         return self._process.poll() if self._process else None
 
-    def hide_key(self) -> bool:
-        """Take the key out of the server's arguments, which every user of this machine can read; False: it failed."""
-        return self._process is not None and argv.overwrite(self._process.pid, self._key)
-
     def cap_log(self) -> None:
         """Move the log away where it is longer than `log_max_bytes`."""
         self._server_log().cap()
+
+    def cut_connections(self) -> int:
+        """End the connections of all callers, whose lost calls would wait for their deadlines; how many there were.
+
+        Raises:
+            OSError: this is not allowed here.
+        """
+        if self._process is None:
+            return 0
+        return connections.cut(self._process.pid, self._endpoints.served())
+
+    def last_words(self) -> str:
+        """The line with which the server said why it ended, or the last one of its log."""
+        return diagnosis.last_words(self._server_log().tail())
 
     def kill(self) -> None:
         """End the server at once; a `stop` that waits elsewhere goes on. Safe to call from a signal handler."""
@@ -290,9 +302,15 @@ class TritonServer:
         variables = {**server_variables(run.path), **os.environ, **installation.environment, SECRET: self._key}
         log = self._server_log()
         log.mark()
+        self.key_is_hidden = False
         self._started_at = time.monotonic()
         self._process = spawn([*command, *self._extra_args], variables, log, run.inherited())
         run.note_server(self._process.pid)
+
+    def _hide_key(self) -> None:
+        """Take the key out of the server's arguments once it has read them, that is when it has written something."""
+        if not self.key_is_hidden and self._process is not None and self._server_log().has_grown():
+            self.key_is_hidden = argv.overwrite(self._process.pid, self._key)
 
     def _server_log(self) -> ServerLog:
         """The log, emptied when it is first needed; servers that follow append to it."""

@@ -54,6 +54,7 @@ class ModelControl:
         self._headers = dict(headers)
         self._probes = probes
         self._load_timeout_s = load_timeout_s
+        self._pulse: Any = None
 
     def reload(self, models: Collection[str]) -> dict[str, str]:
         """Unload models whose processes died, and load them again; ensembles around them follow by themselves.
@@ -84,12 +85,18 @@ class ModelControl:
             raise LoadError(str(error)) from error
 
     def is_live(self, timeout_s: float) -> bool:
-        """Whether the server answers at all."""
+        """Whether the server answers at all; from one thread at a time."""
+        # A channel costs more than the question, which is asked for ever.
+        self._pulse = self._pulse or self._access.client(self._address)
         try:
-            with self._client() as client:
-                return bool(client.is_server_live(client_timeout=timeout_s))
+            return bool(self._pulse.is_server_live(client_timeout=timeout_s))
         except InferenceServerException:
             return False
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self._pulse is not None:
+            self._pulse.close()
 
     def _unload(self, client: Any, models: Collection[str]) -> None:
         deadline = time.monotonic() + _UNLOAD_LIMIT_S

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,12 @@ class Watcher:
                 self._by_fd[watched.pidfd] = stub.pid
                 self._poll.register(watched.pidfd, select.POLLIN)
 
+    def retire(self, models: Collection[str]) -> None:
+        """Watch the present processes of some models no more: their end is asked for."""
+        for watched in list(self._watched.values()):
+            if watched.stub.model in models:
+                self._forget(watched)
+
     def wait(self) -> list[Death]:
         """Return after a tick, or at once when something has ended, with the stubs that have."""
         events = self._poll.poll(TICK_S * 1000)
@@ -147,13 +154,16 @@ class Watcher:
         reading = watched.reading()
         cause = watched.doomed or _ended(fields)
         death = Death(watched.stub, cause, now, was_busy=reading is None or reading.busy_since > 0)
+        self._forget(watched)
+        return death
+
+    def _forget(self, watched: _Watched) -> None:
         if watched.pidfd is not None:
             self._poll.unregister(watched.pidfd)
             del self._by_fd[watched.pidfd]
         watched.close()
         del self._watched[watched.stub.pid]
         self._unreaped.add(watched.stub.pid)
-        return death
 
     def _greed(self, fields: list[str]) -> Cause | None:
         held_mb = int(fields[_RESIDENT_PAGES]) * _PAGE / _MB
