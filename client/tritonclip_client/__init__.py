@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ProtocolError,
         ServerError,
         ServerUnavailableError,
+        TlsError,
     )
     from .long_texts import TruncationWarning
     from .options import Tls
@@ -54,6 +55,7 @@ __all__ = [
     "Similarity",
     "TextSpec",
     "Tls",
+    "TlsError",
     "TruncationWarning",
 ]
 
@@ -70,6 +72,7 @@ _MODULES = {
         "ProtocolError",
         "ServerError",
         "ServerUnavailableError",
+        "TlsError",
     ),
     "long_texts": ("TruncationWarning",),
     "options": ("Tls",),

@@ -6,6 +6,7 @@
     │       ├── InvalidImageError
     │       └── InvalidTextError
     ├── ServerUnavailableError       exit code 3: nothing answers at the address, or the server cannot take more
+    ├── TlsError                     exit code 3: no encrypted connection can be made; not repeated
     ├── DeadlineExceededError        exit code 4: the answer was not complete in time
     ├── ServerError                  exit code 1: the server refused or failed for another reason; `.status`
     └── ProtocolError                exit code 1: the server answered, but not as a tritonclip server does
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import re
 from typing import ClassVar, Protocol
+
+from . import tls_reasons
 
 
 class ClipError(Exception):
@@ -68,6 +71,12 @@ class InvalidTextError(InvalidItemError):
 
 class ServerUnavailableError(ClipError):
     """Nothing answers at the address, or the server cannot take more now; the only error that is retried."""
+
+    exit_code = 3
+
+
+class TlsError(ClipError):
+    """No encrypted connection to the server can be made: a certificate, a name, or TLS itself is wrong."""
 
     exit_code = 3
 
@@ -127,6 +136,9 @@ def from_triton(failure: TritonFailure, address: str, timeout_s: float) -> ClipE
     if status == "INVALID_ARGUMENT":
         return _invalid_argument(details)
     if status == "UNAVAILABLE":
+        reason = tls_reasons.refusal(details)
+        if reason is not None:
+            return TlsError(f"no encrypted connection to {address}: {reason} ({details})")
         return unavailable(address, details)
     if status == "DEADLINE_EXCEEDED":
         return deadline_exceeded(timeout_s)
@@ -137,7 +149,7 @@ def unavailable(address: str, details: str) -> ServerUnavailableError:
     """Nothing useful answers at `address`."""
     return ServerUnavailableError(
         f"no server is available at {address} ({details}); check that it runs (`tritonclip serve DIR`) and that "
-        "this is its gRPC address (port 8001 by default, not the HTTP port 8000)"
+        f"this is its gRPC address (port 8001 by default){tls_reasons.hint(details)}"
     )
 
 

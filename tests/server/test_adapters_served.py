@@ -168,7 +168,7 @@ def test_the_server_answers_as_the_method_itself(
     pictures = [picture.convert("RGB").resize((SIDE, SIDE)) for picture in synthetic_pictures()]
     inputs = {"image": transform_pictures(pictures, read.preprocess_cfg), "text": read.tokenization(TEXTS)}
     with (
-        TritonServer(out, grpc_port=0, http_port=0, metrics_port=0, log_path=tmp_path / "server.log") as server,
+        TritonServer(out, grpc_port=0, metrics_port=0, log_path=tmp_path / "server.log") as server,
         ClipClient(server.grpc_address) as client,
     ):
         images = client.embed_images([_png(picture) for picture in pictures])

@@ -73,7 +73,7 @@ def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command
     verify(repository)
     assert settings(repository) == before.changed({"preprocess_threads": 4})
     assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
-    free = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    free = {"grpc_port": 0, "metrics_port": 0}
     with TritonServer(repository, log_path=tmp_path / "server.log", **free):
         pass
 

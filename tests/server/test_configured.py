@@ -22,7 +22,7 @@ from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import ModelLoadError
 
 ENCODERS = ("image_encoder", "text_encoder")
-FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+FREE_PORTS = {"grpc_port": 0, "metrics_port": 0}
 
 
 @pytest.fixture(scope="module")

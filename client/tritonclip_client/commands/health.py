@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tritonclip_client.commands._common import add_address_argument, seconds
+from tritonclip_client.commands._common import add_address_argument, connection, seconds
 from tritonclip_client.errors import ClipError, InvalidInputError
 
 HELP = "have a small known picture and a text embedded; exit status 0 if that works, 1 and the reason if not"
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     try:
-        with ClipClient(args.address, timeout_s=args.timeout) as client:
+        with ClipClient(**connection(args)) as client:
             client.check_ready(texts=args.text)
             spec = client.spec
     except InvalidInputError:
