@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aio import AsyncClipClient
+    from .causes import Cause
     from .client import ClipClient
     from .errors import (
         ClipError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         ServerUnavailableError,
         TlsError,
     )
+    from .health import Health
     from .long_texts import TruncationWarning
     from .options import Tls
     from .results import Classification, Score, Similarity
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
 __all__ = [
     "TEMPLATES",
     "AsyncClipClient",
+    "Cause",
     "Classification",
     "ClipClient",
     "ClipError",
     "DeadlineExceededError",
+    "Health",
     "ImageSpec",
     "InvalidImageError",
     "InvalidInputError",
@@ -61,6 +65,7 @@ __all__ = [
 
 _MODULES = {
     "aio": ("AsyncClipClient",),
+    "causes": ("Cause",),
     "client": ("ClipClient",),
     "errors": (
         "ClipError",
@@ -74,6 +79,7 @@ _MODULES = {
         "ServerUnavailableError",
         "TlsError",
     ),
+    "health": ("Health",),
     "long_texts": ("TruncationWarning",),
     "options": ("Tls",),
     "results": ("Classification", "Score", "Similarity"),

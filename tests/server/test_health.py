@@ -45,30 +45,49 @@ def kill_model(server: TritonServer, model: str) -> None:
         stub.kill()
 
 
-def test_a_server_that_embeds_is_healthy(server: TritonServer, capsys) -> None:
+def test_a_server_that_answers_is_healthy(server: TritonServer, capsys) -> None:
     assert health(server) == 0
     line = capsys.readouterr().out
-    assert re.fullmatch(r"healthy: demo, fingerprint [0-9a-f]{12}, embedded a picture and a text in \d+ ms\n", line)
-    assert health(server, "--no-text") == 0
-    assert "embedded a picture in" in capsys.readouterr().out
+    asked = "embed_image, embed_text, clip, split_text"
+    assert re.fullmatch(rf"healthy: demo, fingerprint [0-9a-f]{{12}}, answered by {asked} in \d+ ms\n", line)
+    assert health(server, "--entry-point", "embed_image") == 0
+    assert "answered by embed_image in" in capsys.readouterr().out
 
 
-def test_a_dead_text_tower_is_found_though_the_server_says_that_it_is_ready(own_server: TritonServer, capsys) -> None:
+def test_an_entry_point_that_is_not_there_is_unhealthy(server: TritonServer, capsys) -> None:
+    assert health(server, "--entry-point", "classify_nothing", "--entry-point", "clip") == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("unhealthy: classify_nothing: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_dead_models_are_told_by_entry_point_though_the_server_says_that_it_is_ready(
+    own_server: TritonServer, capsys
+) -> None:
     # The tower's answers are cached: whoever asks for the same text again sees nothing of its end.
     assert health(own_server) == 0
     kill_model(own_server, "text_encoder")
     capsys.readouterr()
     assert health(own_server) == 1
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert shown.err.startswith("unhealthy: ")
+    assert unhealthy(capsys) == ["embed_text", "clip"]
     client = grpcclient.InferenceServerClient(own_server.grpc_address)
     assert client.is_server_live()
     assert client.is_server_ready()
     client.close()
-    assert health(own_server, "--no-text") == 0
-    kill_model(own_server, "image_encoder")
-    assert health(own_server, "--no-text") == 1
+    assert health(own_server, "--entry-point", "embed_image") == 0
+    kill_model(own_server, "split_text")
+    capsys.readouterr()
+    assert health(own_server) == 1
+    assert unhealthy(capsys) == ["embed_text", "clip", "split_text"]
+
+
+def unhealthy(capsys) -> list[str]:
+    """The entry points that the command named, with a line each."""
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    words = [line.split(": ") for line in shown.err.splitlines()]
+    assert all(first == "unhealthy" for first, *_ in words)
+    return [name for _, name, *_ in words]
 
 
 def test_a_server_that_is_gone_is_unhealthy(demo_repository: Path, capsys) -> None:
