@@ -13,10 +13,8 @@ PYTHON, ONNXRUNTIME, TENSORRT = RUNTIMES = ("onnxruntime-python", "onnxruntime",
 CPU, DALI = PREPROCESSES = ("cpu", "dali")
 # Of the tritonserver inside nvidia-pytriton 0.7.0.
 EMBEDDED_RELEASE = "24.10"
-# Before it, a composing model that turns a request away for a full queue leaves the ensemble's caller without answer.
+# Before it, a composing model whose queue in Triton is full leaves the ensemble's caller without answer.
 FIRST_WITH_BOUNDED_QUEUES = "26.02"
-# Requests. A second of work or so of one GPU: what comes beyond is better sent to another server.
-MAX_QUEUE_SIZE = 1024
 
 _LEAST = {
     "image_batch": 1,
@@ -24,7 +22,8 @@ _LEAST = {
     "preprocess_instances": 1,
     "threads": 0,
     "encoder_instances": 1,
-    "max_queue_size": 0,
+    "max_queue_size": 1,
+    "queue_bytes": 1,
     "queue_delay_us": 0,
 }
 # Of Triton's int32 fields.
@@ -40,15 +39,16 @@ class Settings:
 
     Attributes:
         image_batch, text_batch: items per request and per dynamic batch.
-        preprocess_instances: processes that decode pictures, each on one core.
+        preprocess_instances: pictures that are decoded at a time, each on one core.
         threads: cores that a tower uses under `onnxruntime-python`; 0 takes every core the server may use.
         runtime: what runs the towers: one of RUNTIMES.
         preprocess: what decodes pictures: one of PREPROCESSES.
         release: the oldest release of tritonserver that will serve, YY.MM.
         encoder_instances: copies of a tower on each GPU; `onnxruntime-python` has one, which takes all there is.
-        queue_seconds: a request that waited this long for its turn is answered UNAVAILABLE.
-        max_queue_size: requests that may wait for a model, 0 for any number; None is MAX_QUEUE_SIZE where the release
-            can, else any number.
+        queue_seconds: the timeout of requests that come without one, and the longest that counts. What waited half of
+            it for its turn, or would, is answered UNAVAILABLE.
+        max_queue_size: requests that may wait for a model; in Triton's own queues where the release can.
+        queue_bytes: bytes of the requests that may wait for a model; of those in its own queue.
         queue_delay_us: how long a batch waits to become full, microseconds; not of `onnxruntime-python`, which batches
             by itself.
         graph_batches: under `tensorrt`, batch sizes that get a CUDA graph; None is powers of two and the largest.
@@ -65,7 +65,8 @@ class Settings:
     release: str = EMBEDDED_RELEASE
     encoder_instances: int = 1
     queue_seconds: float = 20.0
-    max_queue_size: int | None = None
+    max_queue_size: int = 1024
+    queue_bytes: int = 128 << 20
     queue_delay_us: int = 0
     graph_batches: tuple[int, ...] | None = None
     pinned_memory: bool = True
@@ -74,7 +75,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and not least <= value <= _MOST:
+            if not least <= value <= _MOST:
                 raise RepositoryError(f"{name} is {value}; it must be at least {least} and at most {_MOST}")
         if not _LEAST_SECONDS <= self.queue_seconds <= _MOST_SECONDS:
             raise RepositoryError(
@@ -88,16 +89,7 @@ class Settings:
             raise RepositoryError(
                 f"release is {self.release!r}; write the release of tritonserver as YY.MM, like 26.04"
             )
-        self._check_queue()
         self._check_runtime()
-
-    def _check_queue(self) -> None:
-        if self.max_queue_size and self.release < FIRST_WITH_BOUNDED_QUEUES:
-            raise RepositoryError(
-                f"max_queue_size is {self.max_queue_size} for release {self.release}; before "
-                f"{FIRST_WITH_BOUNDED_QUEUES} tritonserver never answers an ensemble's request that a full queue turns "
-                "away. Leave it out, or give the release that will serve"
-            )
 
     def _check_runtime(self) -> None:
         if self.runtime == PYTHON:
@@ -116,21 +108,26 @@ class Settings:
             )
 
     @property
-    def queue_size(self) -> int:
-        """Requests that may wait for a model; 0: any number."""
-        if self.max_queue_size is not None:
-            return self.max_queue_size
-        return MAX_QUEUE_SIZE if self.release >= FIRST_WITH_BOUNDED_QUEUES else 0
+    def triton_queue_size(self) -> int:
+        """Requests that may wait in a queue of Triton's; 0: any number."""
+        return self.max_queue_size if self.release >= FIRST_WITH_BOUNDED_QUEUES else 0
+
+    @property
+    def own_queue(self) -> dict[str, str]:
+        """The parameters of a model that has a queue of its own."""
+        return {
+            "queue_seconds": f"{self.queue_seconds:g}",
+            "max_queue_size": str(self.max_queue_size),
+            "queue_bytes": str(self.queue_bytes),
+        }
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
-        """With `changes`, by attribute; what another runtime or release does not have goes back to its default."""
+        """With `changes`, by attribute; what another runtime does not have goes back to its default."""
         runtime = changes.get("runtime", self.runtime)
         lost: dict[str, Any] = {}
         if runtime != self.runtime:
             lost |= {"graph_batches": None} if runtime != TENSORRT else {}
             lost |= {"encoder_instances": 1, "queue_delay_us": 0} if runtime == PYTHON else {}
-        if changes.get("release", self.release) < FIRST_WITH_BOUNDED_QUEUES <= self.release:
-            lost["max_queue_size"] = None
         return replace(self, **{**lost, **changes})
 
     def to_dict(self) -> dict[str, Any]:

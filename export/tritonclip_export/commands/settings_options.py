@@ -11,13 +11,6 @@ from tritonclip_export.settings import PREPROCESSES
 DEFAULT = "default"
 
 
-def _number_or_default(text: str) -> int | str:
-    return DEFAULT if text == DEFAULT else int(text)
-
-
-# argparse names it in its errors.
-_number_or_default.__name__ = "number"
-
 # Option, attribute of `settings.Settings`, type, metavar, help.
 _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
     ("--max-image-batch", "image_batch", int, "N", "pictures in a request or a batch (default: 32)"),
@@ -27,7 +20,7 @@ _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
         "preprocess_instances",
         int,
         "N",
-        "processes that decode pictures; one per core of the serving machine (default: this machine's cores)",
+        "pictures that are decoded at a time; one per core of the serving machine (default: this machine's cores)",
     ),
     ("--threads", "threads", int, "N", "cores that a tower uses on a CPU (default: 0, all of the serving machine)"),
     (
@@ -38,14 +31,15 @@ _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
         "the release of tritonserver that will serve (default: 24.10, the embedded)",
     ),
     ("--encoder-instances", "encoder_instances", int, "N", "copies of a tower on each GPU (default: 1)"),
-    ("--queue-seconds", "queue_seconds", float, "S", "the longest a request waits before UNAVAILABLE (default: 20)"),
     (
-        "--max-queue-size",
-        "max_queue_size",
-        _number_or_default,
-        "N",
-        "requests that may wait for a model, 0 for any number; from release 26.02 on (`default`: 1024 there, else 0)",
+        "--queue-seconds",
+        "queue_seconds",
+        float,
+        "S",
+        "the timeout of requests without one, and the longest that counts (default: 20)",
     ),
+    ("--max-queue-size", "max_queue_size", int, "N", "requests that may wait for a model (default: 1024)"),
+    ("--queue-bytes", "queue_bytes", int, "N", "bytes of the requests that may wait for a model (default: 128 MiB)"),
     ("--queue-delay-us", "queue_delay_us", int, "N", "microseconds that a batch on a GPU waits to fill (default: 0)"),
 )
 _SWITCHES = (
@@ -76,8 +70,7 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Attributes of `settings.Settings` that were given."""
     names = ["runtime", "preprocess", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return {name: None if value == DEFAULT else value for name, value in given.items()}
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def add_graph_batches(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

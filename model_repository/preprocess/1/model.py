@@ -1,41 +1,88 @@
-"""Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, …] out, one answer or one error a request."""
+"""Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, …] out; the door of the image tower."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
+import clip_board
+import clip_caller
+import clip_door
 import clip_metrics
 import clip_preprocess
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Decodes every request of a dynamic batch on its own, so a bad picture fails only its own request."""
+    """Takes requests in that the tower can answer in time, and decodes the pictures of each in threads."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.settings = clip_preprocess.settings_from(parameters)
+        self.most = int(parameters["max_batch"])
+        self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
+        behind = clip_board.Backlog(parameters["behind"]).seconds
+        limits = clip_door.Limits.of(parameters)
+        self.door = clip_door.Door(int(parameters["threads"]), self.board, limits, behind)
         self.spent = clip_preprocess.Spent()
-        self.metrics = clip_metrics.Metrics(args, clip_preprocess.COUNTS, self.spent.counts)
+        self.metrics = clip_metrics.Metrics(args, {**clip_preprocess.COUNTS, **clip_door.COUNTS}, self._counts)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._take_in(request, sender)
+            except Exception as error:
+                _send(sender, _failure(error))
 
     def finalize(self) -> None:
+        self.door.close()
         self.metrics.close()
+        self.board.close()
 
-    def _answer(self, request: Any, ready: Mapping[int, clip_preprocess.Pixels] | None = None) -> Any:
-        try:
-            pixels = clip_preprocess.preprocess_batch(pictures_of(request), self.settings, ready, self.spent)
-            return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
-        except clip_preprocess.PictureError as error:
-            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-        except Exception as error:
-            failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse(error=failure)
+    def _counts(self) -> dict[str, float]:
+        return {**self.spent.counts(), **self.door.counts()}
+
+    def _take_in(self, request: Any, sender: Any) -> None:
+        caller, timeout_s = clip_caller.asked_by(request)
+        pictures = pictures_of(request)
+        if not 0 < len(pictures) <= self.most:
+            raise clip_preprocess.PictureError(
+                f"image has {len(pictures)} rows; 1 to {self.most} are allowed; send several requests, or raise "
+                "--max-image-batch of `tritonclip configure`"
+            )
+        pixels = np.empty((len(pictures), *self.settings.pixel_shape), np.uint8)
+
+        def work(index: int) -> None:
+            try:
+                pixels[index] = clip_preprocess.preprocess(pictures[index], self.settings, self.spent)
+            except clip_preprocess.PictureError as error:
+                raise clip_preprocess.PictureError(f"image[{index}]: {error}") from error
+
+        def answer(error: Exception | None) -> None:
+            if error is None:
+                _send(sender, pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)]))
+            else:
+                _send(sender, _failure(error))
+
+        sizes = [max(1, len(picture)) for picture in pictures]
+        self.door.submit(clip_door.Ticket(sizes, work, answer, caller=caller, timeout_s=timeout_s, size=sum(sizes)))
 
 
 def pictures_of(request: Any) -> Any:
     """The encoded pictures, an array of bytes [B]."""
     return pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel()
+
+
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _failure(error: Exception) -> Any:
+    if isinstance(error, clip_preprocess.PictureError):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, clip_door.OverloadError):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+    else:
+        failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=failure)
