@@ -51,11 +51,15 @@ class Splitter:
         chunks: list[bytes] = []
         owners: list[int] = []
         for index, text in enumerate(texts):
-            with place(index):
-                own = list(self._chunks(decode(index, text, self._max_bytes)))
-            chunks += [chunk.encode() for chunk in own]
+            own = self.split_one(index, text)
+            chunks += own
             owners += [index] * len(own)
         return chunks, owners
+
+    def split_one(self, index: int, text: bytes) -> list[bytes]:
+        """The chunks of the text at place `index` of its request; as `split` otherwise."""
+        with place(index):
+            return [chunk.encode() for chunk in self._chunks(decode(index, text, self._max_bytes))]
 
     def _chunks(self, text: str) -> Iterator[str]:
         if self._fits(text):

@@ -83,17 +83,22 @@ def _integers(numbers: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers.split(",") if number)
 
 
+def check_size(index: int, size: int, max_bytes: int) -> None:
+    """Raise `TextError` if a text of `size` bytes is too long."""
+    if size > max_bytes:
+        raise TextError(
+            f"text[{index}]: {size} bytes; at most {max_bytes} are allowed; send a shorter text, the model reads only "
+            "its beginning, or raise --max-text-bytes of `tritonclip configure`"
+        )
+
+
 def decode(index: int, text: bytes, max_bytes: int) -> str:
     """Bytes to text, within the limit.
 
     Raises:
         TextError: too many bytes, or no UTF-8.
     """
-    if len(text) > max_bytes:
-        raise TextError(
-            f"text[{index}]: {len(text)} bytes; at most {max_bytes} are allowed; "
-            "send a shorter text, the model reads only its beginning"
-        )
+    check_size(index, len(text), max_bytes)
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
