@@ -22,7 +22,14 @@ from tritonclip_export.templates import templates
 
 ENSEMBLES = ("embed_image", "embed_text", "clip")
 # The models that requests enter a tower by, and the setting that says how many items one may have.
-DOORS = {"preprocess": "image_batch", "tokenizer": "text_batch"}
+DOORS = {"preprocess": "image_batch", "tokenizer": "text_batch", "split_text": "max_split_rows"}
+# What one request may cost: model, parameter, setting.
+LIMITS = (
+    ("tokenizer", "max_bytes", "max_text_bytes"),
+    ("split_text", "max_bytes", "max_text_bytes"),
+    ("split_text", "max_request_bytes", "max_split_bytes"),
+    ("similarity", "max_scores", "max_scores"),
+)
 EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features", "text_features")
 HEADER = "# Written by tritonclip; the commented original is in its model_repository/.\n"
 CONFIG = "config.pbtxt"
@@ -88,6 +95,9 @@ def served_configs(
             _set_door(config, settings)
         if name == "preprocess":
             _set_images(config, settings)
+        for model, key, setting in LIMITS:
+            if name == model:
+                config.parameters[key].string_value = str(getattr(settings, setting))
         if config.HasField("response_cache"):
             config.response_cache.enable = settings.text_cache
     route(made["preprocess"], settings)

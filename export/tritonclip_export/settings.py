@@ -30,6 +30,10 @@ _LEAST = {
     "max_queue_size": 1,
     "queue_bytes": 1,
     "queue_delay_us": 0,
+    "max_text_bytes": 1,
+    "max_split_rows": 1,
+    "max_split_bytes": 1,
+    "max_scores": 1,
 }
 # Of Triton's int32 fields.
 _MOST = 2**31 - 1
@@ -65,6 +69,9 @@ class Settings:
         graph_batches: under `tensorrt`, batch sizes that get a CUDA graph; None is powers of two and the largest.
         pinned_memory: whether batches pass through pinned host memory on their way to and from the GPU.
         text_cache: whether embeddings of texts are kept in Triton's response cache.
+        max_text_bytes: of one text.
+        max_split_rows, max_split_bytes: texts, and bytes of all of them, in a request to `split_text`.
+        max_scores: images x texts in a request to `similarity`.
     """
 
     image_batch: int = 32
@@ -88,6 +95,10 @@ class Settings:
     graph_batches: tuple[int, ...] | None = None
     pinned_memory: bool = True
     text_cache: bool = True
+    max_text_bytes: int = 1 << 16
+    max_split_rows: int = 256
+    max_split_bytes: int = 1 << 20
+    max_scores: int = 1 << 22
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

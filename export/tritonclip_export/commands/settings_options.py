@@ -51,6 +51,10 @@ _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
     ),
     ("--max-queue-size", "max_queue_size", int, "N", "requests that may wait for a model (default: 1024)"),
     ("--queue-bytes", "queue_bytes", int, "N", "bytes of the requests that may wait for a model (default: 128 MiB)"),
+    ("--max-text-bytes", "max_text_bytes", int, "N", "bytes of one text (default: 64 KiB)"),
+    ("--max-split-rows", "max_split_rows", int, "N", "texts in a request that has long ones split (default: 256)"),
+    ("--max-split-bytes", "max_split_bytes", int, "N", "bytes of all texts in such a request (default: 1 MiB)"),
+    ("--max-scores", "max_scores", int, "N", "images x texts in a request to `similarity` (default: 4194304)"),
     ("--queue-delay-us", "queue_delay_us", int, "N", "microseconds that a batch on a GPU waits to fill (default: 0)"),
 )
 _SWITCHES = (
