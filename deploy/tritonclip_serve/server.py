@@ -19,6 +19,7 @@ from tritonclip_serve.installation import find_server
 from tritonclip_serve.ports import claim_ports, is_listening
 from tritonclip_serve.process import end, remove_shared_memory, spawn
 from tritonclip_serve.repository import check_repository, model_names
+from tritonclip_serve.verified import ALL, lay_out
 from tritonclip_serve.watch import Progress, StartupWatch, explain_end
 
 _POLL_S = 0.05
@@ -35,7 +36,7 @@ class TritonServer:
 
     Entering starts it and waits until it embeds; leaving stops it with everything that it started. The server also
     ends when the thread that started it ends, however that comes about (Linux; a killed caller leaves nothing but a
-    folder of a few links in the temporary directory).
+    folder of code and links in the temporary directory).
 
     Args:
         repository: what `tritonclip export` wrote.
@@ -43,6 +44,8 @@ class TritonServer:
         grpc_port, http_port, metrics_port: 0 takes any free port.
         log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver-GRPC_PORT.log`.
         server: `embedded`, `path` or `auto`, see `find_server`.
+        verify: what is compared with the manifest before anything starts: `all` or `code`, see `lay_out`.
+        verify_key: minisign's public key, or a file with it, by which the manifest must be signed.
         extra_args: further flags for tritonserver; the last one given wins.
         startup_timeout_s: how long `wait_ready` waits.
         stop_grace_s: how long `stop` lets requests in flight and models end before it kills them.
@@ -58,6 +61,8 @@ class TritonServer:
         metrics_port: int = 8002,
         log_path: Path | None = None,
         server: str = "auto",
+        verify: str = ALL,
+        verify_key: str | None = None,
         extra_args: Sequence[str] = (),
         startup_timeout_s: float = 120.0,
         stop_grace_s: float = 20.0,
@@ -66,6 +71,8 @@ class TritonServer:
         self.description = ""
         self._endpoints = Endpoints(host, grpc=grpc_port, http=http_port, metrics=metrics_port)
         self._server = server
+        self._verify = verify
+        self._verify_key = verify_key
         self._log_path = Path(log_path).absolute() if log_path else None
         self._extra_args = tuple(extra_args)
         self._startup_timeout_s = startup_timeout_s
@@ -125,7 +132,7 @@ class TritonServer:
             raise ServeError(f"this server is running already (process {self.pid}); stop it first")
         check_repository(self.repository)
         try:
-            self._start(Path(tempfile.mkdtemp(prefix="tritonclip-")))
+            self._start(Path(tempfile.mkdtemp(prefix="tritonclip_")))
         except BaseException:
             self.stop()
             raise
@@ -184,11 +191,12 @@ class TritonServer:
 
     def _start(self, run_dir: Path) -> None:
         self._run_dir = run_dir
+        served = lay_out(self.repository, run_dir / "models", level=self._verify, key=self._verify_key)
         installation = find_server(self._server, run_dir)
-        check_fit(self.repository, installation)
+        check_fit(self.repository, installation, served)
         self._endpoints = self._claim_endpoints()
         self.description = installation.description
-        command = command_line(installation, self.repository, self._endpoints, _shared_memory_prefix(run_dir))
+        command = command_line(installation, served, self._endpoints, _shared_memory_prefix(run_dir))
         environment = {**os.environ, **installation.environment}
         self._started_at = time.monotonic()
         self._process = spawn([*command, *self._extra_args], environment, self.log_path)
