@@ -16,7 +16,8 @@ from tritonclip_serve.process import is_process, start_time
 
 SHARED_MEMORY = Path("/dev/shm")
 BOARDS = "boards"
-_PREFIX = "tritonclip-"
+# No "-": DALI reads nothing from a path that has one.
+_PREFIX = "tritonclip_"
 _LOCK, _OWNER, _SERVER = "lock", "owner", "server"
 _KILL_WAIT_S = 3.0
 _POLL_S = 0.02

@@ -29,6 +29,7 @@ from tritonclip_serve.ports import is_listening
 from tritonclip_serve.process import end, kill_group, spawn
 from tritonclip_serve.repository import check_repository, model_names
 from tritonclip_serve.runs import RunFolder
+from tritonclip_serve.verified import ALL, lay_out
 from tritonclip_serve.watch import Progress, StartupWatch, explain_end
 
 _POLL_S = 0.05
@@ -60,6 +61,8 @@ class TritonServer:
         log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver-GRPC_PORT.log`.
         log_max_bytes: what `cap_log` leaves of it.
         server: `embedded`, `path` or `auto`, see `find_server`.
+        verify: what is compared with the manifest before anything starts: `all` or `code`, see `lay_out`.
+        verify_key: minisign's public key, or a file with it, by which the manifest must be signed.
         extra_args: further flags for tritonserver; the last one given wins.
         startup_timeout_s: how long `wait_ready` waits.
         stop_grace_s: how long `stop` lets requests in flight and models end before it kills them. New calls get
@@ -79,6 +82,8 @@ class TritonServer:
         log_path: Path | None = None,
         log_max_bytes: int = DEFAULT_MAX_BYTES,
         server: str = "auto",
+        verify: str = ALL,
+        verify_key: str | None = None,
         extra_args: Sequence[str] = (),
         startup_timeout_s: float = 120.0,
         stop_grace_s: float = 20.0,
@@ -95,6 +100,8 @@ class TritonServer:
         self._access = Access()
         self._edge: Edge | None = None
         self._server = server
+        self._verify = verify
+        self._verify_key = verify_key
         self._log_path = Path(log_path).absolute() if log_path else None
         self._log_max_bytes = log_max_bytes
         self._log: ServerLog | None = None
@@ -284,8 +291,9 @@ class TritonServer:
     def _start(self) -> None:
         raise_file_limit()
         self._run = run = RunFolder()
+        served = lay_out(self.repository, run.path / "models", level=self._verify, key=self._verify_key)
         installation = find_server(self._server, run.path)
-        check_fit(self.repository, installation)
+        check_fit(self.repository, installation, served)
         if self._edge is None:
             self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
             self._access = Access(self._tls)
@@ -293,7 +301,7 @@ class TritonServer:
         self.description = installation.description
         command = command_line(
             installation,
-            self.repository,
+            served,
             self._endpoints,
             run.shared_memory_prefix,
             self._access.arguments(run.path),

@@ -166,10 +166,13 @@ class Settings:
         """The inverse of `to_dict`, after JSON.
 
         Raises:
-            RepositoryError: an unknown key, or a value that is not allowed.
+            RepositoryError: an unknown key, or a value of another type or that is not allowed.
         """
         unknown = sorted(set(values) - {entry.name for entry in fields(cls)})
         if unknown:
             raise RepositoryError(f"the manifest's settings have {', '.join(unknown)}, unknown to this version")
         batches = values.get("graph_batches")
-        return cls(**{**values, "graph_batches": None if batches is None else tuple(batches)})
+        try:
+            return cls(**{**values, "graph_batches": None if batches is None else tuple(batches)})
+        except TypeError as error:
+            raise RepositoryError(f"the manifest's settings hold a value of another type ({error})") from error

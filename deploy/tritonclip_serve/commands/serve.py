@@ -11,12 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritonclip_export.commands.sign_options import add_verify_key
 from tritonclip_serve.edge import options as network
 from tritonclip_serve.installation import SERVER_KINDS
 from tritonclip_serve.interrupts import call_on_signals, raise_on_signals
 from tritonclip_serve.repository import Identity, check_repository, read_identity
 from tritonclip_serve.runs import sweep
 from tritonclip_serve.supervision import options as staying_up
+from tritonclip_serve.verified import ALL, LEVELS
 from tritonclip_serve.watch import copied_log
 
 if TYPE_CHECKING:
@@ -42,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     staying_up.add_arguments(parser)
     parser.add_argument(
+        "--verify",
+        choices=LEVELS,
+        default=ALL,
+        help="what is compared with the manifest before the start: every file, or `code`: all but large weights "
+        "(default: %(default)s)",
+    )
+    add_verify_key(parser)
+    parser.add_argument(
         "--timeout", type=_seconds, default=120.0, help="seconds to wait for readiness (default: %(default)g)"
     )
 
@@ -59,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
             **staying_up.server_options(args),
             log_path=args.log_file,
             server=args.server,
+            verify=args.verify,
+            verify_key=args.verify_key,
             startup_timeout_s=args.timeout,
         )
         supervisor = staying_up.make_supervisor(server, args)

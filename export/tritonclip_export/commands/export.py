@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonclip_export.commands.probe_options import add_probes
 from tritonclip_export.commands.settings_options import add_settings, given_settings
+from tritonclip_export.commands.sign_options import add_sign, signer_of
 from tritonclip_export.settings import DALI, ONNXRUNTIME, PYTHON
 
 # Of `lora.compose`, which imports torch.
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_limits(parser.add_argument_group("serving"))
     add_probes(parser.add_argument_group("parity gate"))
     parser.add_argument("--force", action="store_true", help="replace the model repository that stands in OUT")
+    add_sign(parser)
 
 
 def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
@@ -125,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
         force=args.force,
+        signer=signer_of(args),
     )
     with ended_by_sigterm_as_by_ctrl_c():
         written = export(request)
