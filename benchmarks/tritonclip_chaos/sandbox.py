@@ -40,7 +40,12 @@ class Sandbox:
         command = ["unshare", *flags, "sh", "-c", _HOLDER, "sh", str(self._log_folder), str(self._shm_mb)]
         try:
             self._holder = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,
             )
         except OSError as error:
             self.reason = f"no private file systems: unshare cannot be run ({error.strerror})"

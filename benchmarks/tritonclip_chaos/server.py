@@ -19,7 +19,9 @@ import psutil
 from tritonclip_chaos import tree
 from tritonclip_chaos.errors import ServerFault
 from tritonclip_chaos.sandbox import SHM_MB, Sandbox
+from tritonclip_serve import die_with_parent
 
+_LAUNCHER = Path(die_with_parent.__file__)
 START_S, END_S = 120.0, 40.0
 _POLL_S = 0.05
 _ADDRESS = re.compile(r"gRPC ([^\s,;]+)")
@@ -119,11 +121,20 @@ class OwnServer:
         words = ["serve", str(self.repository), "--log-file", str(self._folder / "log" / "tritonserver.log")]
         for port in ("grpc", "http", "metrics"):
             words += [f"--{port}-port", "0"]
-        command = self.sandbox.wrap([sys.executable, "-m", "tritonclip_client.main", *words, *self._options])
+        serve = [sys.executable, "-m", "tritonclip_client.main", *words, *self._options]
+        # It must not outlive us, whatever ends us.
+        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+        command = [*launcher, *self.sandbox.wrap(serve)]
         environment = {**os.environ, tree.MARK: self.mark, "TMPDIR": str(self._folder / "tmp")}
         with (self._folder / "output").open("wb") as output:
             self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A Ctrl-C in the terminal is ours to pass on.
+                start_new_session=True,
             )
         self._wait_ready()
 

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from tritonclip_bench.options import count
+from tritonclip_serve.interrupts import raise_on_signals
 
 HELP = "try a server with faults, overload and hostile input; write what came of it"
 SEED = 12
@@ -56,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
     campaigns = [load(name) for name in names]
     # Callers are threads, and what one of them turns off would be turned off for all.
     warnings.simplefilter("ignore", TruncationWarning)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+    with raise_on_signals(), tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
         repository = args.repository or (None if args.address else _demo(folder / "demo"))
         context = Context(
