@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +68,7 @@ class Sandbox:
         if self._holder is None:
             return command
         flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--preserve-credentials"]
-        return ["nsenter", f"--target={self._holder.pid}", *flags, "--", *command]
+        return [shutil.which("nsenter") or "nsenter", f"--target={self._holder.pid}", *flags, "--", *command]
 
     @property
     def shared_memory(self) -> Path | None:
