@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aio import AsyncClipClient
+    from .causes import Cause
     from .client import ClipClient
     from .errors import (
         ClipError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         ServerError,
         ServerUnavailableError,
     )
+    from .health import Health
     from .long_texts import TruncationWarning
     from .options import Tls
     from .results import Classification, Score, Similarity
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 __all__ = [
     "TEMPLATES",
     "AsyncClipClient",
+    "Cause",
     "Classification",
     "ClipClient",
     "ClipError",
     "DeadlineExceededError",
+    "Health",
     "ImageSpec",
     "InvalidImageError",
     "InvalidInputError",
@@ -59,6 +63,7 @@ __all__ = [
 
 _MODULES = {
     "aio": ("AsyncClipClient",),
+    "causes": ("Cause",),
     "client": ("ClipClient",),
     "errors": (
         "ClipError",
@@ -71,6 +76,7 @@ _MODULES = {
         "ServerError",
         "ServerUnavailableError",
     ),
+    "health": ("Health",),
     "long_texts": ("TruncationWarning",),
     "options": ("Tls",),
     "results": ("Classification", "Score", "Similarity"),

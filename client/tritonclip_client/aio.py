@@ -13,6 +13,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from .errors import ClipError, from_triton
+from .health import Health
 from .images import ImageInput
 from .long_texts import Aggregate, LongText
 from .results import Classification, Similarity
@@ -94,13 +95,23 @@ class AsyncClipClient(Shell):
         """As `ClipClient.classify_baked`."""
         return await self._run(self._flows.classify_baked(images, name, timeout_s))
 
-    async def ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> bool:
-        """As `ClipClient.ready`."""
-        return await self._run(self._flows.ready(deep, texts, timeout_s))
+    async def health(
+        self, entry_points: Sequence[str] | None = None, *, deep: bool = True, timeout_s: float | None = None
+    ) -> Health:
+        """As `ClipClient.health`."""
+        return await self._run(self._flows.health(entry_points, deep, timeout_s))
 
-    async def check_ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> None:
+    async def ready(
+        self, entry_points: Sequence[str] | None = None, *, deep: bool = True, timeout_s: float | None = None
+    ) -> bool:
+        """As `ClipClient.ready`."""
+        return await self._run(self._flows.ready(entry_points, deep, timeout_s))
+
+    async def check_ready(
+        self, entry_points: Sequence[str] | None = None, *, deep: bool = True, timeout_s: float | None = None
+    ) -> None:
         """As `ClipClient.check_ready`."""
-        await self._run(self._flows.check_ready(deep, texts, timeout_s))
+        await self._run(self._flows.check_ready(entry_points, deep, timeout_s))
 
     async def infer(
         self,
@@ -139,7 +150,7 @@ class AsyncClipClient(Shell):
     async def _call(self, rpc: Rpc) -> Any:
         method = getattr(self._client(), rpc.method)
         try:
-            return await method(**rpc.arguments, headers=self._options.headers, client_timeout=rpc.deadline.remaining())
+            return await method(**rpc.arguments, **rpc.timing(), headers=self._headers)
         except InferenceServerException as error:
             raise from_triton(error, self._options.address, rpc.deadline.timeout_s) from error
 

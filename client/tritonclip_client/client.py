@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from .errors import ClipError, from_triton
 from .gather import Gathering, Report, Running
+from .health import Health
 from .images import ImageInput
 from .long_texts import Aggregate, LongText
 from .results import Classification, Similarity
@@ -29,16 +30,18 @@ from .texts import TextInput
 class ClipClient(Shell):
     """A CLIP behind gRPC. A context manager; one client may be used from many threads.
 
-    Every call ends within its `timeout_s`, repetitions included. A call is repeated, with growing
-    pauses, only while the server is unavailable (not reachable, or overloaded).
+    Every call ends within its `timeout_s`, repetitions included. A request is repeated, with growing random
+    pauses, where its failure passes by itself: the server is not reachable, overloaded, or a model is being
+    started again. What the caller did wrong is never repeated.
 
     Args:
         address: host:port of the server's gRPC endpoint.
         timeout_s: seconds for a whole call, where the call itself gives none.
-        retries: how often one request is repeated at most.
+        retry: repeat requests; without, each is sent once, as a load generator wants it.
         max_in_flight: requests of one call that are under way at the same time.
         tls: encrypt the connection.
-        headers: sent with every request, for example credentials.
+        headers: sent with every request, for example credentials. The server shares its time fairly between
+            the values of `tritonclip-caller`; without one, a random name stands for this client.
 
     Raises:
         InvalidInputError: from here, a value that cannot work. Every call may raise any `ClipError`.
@@ -139,19 +142,34 @@ class ClipClient(Shell):
         """
         return self._run(self._flows.classify_baked(images, name, timeout_s))
 
-    def ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> bool:
-        """Whether the server can answer; see `check_ready`."""
-        return self._run(self._flows.ready(deep, texts, timeout_s))
+    def health(
+        self, entry_points: Sequence[str] | None = None, *, deep: bool = True, timeout_s: float | None = None
+    ) -> Health:
+        """Ask every entry point for a small known answer, side by side.
 
-    def check_ready(self, *, deep: bool = True, texts: bool = True, timeout_s: float | None = None) -> None:
-        """Raise the reason why the server cannot answer, if there is one. Never repeated.
+        Nothing is repeated, but for an overloaded server and for what a malformed request of another caller spoiled.
 
         Args:
-            deep: also embed a small known picture and text: a server whose model process died still
-                says that it is ready.
-            texts: ask every model that pictures and texts pass through; without, only those of pictures.
+            entry_points: names of models; None for `embed_image`, `embed_text`, `clip`, `split_text` and every
+                `classify_NAME` that the server tells of (one that keeps its index to itself tells of none).
+            deep: also have a small picture and a text worked on; without, only ask whether the models are ready.
+
+        Raises:
+            ServerUnavailableError, DeadlineExceededError: the server itself does not answer.
         """
-        self._run(self._flows.check_ready(deep, texts, timeout_s))
+        return self._run(self._flows.health(entry_points, deep, timeout_s))
+
+    def ready(
+        self, entry_points: Sequence[str] | None = None, *, deep: bool = True, timeout_s: float | None = None
+    ) -> bool:
+        """Whether every entry point answers; see `check_ready`."""
+        return self._run(self._flows.ready(entry_points, deep, timeout_s))
+
+    def check_ready(
+        self, entry_points: Sequence[str] | None = None, *, deep: bool = True, timeout_s: float | None = None
+    ) -> None:
+        """Raise the first reason why an entry point does not answer, if there is one; see `health`."""
+        self._run(self._flows.check_ready(entry_points, deep, timeout_s))
 
     def infer(
         self,
@@ -225,8 +243,8 @@ class ClipClient(Shell):
         return partial(
             getattr(triton, name),
             **rpc.arguments,
-            headers=self._options.headers,
-            client_timeout=rpc.deadline.remaining(),
+            **rpc.timing(),
+            headers=self._headers,
         )
 
     def _translated(self, error: InferenceServerException, rpc: Rpc) -> ClipError:

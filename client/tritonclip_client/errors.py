@@ -5,7 +5,7 @@
     │   └── InvalidItemError         one item is wrong; `.index` is its place in what was given
     │       ├── InvalidImageError
     │       └── InvalidTextError
-    ├── ServerUnavailableError       exit code 3: nothing answers at the address, or the server cannot take more
+    ├── ServerUnavailableError       exit code 3: not reachable, overloaded, or a model is being started again
     ├── DeadlineExceededError        exit code 4: the answer was not complete in time
     ├── ServerError                  exit code 1: the server refused or failed for another reason; `.status`
     └── ProtocolError                exit code 1: the server answered, but not as a tritonclip server does
@@ -18,11 +18,18 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Protocol
 
+from .causes import Cause, cause_of, retry_after_s
+
 
 class ClipError(Exception):
-    """The base of every error of this package; the message says what, what is allowed and what to do."""
+    """The base of every error of this package; the message says what, what is allowed and what to do.
+
+    Attributes:
+        cause: why it failed; the client repeats a request by this alone.
+    """
 
     exit_code = 1
+    cause: Cause = Cause.FINAL
 
 
 class InvalidInputError(ClipError):
@@ -67,9 +74,21 @@ class InvalidTextError(InvalidItemError):
 
 
 class ServerUnavailableError(ClipError):
-    """Nothing answers at the address, or the server cannot take more now; the only error that is retried."""
+    """The server cannot answer now, but may soon: it is not reachable, overloaded, or a model is being started again.
+
+    Attributes:
+        retry_after_s: seconds after which an overloaded server asks to come back; None where it names none.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, cause: Cause = Cause.UNREACHABLE, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.cause, self.retry_after_s)
 
 
 class DeadlineExceededError(ClipError):
@@ -81,9 +100,13 @@ class DeadlineExceededError(ClipError):
 class ServerError(ClipError):
     """The server refused or failed; `.status` is the name of the gRPC status."""
 
-    def __init__(self, message: str, status: str = "UNKNOWN") -> None:
+    def __init__(self, message: str, status: str = "UNKNOWN", cause: Cause = Cause.FINAL) -> None:
         super().__init__(message)
         self.status = status
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.status, self.cause)
 
 
 class ProtocolError(ClipError):
@@ -108,6 +131,25 @@ _ADVICE = {
     "PERMISSION_DENIED": "the server does not allow this; check headers and tls",
 }
 _DEFAULT_ADVICE = "the server's log says more"
+_NEIGHBOUR_ADVICE = "a malformed request of another caller failed this one, again and again; see who sends them"
+
+# What each cause says, and what to do.
+_UNAVAILABLE = {
+    Cause.UNREACHABLE: (
+        "no server is available at {}",
+        "check that it runs (`tritonclip serve DIR`) and that this is its gRPC address (port 8001 by default, not the "
+        "HTTP port 8000)",
+    ),
+    Cause.OVERLOADED: (
+        "the server at {} has more work than it can do in time",
+        "send less at once, allow more time (timeout_s, --timeout), or add servers",
+    ),
+    Cause.REVIVING: (
+        "a model of the server at {} is not running, and may be being started again",
+        "ask again in a few seconds; if it stays so, the server's log says why",
+    ),
+}
+_REFUSED = ("the server at {} refuses this client", "check tls, headers and the address")
 
 _ITEM = re.compile(r"\b(image|text)\[(\d+)\]:\s*(.*)", re.DOTALL)
 _ITEM_ERRORS: dict[str, type[InvalidItemError]] = {"image": InvalidImageError, "text": InvalidTextError}
@@ -124,21 +166,22 @@ def from_triton(failure: TritonFailure, address: str, timeout_s: float) -> ClipE
     """
     status = (failure.status() or "UNKNOWN").rpartition(".")[2]
     details = (failure.message() or "no details").strip()
+    cause = cause_of(status, details)
+    if cause in _UNAVAILABLE or status == "UNAVAILABLE":
+        return unavailable(address, details, cause)
+    if cause is Cause.NEIGHBOUR:
+        return ServerError(f"{status} from {address}: {details} ({_NEIGHBOUR_ADVICE})", status, cause)
     if status == "INVALID_ARGUMENT":
         return _invalid_argument(details)
-    if status == "UNAVAILABLE":
-        return unavailable(address, details)
     if status == "DEADLINE_EXCEEDED":
         return deadline_exceeded(timeout_s)
     return ServerError(f"{status} from {address}: {details} ({_ADVICE.get(status, _DEFAULT_ADVICE)})", status)
 
 
-def unavailable(address: str, details: str) -> ServerUnavailableError:
-    """Nothing useful answers at `address`."""
-    return ServerUnavailableError(
-        f"no server is available at {address} ({details}); check that it runs (`tritonclip serve DIR`) and that "
-        "this is its gRPC address (port 8001 by default, not the HTTP port 8000)"
-    )
+def unavailable(address: str, details: str, cause: Cause = Cause.UNREACHABLE) -> ServerUnavailableError:
+    """The server at `address` cannot answer now; the message says why, and what to do."""
+    what, advice = _UNAVAILABLE.get(cause, _REFUSED)
+    return ServerUnavailableError(f"{what.format(address)} ({details}); {advice}", cause, retry_after_s(details))
 
 
 def deadline_exceeded(timeout_s: float) -> DeadlineExceededError:

@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from . import wire
 from .classifier import classification
-from .errors import ClipError, InvalidInputError, ProtocolError, ServerUnavailableError
+from .errors import ClipError, InvalidInputError
+from .health import WAITED_FOR, Health, check
 from .images import ImageInput, check_images, encode_images
 from .items import Item, chunked
 from .long_texts import Aggregate, LongText, TruncationWarning, aggregate_chunks, check_long_text
 from .options import Options, check_timeout
-from .probe import check_probe, probe_tensors
+from .patience import REPEATED, Patience
 from .requests import IMAGE, MAX_REQUEST_BYTES, TEXT, Requests, Served
 from .results import Classification, Floats, Similarity, rank, unit
-from .retry import Deadline, RetryPolicy
+from .retry import Deadline
 from .spec import ServingSpec
 from .steps import Flow, Work
 from .templates import fill, resolve_templates
@@ -33,8 +34,6 @@ PREFERRED_IMAGES = 8
 # From `_report_truncation`: past the flow, `_run` and the client's method.
 _CALLER = 5
 
-MODELS = (IMAGE.model, TEXT.model, "clip", "similarity")
-
 
 class ClipFlows:
     """The calls of one client; remembers what the server said about itself, and counts the texts that were cut."""
@@ -42,6 +41,7 @@ class ClipFlows:
     def __init__(self, options: Options) -> None:
         self.truncated_texts = 0
         self._options = options
+        self._patience = Patience(REPEATED if options.retry else frozenset())
         self._served: Served | None = None
         self._counting = threading.Lock()
 
@@ -116,39 +116,25 @@ class ClipFlows:
         served = yield from self._ask_served(self._requests(None))
         return served.spec
 
-    def check_ready(self, deep: bool, texts: bool, timeout_s: float | None) -> Flow[None]:
-        """Return if the server can answer; asked without repetition, so that a poll is quick."""
-        requests = self._requests(timeout_s, RetryPolicy(retries=0))
-        address = self._options.address
-        if not (yield from requests.rpc("is_server_live", {})):
-            raise ServerUnavailableError(f"the server at {address} is not live; wait, or see its log")
-        for model in MODELS if texts else (IMAGE.model,):
-            if not (yield from requests.rpc("is_model_ready", {"model_name": model})):
-                raise ServerUnavailableError(f"the model {model!r} at {address} is not ready; wait, or see its log")
-        if deep:
-            yield from self._check_embedding(requests, texts)
+    def health(self, names: Sequence[str] | None, deep: bool, timeout_s: float | None) -> Flow[Health]:
+        """Ask entry points whether they answer."""
+        return (yield from check(self._requests(timeout_s, Patience(WAITED_FOR)), self._options, names, deep))
 
-    def ready(self, deep: bool, texts: bool, timeout_s: float | None) -> Flow[bool]:
+    def check_ready(self, names: Sequence[str] | None, deep: bool, timeout_s: float | None) -> Flow[None]:
+        """Return if the entry points answer, or raise the first reason why one does not."""
+        health = yield from self.health(names, deep, timeout_s)
+        for error in health.errors.values():
+            raise error
+
+    def ready(self, names: Sequence[str] | None, deep: bool, timeout_s: float | None) -> Flow[bool]:
         """Whether `check_ready` finds no reason."""
         try:
-            yield from self.check_ready(deep, texts, timeout_s)
+            yield from self.check_ready(names, deep, timeout_s)
         except InvalidInputError:
             raise
         except ClipError:
             return False
         return True
-
-    def _check_embedding(self, requests: Requests, texts: bool) -> Flow[None]:
-        served = yield from self._ask_served(requests)
-        model, outputs = ("clip", wire.FEATURES) if texts else (IMAGE.model, ("embedding",))
-        try:
-            answer = yield from requests.rpc("infer", wire.infer_arguments(model, probe_tensors(texts), outputs))
-        except InvalidInputError as error:
-            # Whoever asks whether the server is ready has given no input that could be wrong.
-            raise ProtocolError(
-                f"the server refuses a known picture or text ({error}); run `tritonclip check` on its repository"
-            ) from error
-        check_probe({name: wire.output(answer, name) for name in outputs}, served.spec.embedding_dim)
 
     def infer(
         self, model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], timeout_s: float | None
@@ -158,9 +144,9 @@ class ClipFlows:
         answer = yield from self._requests(timeout_s).rpc("infer", arguments)
         return {name: wire.output(answer, name) for name in outputs}
 
-    def _requests(self, timeout_s: float | None, policy: RetryPolicy | None = None) -> Requests:
+    def _requests(self, timeout_s: float | None, patience: Patience | None = None) -> Requests:
         seconds = self._options.timeout_s if timeout_s is None else check_timeout(timeout_s)
-        return Requests(self._options, Deadline(seconds), policy)
+        return Requests(self._options, Deadline(seconds), patience or self._patience)
 
     def _ask_served(self, requests: Requests) -> Flow[Served]:
         if self._served is None:

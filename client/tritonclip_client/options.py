@@ -5,28 +5,35 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import InvalidInputError
-from .retry import RetryPolicy
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
-DEFAULT_RETRIES = 4
 DEFAULT_MAX_IN_FLIGHT = 8
 
 # protobuf's own limit on one message.
 MAX_MESSAGE_BYTES = 2**31 - 1
 
-# Without these a client of a restarted server would go on failing for up to two minutes.
+# The fair order of callers goes by this header.
+CALLER_HEADER = "tritonclip-caller"
+
 _CHANNEL_ARGUMENTS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Without these a client of a restarted server would go on failing for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Triton ends connections that ping more often than every 300 s. With keepalive on, the kernel also gives up a
+    # connection whose data nobody confirms for the timeout: the machine behind it is gone.
+    ("grpc.keepalive_time_ms", 310_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 # gRPC would send even what stays on this machine to the proxy that `http_proxy` names.
 _NO_PROXY = (("grpc.enable_http_proxy", 0),)
@@ -64,20 +71,22 @@ class Options:
 
     address: str = DEFAULT_ADDRESS
     timeout_s: float = DEFAULT_TIMEOUT_S
-    retries: int = DEFAULT_RETRIES
+    retry: bool = True
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     tls: Tls | None = None
     headers: Mapping[str, str] | None = None
-    retry_policy: RetryPolicy = field(init=False)
 
     def __post_init__(self) -> None:
         _check_address(self.address)
         check_timeout(self.timeout_s)
-        if self.retries < 0:
-            raise InvalidInputError(f"retries is {self.retries}; give 0 or more")
         if self.max_in_flight < 1:
             raise InvalidInputError(f"max_in_flight is {self.max_in_flight}; give 1 or more")
-        object.__setattr__(self, "retry_policy", RetryPolicy(self.retries))
+
+    def sent_headers(self) -> dict[str, str]:
+        """The headers of every request of one client; one that names no caller gets a random name."""
+        # gRPC refuses capitals.
+        given = {name.lower(): value for name, value in (self.headers or {}).items()}
+        return {CALLER_HEADER: secrets.token_hex(8), **given}
 
     def connection(self) -> dict[str, Any]:
         """Keyword arguments of tritonclient's `InferenceServerClient`, sync and asyncio alike."""

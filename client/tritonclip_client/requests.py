@@ -13,8 +13,9 @@ from . import wire
 from .errors import InvalidImageError, InvalidItemError, InvalidTextError
 from .items import Chunk, Item
 from .options import Options
+from .patience import Patience
 from .results import Floats, Similarity
-from .retry import Deadline, RetryPolicy, call
+from .retry import Deadline, call
 from .spec import ServingSpec
 from .steps import CallFlow, Flow, Gather, Rpc
 
@@ -52,15 +53,15 @@ class Requests:
         truncated: how many texts the server has cut so far.
     """
 
-    def __init__(self, options: Options, deadline: Deadline, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, options: Options, deadline: Deadline, patience: Patience) -> None:
         self.truncated = 0
         self._width = options.max_in_flight
         self._deadline = deadline
-        self._policy = policy or options.retry_policy
+        self._patience = patience
 
     def rpc(self, method: str, arguments: Mapping[str, Any]) -> CallFlow[Any]:
-        """One call of a method of tritonclient's client, repeated as the policy says."""
-        return call(Rpc(method, arguments, self._deadline), self._policy)
+        """One call of a method of tritonclient's client, repeated as patience says."""
+        return call(Rpc(method, arguments, self._deadline, wire.size(arguments)), self._patience)
 
     def served(self) -> CallFlow[Served]:
         """Ask the server about itself."""
@@ -90,10 +91,11 @@ class Requests:
 
     def split(self, chunks: Iterable[Chunk]) -> Flow[list[Item]]:
         """Cut texts into pieces that fit the model's context; an item's index is its text's."""
-        parts = yield Gather((self._split_chunk(chunk) for chunk in chunks), self._width)
+        parts = yield Gather((self.split_chunk(chunk) for chunk in chunks), self._width)
         return list(chain.from_iterable(parts))
 
-    def _split_chunk(self, chunk: Chunk) -> CallFlow[list[Item]]:
+    def split_chunk(self, chunk: Chunk) -> CallFlow[list[Item]]:
+        """Cut the texts of one chunk."""
         arguments = wire.infer_arguments("split_text", {"texts": wire.bytes_tensor(chunk.items)[:, 0]}, wire.PIECES)
         with chunk.located(TEXT.error):
             answer = yield from self.rpc("infer", arguments)

@@ -1,15 +1,17 @@
-"""Deadlines, and repeating a call that met an unavailable server."""
+"""Deadlines, and repeating a request for as long as that is useful."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from .errors import ServerUnavailableError, deadline_exceeded
+from .causes import Cause
+from .errors import ClipError, DeadlineExceededError, deadline_exceeded
 from .steps import CallFlow, Pause, Rpc
+
+if TYPE_CHECKING:
+    from .patience import Patience
 
 
 class Deadline:
@@ -17,11 +19,15 @@ class Deadline:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self._end = time.monotonic() + timeout_s
+        self._started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._started
 
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self._end - time.monotonic())
+        return max(0.0, self.timeout_s - self.elapsed())
 
     def check(self) -> None:
         """Raise `DeadlineExceededError` if the time is over."""
@@ -29,34 +35,28 @@ class Deadline:
             raise deadline_exceeded(self.timeout_s)
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """Exponential backoff: each delay doubles up to a limit, and is drawn from its upper half.
-
-    The jitter keeps clients that failed together from coming back together.
-    """
-
-    retries: int = 4
-    first_delay_s: float = 0.1
-    max_delay_s: float = 2.0
-
-    def delays(self) -> Iterator[float]:
-        """The pause before each repetition, in seconds."""
-        delay_s = self.first_delay_s
-        for _ in range(self.retries):
-            yield delay_s * random.uniform(0.5, 1.0)
-            delay_s = min(2 * delay_s, self.max_delay_s)
-
-
-def call(rpc: Rpc, policy: RetryPolicy) -> CallFlow[Any]:
-    """Make one call and repeat it while the server is unavailable, the policy allows it and time is left."""
-    delays = policy.delays()
+def call(rpc: Rpc, patience: Patience) -> CallFlow[Any]:
+    """Send one request, and again while its failures pass by themselves, patience allows it and time is left."""
+    patience.begin()
+    rpc.deadline.check()
+    failures = stalls = 0
     while True:
-        rpc.deadline.check()
+        attempt = replace(rpc, limit_s=patience.attempt_s(rpc, stalls))
+        started = time.monotonic()
         try:
-            return (yield rpc)
-        except ServerUnavailableError:
-            delay_s = next(delays, None)
-            if delay_s is None or delay_s >= rpc.deadline.remaining():
+            answer = yield attempt
+        except ClipError as error:
+            if isinstance(error, DeadlineExceededError) and rpc.deadline.remaining():
+                error.cause = Cause.STALLED
+                stalls += 1
+            pause_s = patience.pause_s(error, rpc, failures)
+            if pause_s is None:
                 raise
-        yield Pause(delay_s)
+            failures += 1
+            yield Pause(pause_s)
+            # The last error says more than that the time is over.
+            if not rpc.deadline.remaining():
+                raise
+        else:
+            patience.answered(rpc, time.monotonic() - started)
+            return answer

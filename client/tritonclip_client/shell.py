@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .flows import ClipFlows
-from .options import DEFAULT_ADDRESS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Options, Tls
+from .options import DEFAULT_ADDRESS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_TIMEOUT_S, Options, Tls
 
 
 class Shell:
@@ -16,13 +16,14 @@ class Shell:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = DEFAULT_RETRIES,
+        retry: bool = True,
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._options = Options(address, timeout_s, retries, max_in_flight, tls, headers)
+        self._options = Options(address, timeout_s, retry, max_in_flight, tls, headers)
         self._flows = ClipFlows(self._options)
+        self._headers = self._options.sent_headers()
         self._connection = self._options.connection()
         self._start()
 

@@ -6,6 +6,7 @@ client as a flow; `client.py` carries the steps out with blocking calls, `aio.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -23,12 +24,28 @@ class Rpc:
     Attributes:
         method: the name of a method that tritonclient's sync and asyncio clients both have.
         arguments: its keyword arguments.
-        deadline: of the whole call; an attempt gets what is left of it.
+        deadline: of the whole call.
+        size: how large the request is, in values of its tensors, where it has some.
+        limit_s: seconds after which this attempt is given up, at the latest with the call.
     """
 
     method: str
     arguments: Mapping[str, Any]
     deadline: Deadline
+    size: int = 0
+    limit_s: float = math.inf
+
+    @property
+    def kind(self) -> tuple[str, str, int]:
+        """Requests of one kind take about the same time: one model, and sizes within a factor of two."""
+        return self.method, str(self.arguments.get("model_name")), self.size.bit_length()
+
+    def timing(self) -> dict[str, Any]:
+        """The arguments of tritonclient that end the attempt, and tell the server how long an answer has a use."""
+        left_s = self.deadline.remaining()
+        here = {"client_timeout": min(self.limit_s, left_s)}
+        # In microseconds; 0 would mean that it may take for ever.
+        return {**here, "timeout": max(1, int(left_s * 1e6))} if self.method == "infer" else here
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ def infer_arguments(model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs:
         "inputs": [_input(name, array) for name, array in inputs.items()],
         "outputs": [InferRequestedOutput(name) for name in outputs],
     }
+
+
+def size(arguments: Mapping[str, Any]) -> int:
+    """How many values a request's tensors hold; 0 for one without tensors."""
+    return sum(math.prod(tensor.shape()) for tensor in arguments.get("inputs", ()))
 
 
 def bytes_tensor(items: Sequence[Item]) -> npt.NDArray[np.object_]:

@@ -87,7 +87,7 @@ def test_a_bad_picture_does_not_disturb_other_callers(server):
 
     def keep_asking(seed: int) -> int:
         answers = 0
-        with ClipClient(server.grpc_address, timeout_s=60, retries=0) as other:
+        with ClipClient(server.grpc_address, timeout_s=60, retry=False) as other:
             alone = other.embed_images(GOOD[seed : seed + 3])
             while not stop.is_set() or not answers:
                 np.testing.assert_allclose(other.embed_images(GOOD[seed : seed + 3]), alone, rtol=0, atol=2e-5)
@@ -160,7 +160,7 @@ def test_a_server_that_is_down(ask, server):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
 
     with pytest.raises(ServerUnavailableError, match="tritonclip serve DIR"):
-        ask(address, lambda client: client.embed_texts(["a"]), retries=1)
+        ask(address, lambda client: client.embed_texts(["a"]), timeout_s=1)
     assert ask(address, lambda client: client.ready(timeout_s=5)) is False
 
 
@@ -168,7 +168,7 @@ def test_the_command_says_that_a_server_is_down(capsys):
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
-        status = main(["similarity", __file__, "--text", "cat", "--address", address])
+        status = main(["similarity", __file__, "--text", "cat", "--address", address, "--timeout", "1"])
 
     captured = capsys.readouterr()
     assert (status, captured.out) == (3, "")

@@ -80,7 +80,7 @@ def asking(address: str) -> Iterator[None]:
     ended = threading.Event()
 
     def ask() -> None:
-        with ClipClient(address, retries=0, timeout_s=5) as client:
+        with ClipClient(address, retry=False, timeout_s=5) as client:
             for number in range(10**6):
                 if ended.is_set():
                     return

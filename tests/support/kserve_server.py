@@ -90,6 +90,7 @@ class Call:
     tensors: dict[str, np.ndarray]
     context: grpc.ServicerContext
     time_left_s: float
+    timeout_us: int
 
     @property
     def items(self) -> list[bytes]:
@@ -107,6 +108,7 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     spec: dict[str, object] | None = field(default_factory=lambda: dict(SPEC))
     live: bool = True
     not_ready: frozenset[str] = frozenset()
+    classifiers: tuple[str, ...] | None = None
     on_infer: Callable[[Call], None] = lambda call: None
     answer_width: int = WIDTH
     text_outputs: tuple[str, ...] = ("embedding", "truncated")
@@ -132,6 +134,14 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelReady(self, request, context):  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=request.name not in self.not_ready)
 
+    def RepositoryIndex(self, request, context):  # noqa: N802
+        if self.classifiers is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-…'")
+        response = service_pb2.RepositoryIndexResponse()
+        for name in ("embed_image", *self.classifiers):
+            response.models.add(name=name, version="1", state="READY")
+        return response
+
     def ModelConfig(self, request, context):  # noqa: N802
         self.config_requests.append(request.name)
         response = service_pb2.ModelConfigResponse()
@@ -144,7 +154,9 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
     def ModelInfer(self, request, context):  # noqa: N802
-        call = Call(request.model_name, _tensors(request), context, context.time_remaining() or float("inf"))
+        timeout_us = request.parameters["timeout"].int64_param
+        left_s = context.time_remaining() or float("inf")
+        call = Call(request.model_name, _tensors(request), context, left_s, timeout_us)
         with self._lock:
             self.calls.append(call)
             self.metadata.append({str(key): str(value) for key, value in context.invocation_metadata()})
@@ -174,6 +186,8 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
                 _refuse_bad_items(call, kind, limit)
         if call.model in ("embed_image", "embed_text"):
             return {"embedding": vectors(call.items)[:, : self.answer_width], "truncated": truncated(call.items)}
+        if call.model.startswith("classify_"):
+            return {"probabilities": np.full((len(call.items), 2), 0.5, np.float32)}
         if call.model == "split_text":
             parts = [pieces(text) for text in call.items]
             owner = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
@@ -209,13 +223,13 @@ def fail_first(count: int, status: grpc.StatusCode, message: str = "planted") ->
 
 
 @contextmanager
-def serving(server: Server | None = None, workers: int = 16) -> Iterator[Server]:
-    """Serve on a free port of the loopback interface until the block ends."""
+def serving(server: Server | None = None, workers: int = 16, port: int = 0) -> Iterator[Server]:
+    """Serve on a port of the loopback interface, 0 for a free one, until the block ends."""
     server = server or Server()
     with futures.ThreadPoolExecutor(workers) as pool:
         grpc_server = grpc.server(pool, options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server, grpc_server)
-        server.address = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
+        server.address = f"127.0.0.1:{grpc_server.add_insecure_port(f'127.0.0.1:{port}')}"
         grpc_server.start()
         try:
             yield server

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import grpc
 import numpy as np
 import pytest
 
 from asking import both_clients
-from kserve_server import SCALE, SPEC, WIDTH, Server, fail_first, serving, softmax, vectors
-from tritonclip_client import ClipClient, InvalidInputError, ProtocolError, ServerUnavailableError
+from kserve_server import SCALE, SPEC, WIDTH, Server, serving, softmax, vectors
+from tritonclip_client import ClipClient, InvalidInputError, ProtocolError
 from tritonclip_client import requests as client_requests
 
 IMAGES = [b"image %d" % number for number in range(11)]
@@ -174,61 +173,6 @@ def test_unknown_keys_of_a_newer_spec_are_left_out():
 
 
 @both_clients
-def test_ready_embeds_a_picture_and_a_text(ask):
-    with serving() as server:
-        assert ask(server.address, lambda client: client.ready()) is True
-
-    assert server.models() == ["clip"]
-
-
-@both_clients
-def test_readiness_without_texts_asks_the_image_models_alone(ask):
-    server = Server(not_ready=frozenset({"embed_text", "clip", "similarity"}))
-    with serving(server):
-        assert ask(server.address, lambda client: client.ready(texts=False)) is True
-
-    assert [(call.model, len(call.items)) for call in server.calls] == [("embed_image", 1)]
-
-
-@both_clients
-def test_no_text_is_asked_twice_because_its_answer_is_cached(ask):
-    with serving() as server:
-        for _ in range(2):
-            ask(server.address, lambda client: client.check_ready())
-
-    first, second = (call.tensors["text"].item() for call in server.calls)
-    assert first != second
-
-
-@both_clients
-def test_shallow_readiness_embeds_nothing(ask):
-    with serving() as server:
-        assert ask(server.address, lambda client: client.ready(deep=False)) is True
-
-    assert server.calls == []
-
-
-@both_clients
-@pytest.mark.parametrize(
-    ("server", "error", "reason"),
-    [
-        (Server(live=False), ServerUnavailableError, "not live"),
-        (Server(not_ready=frozenset({"clip"})), ServerUnavailableError, "'clip' .* not ready"),
-        (Server(answer_width=0), ProtocolError, "no unit vector"),
-        (Server(spec={**SPEC, "embedding_dim": 8}), ProtocolError, r"no unit vector of 8 numbers \(shape \[1, 16\]"),
-        (Server(on_infer=fail_first(9, grpc.StatusCode.INVALID_ARGUMENT)), ProtocolError, "refuses a known picture"),
-    ],
-)
-def test_what_is_not_ready_is_named(ask, server, error, reason, monkeypatch):
-    if server.answer_width == 0:
-        monkeypatch.setattr("kserve_server.vectors", lambda items: np.zeros((len(items), WIDTH), np.float32))
-    with serving(server):
-        assert ask(server.address, lambda client: client.ready()) is False
-        with pytest.raises(error, match=reason):
-            ask(server.address, lambda client: client.check_ready())
-
-
-@both_clients
 def test_infer_sends_one_request_to_any_model(ask):
     inputs = {"image_embedding": vectors(IMAGES[:2]), "text_embedding": TEXT_VECTORS[:3]}
     with serving() as server:
@@ -269,3 +213,31 @@ def test_headers_go_with_every_request(ask):
         ask(server.address, lambda client: client.embed_images(IMAGES), headers={"key": "secret"})
 
     assert {call["key"] for call in server.metadata} == {"secret"}
+
+
+@both_clients
+def test_a_client_has_one_name_of_its_own_for_all_its_requests(ask):
+    with serving() as server:
+        for _ in range(2):
+            ask(server.address, lambda client: client.embed_images(IMAGES))
+
+    names = [call["tritonclip-caller"] for call in server.metadata]
+    assert len(set(names)) == 2
+    assert len(set(names[: len(names) // 2])) == 1
+    assert all(len(name) == 16 for name in names)
+
+
+@both_clients
+def test_the_name_that_a_caller_gives_itself_stands(ask):
+    with serving() as server:
+        ask(server.address, lambda client: client.embed_images(IMAGES[:1]), headers={"Tritonclip-Caller": "shop"})
+
+    assert [call["tritonclip-caller"] for call in server.metadata] == ["shop"]
+
+
+@both_clients
+def test_the_time_that_is_left_travels_with_the_request(ask):
+    with serving() as server:
+        ask(server.address, lambda client: client.embed_images(IMAGES[:1], timeout_s=7))
+
+    assert 6_000_000 < server.calls[0].timeout_us < 7_000_000

@@ -9,6 +9,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tritonclip_client import errors
+from tritonclip_client.causes import Cause
 
 CLASSES = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInputError,
@@ -92,6 +93,71 @@ def test_a_server_that_is_down_says_where_and_what_to_check():
 
 def test_a_deadline_names_the_time_of_the_whole_call():
     assert "2.5 s" in str(translated("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded"))
+
+
+DOWN = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Connection refused"
+CAUSES = [
+    ("UNAVAILABLE", DOWN, Cause.UNREACHABLE),
+    ("UNAVAILABLE", "Socket closed", Cause.UNREACHABLE),
+    ("UNAVAILABLE", "Stream removed (Socket closed)", Cause.UNREACHABLE),
+    ("UNKNOWN", "Stream removed", Cause.UNREACHABLE),
+    ("UNAVAILABLE", "in ensemble 'clip', overloaded: 9 s of images wait; retry in 1.3 s", Cause.OVERLOADED),
+    ("UNAVAILABLE", "in ensemble 'embed_text', Request timeout expired", Cause.OVERLOADED),
+    ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-a'", Cause.FINAL),
+    ("UNAVAILABLE", "Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", Cause.FINAL),
+    ("NOT_FOUND", "Request for unknown model: 'clip' has no available versions", Cause.REVIVING),
+    ("NOT_FOUND", "Request for unknown model: 'clap' is not found", Cause.FINAL),
+    ("INTERNAL", "in ensemble 'clip', Stub process 'similarity_0_0' is not healthy.", Cause.REVIVING),
+    ("INTERNAL", "ValueError('...')", Cause.FINAL),
+    (
+        "INVALID_ARGUMENT",
+        "in ensemble 'clip', incomplete string data for inference input 'text', expecting string of length 99 but "
+        "only 3 bytes available",
+        Cause.NEIGHBOUR,
+    ),
+    (
+        "INVALID_ARGUMENT",
+        "unexpected number of string elements 2 for inference input 'text', expecting 1",
+        Cause.NEIGHBOUR,
+    ),
+    ("INVALID_ARGUMENT", "image[0]: overloaded: retry in 1 s; is not healthy", Cause.FINAL),
+    ("INVALID_ARGUMENT", "batch-size must be <= 32 for 'embed_image'", Cause.FINAL),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded", Cause.FINAL),
+    ("CANCELLED", "Locally cancelled by application!", Cause.FINAL),
+]
+
+
+@pytest.mark.parametrize(("status", "message", "cause"), CAUSES)
+def test_the_cause_is_read_from_status_and_message(status, message, cause):
+    error = translated(f"StatusCode.{status}", message)
+
+    assert error.cause is cause
+    if cause in (Cause.UNREACHABLE, Cause.OVERLOADED, Cause.REVIVING):
+        assert isinstance(error, errors.ServerUnavailableError)
+
+
+def test_each_cause_says_something_else_and_what_to_do():
+    cases = [("UNAVAILABLE", DOWN), ("UNAVAILABLE", "overloaded: x; retry in 1.3 s"), ("INTERNAL", CAUSES[10][1])]
+    told = [str(translated(f"StatusCode.{status}", message)) for status, message in cases]
+
+    assert all(word in message for word, message in zip(["no server", "more work", "not running"], told, strict=True))
+    assert all(word in message for word, message in zip(["tritonclip serve", "less", "log"], told, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [("overloaded: x; retry in 1.3 s", 1.3), ("overloaded: x; retry in 12 s", 12.0), ("Request timeout expired", None)],
+)
+def test_the_time_to_come_back_is_read_from_the_message(message, seconds):
+    assert translated("StatusCode.UNAVAILABLE", message).retry_after_s == seconds
+
+
+def test_unavailable_and_server_errors_survive_pickling():
+    down = pickle.loads(pickle.dumps(errors.ServerUnavailableError("down", Cause.OVERLOADED, 1.5)))
+    broken = pickle.loads(pickle.dumps(errors.ServerError("broken", "INTERNAL", Cause.NEIGHBOUR)))
+
+    assert (str(down), down.cause, down.retry_after_s) == ("down", Cause.OVERLOADED, 1.5)
+    assert (str(broken), broken.status, broken.cause) == ("broken", "INTERNAL", Cause.NEIGHBOUR)
 
 
 def test_item_errors_survive_pickling():

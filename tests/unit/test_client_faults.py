@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -15,6 +17,7 @@ from asking import both_clients
 from kserve_server import Call, Server, fail, fail_first, serving, vectors
 from tritonclip_client import (
     AsyncClipClient,
+    ClipClient,
     ClipError,
     DeadlineExceededError,
     InvalidImageError,
@@ -62,7 +65,7 @@ def test_a_server_that_is_down(ask):
     address = f"127.0.0.1:{free_port()}"
 
     with pytest.raises(ServerUnavailableError, match="tritonclip serve DIR") as caught:
-        ask(address, lambda client: client.embed_images(IMAGES), retries=1)
+        ask(address, lambda client: client.embed_images(IMAGES), timeout_s=0.5)
 
     assert address in str(caught.value)
     assert caught.value.exit_code == 3
@@ -80,29 +83,84 @@ def test_an_unavailable_server_is_asked_again(ask, count):
 
 
 @both_clients
-def test_retries_come_to_an_end(ask):
-    always = fail_first(10**6, grpc.StatusCode.UNAVAILABLE, "overloaded")
-    with serving(Server(on_infer=always)) as server, pytest.raises(ServerUnavailableError, match="overloaded"):
-        ask(server.address, lambda client: client.embed_images(IMAGES[:1]), retries=2)
+def test_without_retry_every_request_is_sent_once(ask):
+    always = fail_first(10**6, grpc.StatusCode.UNAVAILABLE, "overloaded: the door; retry in 0.1 s")
+    with serving(Server(on_infer=always)) as server, pytest.raises(ServerUnavailableError) as caught:
+        ask(server.address, lambda client: client.embed_images(IMAGES[:1]), retry=False)
 
-    assert len(server.calls) == 3
+    assert caught.value.retry_after_s == 0.1
+    assert len(server.calls) == 1
 
 
 @both_clients
-@pytest.mark.parametrize("status", REFUSALS, ids=lambda s: s.name)
-def test_nothing_else_is_asked_again(ask, status):
-    with serving(Server(on_infer=fail_first(1, status))) as server, pytest.raises(ClipError) as caught:
-        ask(server.address, lambda client: client.embed_images(IMAGES[:1]))
+def test_an_overloaded_server_is_asked_again_when_it_says(ask):
+    refused = fail_first(2, grpc.StatusCode.UNAVAILABLE, "in ensemble 'embed_image', overloaded: full; retry in 0.2 s")
+    with serving(Server(on_infer=refused)) as server:
+        started = time.monotonic()
+        result = ask(server.address, lambda client: client.embed_images(IMAGES[:1]))
 
-    assert not isinstance(caught.value, ServerUnavailableError)
-    assert len(server.calls) == 1
+    np.testing.assert_array_equal(result, vectors(IMAGES[:1]))
+    assert len(server.calls) == 3
+    assert time.monotonic() - started >= 0.4
+
+
+@both_clients
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ("NOT_FOUND", "Request for unknown model: 'embed_image' has no available versions"),
+        ("INTERNAL", "in ensemble 'embed_image', Stub process 'preprocess_0_1' is not healthy."),
+        ("INVALID_ARGUMENT", "incomplete string data for inference input 'image', expecting string of length 9"),
+        ("UNKNOWN", "Stream removed (Socket closed)"),
+    ],
+)
+def test_what_a_dying_model_and_a_bad_neighbour_leave_is_repeated(ask, status, message):
+    with serving(Server(on_infer=fail_first(3, grpc.StatusCode[status], message))) as server:
+        result = ask(server.address, lambda client: client.embed_images(IMAGES))
+
+    np.testing.assert_array_equal(result, vectors(IMAGES))
+    assert len(server.calls) == 6 + 3
+
+
+@both_clients
+def test_a_lost_request_is_sent_again(ask):
+    lost = iter([True])
+    holding = Holding(holds=lambda call: next(lost, False))
+    with serving(Server(on_infer=holding)) as server:
+        result = ask(server.address, lambda client: client.embed_images(IMAGES[:1], timeout_s=3.5))
+
+    np.testing.assert_array_equal(result, vectors(IMAGES[:1]))
+    assert holding.given_up.acquire(timeout=PATIENCE_S)
+    assert len(server.calls) == 2
+
+
+def test_many_threads_share_a_client_across_a_restart():
+    port, ends = free_port(), time.monotonic() + 4
+    answered = []
+
+    def work(client: ClipClient) -> None:
+        while time.monotonic() < ends:
+            np.testing.assert_array_equal(client.embed_images(IMAGES[:1]), vectors(IMAGES[:1]))
+            answered.append(time.monotonic())
+
+    with ClipClient(f"127.0.0.1:{port}") as client, ThreadPoolExecutor(16) as pool:
+        with serving(port=port):
+            tasks = [pool.submit(work, client) for _ in range(16)]
+            time.sleep(1)
+        time.sleep(1.5)
+        with serving(port=port):
+            back = time.monotonic()
+            for task in tasks:
+                task.result()
+
+    assert min(moment for moment in answered if moment > back) - back < 1.5
 
 
 @both_clients
 def test_retries_share_the_deadline_of_the_call(ask):
     always = fail_first(10**6, grpc.StatusCode.UNAVAILABLE)
     with serving(Server(on_infer=always)) as server, pytest.raises(ServerUnavailableError):
-        ask(server.address, lambda client: client.embed_images(IMAGES[:1], timeout_s=1.0), retries=10**6)
+        ask(server.address, lambda client: client.embed_images(IMAGES[:1], timeout_s=1.0))
 
     left = [call.time_left_s for call in server.calls]
     assert len(left) > 1
@@ -245,7 +303,7 @@ def test_a_closed_client_says_so(ask):
 @both_clients
 def test_an_internal_error_says_where_to_look(ask):
     def on_infer(call: Call) -> None:
-        fail(call, grpc.StatusCode.INTERNAL, "stub process is not healthy")
+        fail(call, grpc.StatusCode.INTERNAL, "out of ideas")
 
     with serving(Server(on_infer=on_infer)) as server, pytest.raises(ServerError, match="the server's log") as caught:
         ask(server.address, lambda client: client.embed_images(IMAGES[:1]))
@@ -257,6 +315,6 @@ def test_an_internal_error_says_where_to_look(ask):
 def test_no_proxy_stands_between_a_client_and_its_own_machine(ask, monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     with serving() as server:
-        result = ask(server.address, lambda client: client.embed_images(IMAGES[:1]), retries=0)
+        result = ask(server.address, lambda client: client.embed_images(IMAGES[:1]), retry=False)
 
     np.testing.assert_array_equal(result, vectors(IMAGES[:1]))

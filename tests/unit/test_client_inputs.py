@@ -253,7 +253,6 @@ def test_chunks_are_read_lazily():
         ({"timeout_s": 0}, "timeout_s is 0"),
         ({"timeout_s": float("inf")}, "timeout_s is inf"),
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
-        ({"retries": -1}, "retries is -1"),
         ({"max_in_flight": 0}, "max_in_flight is 0"),
     ],
 )
