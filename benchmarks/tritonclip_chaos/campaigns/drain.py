@@ -72,7 +72,7 @@ class _Once:
 
     def _ask(self, address: str, material: Material, kind: str, seed: str) -> None:
         chosen = random.Random(seed)
-        with ClipClient(address, retries=0) as client:
+        with ClipClient(address, retry=False) as client:
             while not self._end.is_set():
                 sample = ask(client, kind, material, chosen)
                 self.samples.append(sample)

@@ -151,7 +151,7 @@ def probe(address: str, material: Material) -> float:
     """Seconds that a picture and then a text take; infinite where one is not answered."""
     begin_s = time.monotonic()
     try:
-        with ClipClient(address, timeout_s=DEADLINE_S, retries=0) as client:
+        with ClipClient(address, timeout_s=DEADLINE_S, retry=False) as client:
             client.embed_images([material.pictures[0]])
             client.embed_texts([material.texts[0]])
     except ClipError:
