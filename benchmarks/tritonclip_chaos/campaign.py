@@ -15,7 +15,7 @@ from tritonclip_chaos.callers import CALLERS, Callers
 from tritonclip_chaos.errors import ChaosError
 from tritonclip_chaos.material import Material, take_references
 from tritonclip_chaos.records import Record
-from tritonclip_chaos.server import OwnServer
+from tritonclip_chaos.served.server import OwnServer
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from tritonclip_chaos.records import Sample
 
@@ -20,7 +21,7 @@ def longest_gap(samples: Iterable[Sample], begin_s: float, end_s: float, kinds: 
     longest = 0.0
     for ends in moments.values():
         ordered = [begin_s, *sorted(ends), end_s]
-        longest = max(longest, *(after - before for before, after in zip(ordered, ordered[1:], strict=False)))
+        longest = max(longest, *(after - before for before, after in pairwise(ordered)))
     return longest
 
 

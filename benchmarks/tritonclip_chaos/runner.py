@@ -67,10 +67,9 @@ def line(record: Record) -> str:
 def commit() -> str:
     """The commit that is checked out, with a star where files differ from it; "unknown" outside of a checkout."""
     here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty=*", "--match="]
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty=*", "--match="], cwd=here, capture_output=True, text=True, check=True
-        )
+        told = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return told.stdout.strip()

@@ -7,15 +7,16 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from tritonclip_chaos import tree
 from tritonclip_chaos.campaign import Context
 from tritonclip_chaos.errors import ServerFault
 from tritonclip_chaos.gaps import longest_gap
 from tritonclip_chaos.records import Record
-from tritonclip_chaos.watch import Watch
+from tritonclip_chaos.served import tree
+from tritonclip_chaos.served.watch import Watch
 
 # The targets: seconds that callers of one kind may be without a good answer.
 MODEL_LIMIT_S, SERVER_LIMIT_S = 1.0, 5.0
@@ -51,7 +52,7 @@ class Stage:
         shm_mb: int = 1024,
     ) -> None:
         self.context, self.campaign = context, campaign
-        self._begin = lambda: context.serve(*options, repository=repository, shm_mb=shm_mb)
+        self._begin = partial(context.serve, *options, repository=repository, shm_mb=shm_mb)
         self._fresh = fresh
         self._stack = ExitStack()
         self._leftovers: list[str] = []

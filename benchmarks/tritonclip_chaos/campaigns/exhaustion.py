@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from tritonclip_chaos import tree
 from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.campaigns._faults import MODEL_LIMIT_S, SERVER_LIMIT_S, Stage
 from tritonclip_chaos.records import Record
-from tritonclip_chaos.sandbox import fill
+from tritonclip_chaos.served import tree
+from tritonclip_chaos.served.sandbox import fill
 
 FOR_S = 3.0
 TIMES = 3
@@ -139,6 +139,6 @@ CAMPAIGN = Campaign(
     "exhaustion",
     "no shared memory, file handles, disk or memory for some seconds",
     run,
-    about=f"Each lasts {FOR_S:g} s; the outage counts from its end. /dev/shm ({SHM_MB} MB) and the log's folder are small file "
-    "systems of the server's own; four of the callers connect anew for every call.",
+    about=f"Each lasts {FOR_S:g} s; the outage counts from its end. /dev/shm ({SHM_MB} MB) and the log's folder are small "
+    f"file systems of the server's own; {FRESH} of the callers connect anew for every call.",
 )

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.server_metrics import Metrics, change, fetch
-from tritonclip_chaos import tree
 from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.flood.generate import ANSWERED, NICE, REFUSED
 from tritonclip_chaos.flood.outcome import FlowPlan, Outcome, Source, flood
 from tritonclip_chaos.flood.sources import KINDS
 from tritonclip_chaos.material import Material
 from tritonclip_chaos.records import Record
-from tritonclip_chaos.watch import Watch
+from tritonclip_chaos.served import tree
+from tritonclip_chaos.served.watch import Watch
 from tritonclip_client import ClipClient, ClipError
 
 LEVELS, SHORT_LEVELS = (0.5, 1.0, 2.0, 5.0, 10.0), (1.0, 10.0)
@@ -135,9 +135,8 @@ def _computed(before: Metrics | None, after: Metrics | None, encoder: str) -> fl
     """Rows that the encoder computed in between, by the server's own counters; None where it does not tell."""
     if before is None or after is None:
         return None
-    return sum(
-        count for name, count in change(before, after, "nv_inference_count", "model").items() if name.startswith(encoder)
-    )
+    counts = change(before, after, "nv_inference_count", "model")
+    return sum(count for name, count in counts.items() if name.startswith(encoder))
 
 
 def _metrics(under: Under) -> Metrics | None:
@@ -201,9 +200,9 @@ CAMPAIGN = Campaign(
     "an open loop of 0.5 to 10 times what the server can do",
     run,
     own_server=False,
-    about=f"Requests arrive as a Poisson process for {SECONDS:g} s, each with a deadline of {DEADLINE_S:g} s, at multiples of what a "
-    f"closed loop of {WIDTH} reached just before. The generator is a process of its own on the same cores, niced by {NICE} so that "
-    "it takes none from the server; accepted requests count from when they were due, refusals from when they were sent. "
-    "*Recovery*: from the last request that was due until a picture and a text take as long as before the flood. "
+    about=f"Requests arrive as a Poisson process for {SECONDS:g} s, each with a deadline of {DEADLINE_S:g} s, at multiples "
+    f"of what a closed loop of {WIDTH} reached just before. The generator is a process of its own on the same cores, niced "
+    f"by {NICE} so that it takes none from the server; accepted requests count from when they were due, refusals from when "
+    "they were sent. *Recovery*: from the last request until a picture and a text take as long as before the flood. "
     "*Rows for nobody*: by the server's own counters, computed by the encoder but never answered.",
 )

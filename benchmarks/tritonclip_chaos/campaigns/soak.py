@@ -6,6 +6,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.campaigns._faults import MODEL_LIMIT_S, Stage
@@ -36,7 +37,7 @@ def run(context: Context) -> Iterator[Record]:
             name = chosen.choice(names)
             samples += stage.callers.samples()
             looks += stage.watch.looks
-            stage.fault(record, lambda name=name: stage.signal(name, signal.SIGKILL), instance=name)
+            stage.fault(record, partial(stage.signal, name, signal.SIGKILL), instance=name)
         first_s = began_s + WARM_UP * seconds
         _hold(record, "memory MB", slope(_medians([(one.at_s, one.pss_mb) for one in looks], first_s)), seconds)
         handles = [(one.at_s, float(one.handles)) for one in looks]
@@ -75,6 +76,6 @@ CAMPAIGN = Campaign(
     "soak",
     "twenty minutes of mixed traffic and kills: slopes of memory, handles and latency",
     run,
-    about=f"A process drawn by lot is killed every {KILL_EVERY_S:g} s. Slopes are least squares over medians of {WINDOW_S:g} s, after the "
-    f"first {WARM_UP:.0%} of the time, with confidence intervals of 95 %; memory is PSS of the server's process tree.",
+    about=f"A process drawn by lot is killed every {KILL_EVERY_S:g} s. Slopes are least squares over medians of "
+    f"{WINDOW_S:g} s, after the first {WARM_UP:.0%} of the time, with confidence intervals of 95 %.",
 )

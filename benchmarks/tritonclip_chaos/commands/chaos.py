@@ -1,4 +1,4 @@
-"""`tritonclip chaos`: faults, overload and hostile input against a server, and the page that tells what came of them."""
+"""`tritonclip chaos`: faults, overload and hostile input against a server, and the page of what came of them."""
 
 from __future__ import annotations
 

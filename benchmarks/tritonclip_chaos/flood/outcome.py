@@ -165,7 +165,8 @@ def _generate(plan: Path, result: Path, limit_s: float, when_sent: Callable[[], 
             timer.cancel()
     if process.returncode:
         raise ChaosError(
-            f"the generator of the flood ended with status {process.returncode}, {limit_s:g} s at most: {errors[-1000:]}"
+            f"the generator of the flood ended with status {process.returncode} (it may take {limit_s:g} s): "
+            f"{errors[-1000:]}"
         )
 
 

@@ -20,9 +20,7 @@ TEXTS_EACH, TEXT_REQUESTS = 8, 30_000
 PICTURES_EACH_SIZE = 3
 
 
-def pictures(
-    address: str, folder: Path, size: tuple[int, int], deadline_s: float, seed: int, batch: int = 1
-) -> Source:
+def pictures(address: str, folder: Path, size: tuple[int, int], deadline_s: float, seed: int, batch: int = 1) -> Source:
     """Requests of `batch` drawn JPEGs of one size."""
     encoded = draw_pictures([size], PICTURES_EACH_SIZE, seed).encoded
     with ClipClient(address, timeout_s=REFERENCE_TIMEOUT_S) as client:

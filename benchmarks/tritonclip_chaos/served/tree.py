@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -78,7 +77,7 @@ def handles(processes: Iterable[psutil.Process]) -> int:
     total = 0
     for process in processes:
         with suppress(OSError):
-            total += len(os.listdir(f"/proc/{process.pid}/fd"))
+            total += sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
     return total
 
 

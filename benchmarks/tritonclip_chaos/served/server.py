@@ -16,9 +16,9 @@ from types import TracebackType
 
 import psutil
 
-from tritonclip_chaos import tree
 from tritonclip_chaos.errors import ServerFault
-from tritonclip_chaos.sandbox import SHM_MB, Sandbox
+from tritonclip_chaos.served import tree
+from tritonclip_chaos.served.sandbox import SHM_MB, Sandbox
 from tritonclip_serve import die_with_parent
 
 _LAUNCHER = Path(die_with_parent.__file__)

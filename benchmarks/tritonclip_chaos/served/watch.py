@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from tritonclip_chaos import tree
+from tritonclip_chaos.served import tree
 
 EVERY_S = 0.5
 
