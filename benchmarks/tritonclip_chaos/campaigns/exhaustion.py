@@ -139,6 +139,6 @@ CAMPAIGN = Campaign(
     "exhaustion",
     "no shared memory, file handles, disk or memory for some seconds",
     run,
-    about=f"Each lasts {FOR_S:g} s; the outage counts from its end. /dev/shm ({SHM_MB} MB) and the log's folder are small "
-    f"file systems of the server's own; {FRESH} of the callers connect anew for every call.",
+    about=f"Each lasts {FOR_S:g} s; the outage counts from its end. /dev/shm ({SHM_MB} MB) and the log's folder "
+    f"are small file systems of the server's own; {FRESH} of the callers connect anew for every call.",
 )

@@ -98,7 +98,7 @@ CAMPAIGN = Campaign(
     "a greedy caller beside a modest one, and large requests beside small ones",
     run,
     own_server=False,
-    about=f"Open loops of {SECONDS:g} s. The greedy caller asks for {GREEDY:g} times what the server can do, the modest one "
-    f"for {MODEST:g} times: less than half of it. Small requests come at {SMALL_LOAD:g} times what the server can do, "
-    f"while {LARGE_WIDTH} large ones are always there.",
+    about=f"Open loops of {SECONDS:g} s. The greedy caller asks for {GREEDY:g} times what the server can do, the "
+    f"modest one for {MODEST:g} times: less than half of it. Small requests come at {SMALL_LOAD:g} times "
+    f"what the server can do, while {LARGE_WIDTH} large ones are always there.",
 )

@@ -29,6 +29,6 @@ CAMPAIGN = Campaign(
     "kills",
     "kill -9 of every Python model and of tritonserver",
     run,
-    about="Every process is killed again and again under `ClipClient`s with their defaults, after a moment in which all "
-    "kinds of calls were answered.",
+    about="Every process is killed again and again under `ClipClient`s with their defaults, after a moment in "
+    "which all kinds of calls were answered.",
 )

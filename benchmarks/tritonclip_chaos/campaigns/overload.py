@@ -200,9 +200,10 @@ CAMPAIGN = Campaign(
     "an open loop of 0.5 to 10 times what the server can do",
     run,
     own_server=False,
-    about=f"Requests arrive as a Poisson process for {SECONDS:g} s, each with a deadline of {DEADLINE_S:g} s, at multiples "
-    f"of what a closed loop of {WIDTH} reached just before. The generator is a process of its own on the same cores, niced "
-    f"by {NICE} so that it takes none from the server; accepted requests count from when they were due, refusals from when "
-    "they were sent. *Recovery*: from the last request until a picture and a text take as long as before the flood. "
-    "*Rows for nobody*: by the server's own counters, computed by the encoder but never answered.",
+    about=f"Requests arrive as a Poisson process for {SECONDS:g} s, each with a deadline of {DEADLINE_S:g} s, at "
+    f"multiples of what a closed loop of {WIDTH} reached just before. The generator is a process of its "
+    f"own on the same cores, niced by {NICE} so that it takes none from the server; accepted requests "
+    "count from when they were due, refusals from when they were sent. *Recovery*: from the last request "
+    "until a picture and a text take as long as before the flood. *Rows for nobody*: by the server's own "
+    "counters, computed by the encoder but never answered.",
 )

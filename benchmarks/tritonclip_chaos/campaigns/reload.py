@@ -87,6 +87,6 @@ CAMPAIGN = Campaign(
     "reload",
     "a model that dies and cannot be loaded again at once",
     run,
-    about="The outage counts from when the model's file is back, or its process goes on: who supervises tries again with "
-    "growing pauses, so that it is held against the server's limit.",
+    about="The outage counts from when the model's file is back, or its process goes on: who supervises tries "
+    "again with growing pauses, so that it is held against the server's limit.",
 )
