@@ -74,20 +74,15 @@ class Context:
         assert chosen is not None
         return OwnServer(chosen, *options, shm_mb=shm_mb)
 
-    @property
-    def material(self) -> Material:
-        """Questions and answers, asked once of a server to which nothing has happened."""
+    def material(self, address: str) -> Material:
+        """Questions and answers, asked once, of the first server, to which nothing has happened yet."""
         if self._material is None:
-            if self.address is not None:
-                self._material = take_references(self.address, self.seed)
-            else:
-                with self.serve() as server:
-                    self._material = take_references(server.address, self.seed)
+            self._material = take_references(address, self.seed)
         return self._material
 
     def calling(self, address: str, *, fresh: int = 0) -> AbstractContextManager[Callers]:
         """Callers for a server, to be entered."""
-        return Callers(address, self.material, self.seed, count=self.callers, fresh=fresh)
+        return Callers(address, self.material(address), self.seed, count=self.callers, fresh=fresh)
 
 
 @dataclass(frozen=True)

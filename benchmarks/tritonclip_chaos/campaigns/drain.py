@@ -27,12 +27,14 @@ def run(context: Context) -> Iterator[Record]:
     context.say("drain: SIGTERM under callers")
     slowest_s, statuses = 0.0, []
     for number in range(context.pick(TIMES, 1)):
-        with context.serve() as server, _Once(server.address, context.material, context.seed + number) as callers:
-            time.sleep(CALM_S)
-            told_s = time.monotonic()
-            server.terminate()
-            record.leftovers += server.stop()
-            slowest_s = max(slowest_s, time.monotonic() - told_s)
+        with context.serve() as server:
+            material = context.material(server.address)
+            with _Once(server.address, material, context.seed + number) as callers:
+                time.sleep(CALM_S)
+                told_s = time.monotonic()
+                server.terminate()
+                record.leftovers += server.stop()
+                slowest_s = max(slowest_s, time.monotonic() - told_s)
             statuses.append(-1 if server.exit_status is None else server.exit_status)
         on_their_way = [one for one in callers.samples if one.begin_s < told_s - ON_ITS_WAY_S]
         later = [one for one in callers.samples if one.begin_s >= told_s - ON_ITS_WAY_S]

@@ -24,13 +24,13 @@ MOST_IN_A_BATCH = 64
 
 def run(context: Context) -> Iterator[Record]:
     """Each pair of callers, one after the other."""
-    assert context.material
     with ExitStack() as stack:
         under = enter(stack, context)
+        material = context.material(under.address)
         limits = describe(under.address).max_batch_size
         middle = pictures(under.address, context.folder, MIDDLE, DEADLINE_S, context.seed)
         yield _greedy(context, under, "JPEG of 0.8 megapixels", middle)
-        few = texts(context.material, context.folder, DEADLINE_S, context.seed)
+        few = texts(material, context.folder, DEADLINE_S, context.seed)
         yield _greedy(context, under, "texts", few)
         small = pictures(under.address, context.folder, SMALL, DEADLINE_S, context.seed)
         large = pictures(under.address, context.folder, LARGE, DEADLINE_S, context.seed)
@@ -39,8 +39,8 @@ def run(context: Context) -> Iterator[Record]:
         many = pictures(under.address, context.folder, SMALL, DEADLINE_S, context.seed, batch)
         yield _beside(context, under, f"one picture beside batches of {batch}", small, many)
         batch = min(MOST_IN_A_BATCH, limits["embed_text"])
-        many = texts(context.material, context.folder, DEADLINE_S, context.seed, batch)
-        single = texts(context.material, context.folder, DEADLINE_S, context.seed, 2)
+        many = texts(material, context.folder, DEADLINE_S, context.seed, batch)
+        single = texts(material, context.folder, DEADLINE_S, context.seed, 2)
         yield _beside(context, under, f"two texts beside batches of {batch}", single, many)
 
 

@@ -10,6 +10,7 @@ from tritonclip_chaos.campaigns._faults import MODEL_LIMIT_S, SERVER_LIMIT_S, St
 from tritonclip_chaos.records import Record
 
 KILLS, SERVER_KILLS, FEWEST_EACH = 200, 20, 20
+SHORT_INSTANCES = 2
 
 
 def run(context: Context) -> Iterator[Record]:
@@ -18,6 +19,7 @@ def run(context: Context) -> Iterator[Record]:
         instances = [stub.instance for stub in stage.server.stubs()]
         context.draw("kills").shuffle(instances)
         server_kills = context.pick(SERVER_KILLS, 1)
+        instances = instances[: context.pick(len(instances), SHORT_INSTANCES)]
         each = context.pick(max(FEWEST_EACH, -(-(KILLS - server_kills) // max(1, len(instances)))), 1)
         for instance in instances:
             yield stage.strike("kill -9", instance, signal.SIGKILL, each, MODEL_LIMIT_S)

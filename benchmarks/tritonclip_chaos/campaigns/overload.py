@@ -44,9 +44,9 @@ class Under:
 def run(context: Context) -> Iterator[Record]:
     """Each kind of request at each multiple of what the server can do."""
     with ExitStack() as stack:
-        material = context.material
         under = enter(stack, context)
-        kinds = list(KINDS)[1:] if context.short else list(KINDS)
+        material = context.material(under.address)
+        kinds = list(KINDS)[1:2] if context.short else list(KINDS)
         for kind in kinds:
             maker, encoder = KINDS[kind]
             source = maker(under.address, material, context.folder, DEADLINE_S, context.seed)
@@ -87,10 +87,11 @@ def _levels(context: Context, under: Under, kind: str, source: Source, encoder: 
 
 def _level(context: Context, under: Under, case: str, source: Source, encoder: str, rate: float) -> Record:
     record = Record("overload", case, context.seed)
-    usual_s = probe_latency(under.address, context.material)
+    material = context.material(under.address)
+    usual_s = probe_latency(under.address, material)
     idle_mb = tree.pss_mb(tree.descendants(under.pid)) if under.pid else 0.0
     before = _metrics(under)
-    recovery = Recovery(under.address, context.material, usual_s)
+    recovery = Recovery(under.address, material, usual_s)
     with Watch(under.pid) as watch:
         flows = [FlowPlan(source, "flood", rate)]
         seconds = context.pick(SECONDS, SHORT_SECONDS)
