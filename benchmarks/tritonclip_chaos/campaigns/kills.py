@@ -15,7 +15,8 @@ SHORT_INSTANCES = 2
 
 def run(context: Context) -> Iterator[Record]:
     """Kill every instance, then tritonserver; a server that stays broken is replaced by a new one."""
-    with Stage(context, "kills") as stage:
+    # Twenty ends within a minute are what is tried here, and no reason to give up.
+    with Stage(context, "kills", "--restart-limit", "1000") as stage:
         instances = [stub.instance for stub in stage.server.stubs()]
         context.draw("kills").shuffle(instances)
         server_kills = context.pick(SERVER_KILLS, 1)

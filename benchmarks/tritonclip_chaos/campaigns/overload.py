@@ -25,6 +25,8 @@ DEADLINE_S = 5.0
 # In flight while the capacity is measured.
 WIDTH, CAPACITY_S = 16, 8.0
 GOODPUT, MEMORY, RECOVERY_S, REFUSED_S, LOST = 0.9, 1.3, 3.0, 0.05, 0.01
+# A generator that is later than so does not do what it says.
+LATE_S = 0.5
 # Rows that may be computed for nobody: what was in the encoder and before it when its caller gave up.
 RUNNING_ROWS = 64
 PROBES, PROBE_EVERY_S, PATIENCE_S = 15, 0.1, 40.0
@@ -125,6 +127,7 @@ def _figures(outcome: Outcome) -> dict[str, float]:
 def _checks(record: Record, outcome: Outcome) -> None:
     record.check("wrong answers", record.wrong, 0)
     record.check("failed otherwise", record.failed, 0)
+    record.check("the generator late, p99", outcome.lag_p99_s, LATE_S, unit="s")
     record.check("lost, of all", record.lost / max(1, record.tried), LOST)
     record.check("accepted p99", record.figures["accepted p99 s"], DEADLINE_S, unit="s")
     if outcome.count(REFUSED):

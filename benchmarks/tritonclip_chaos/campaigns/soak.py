@@ -27,7 +27,7 @@ def run(context: Context) -> Iterator[Record]:
     """Traffic, and every so often a kill of a process drawn by lot."""
     seconds = 60 * (context.minutes or context.pick(MINUTES, SHORT_MINUTES))
     chosen = context.draw("soak")
-    with Stage(context, "soak") as stage:
+    with Stage(context, "soak", "--restart-limit", "1000") as stage:
         record = stage.case(f"{seconds / 60:.3g} minutes of mixed traffic and kills")
         names = sorted(stub.instance for stub in stage.server.stubs())
         began_s, samples, looks = time.monotonic(), [], []

@@ -26,7 +26,7 @@ from tritonclip_bench.endpoint import CHANNEL_OPTIONS
 from tritonclip_chaos.flood.requests import read_requests
 from tritonclip_client.options import proxy_arguments
 
-NICE = 10
+NICE = 2
 CHANNELS = 8
 # Answers that are kept to be compared; parsing all of them would cost what the server needs.
 KEPT = 400

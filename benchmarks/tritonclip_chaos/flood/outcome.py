@@ -17,7 +17,6 @@ import numpy.typing as npt
 from tritonclip_chaos.calls import WrongAnswer, compare
 from tritonclip_chaos.errors import ChaosError
 from tritonclip_chaos.flood.generate import ANSWERED, FAILED, LOST, REFUSED
-from tritonclip_chaos.flood.requests import write_requests
 from tritonclip_chaos.records import Record
 from tritonclip_client.results import Floats
 
@@ -27,11 +26,26 @@ OVERHEAD_S = 60.0
 
 @dataclass(frozen=True)
 class Source:
-    """A flow's requests and what is right to answer: a file, and float32 [requests, N, D]."""
+    """A flow's requests and what is right to answer.
+
+    Attributes:
+        path: of the requests' file.
+        places: int [requests, N], which item each row of a request is.
+        features: float32 [items, D].
+    """
 
     path: Path
-    expected: Floats
-    items: int
+    places: npt.NDArray[np.int64]
+    features: Floats
+
+    @property
+    def items(self) -> int:
+        """Items in a request."""
+        return int(self.places.shape[1])
+
+    def expected(self, number: int) -> Floats:
+        """What a request is to be answered with, float32 [N, D]."""
+        return self.features[self.places[number]]
 
 
 @dataclass(frozen=True)
@@ -101,12 +115,6 @@ class Outcome:
             record.example(error)
 
 
-def prepare(path: Path, requests: Sequence[bytes], expected: Floats) -> Source:
-    """Write requests for a flow; `expected` are the embeddings of each, [requests, N, D]."""
-    write_requests(path, requests)
-    return Source(path, expected, expected.shape[1])
-
-
 def flood(
     address: str,
     flows: Sequence[FlowPlan],
@@ -141,7 +149,7 @@ def flood(
         kept = result["kept"]
         answers = np.split(result["embeddings"], np.cumsum(kept[:, 2])[:-1]) if len(kept) else []
         wrong = sum(
-            not _is_right(answer, flows[place].source.expected[number])
+            not _is_right(answer, flows[place].source.expected(number))
             for (place, number, _), answer in zip(kept, answers, strict=True)
         )
         return Outcome(result["rows"], int(result["unanswered"]), wrong, result["errors"].tolist(), seconds)

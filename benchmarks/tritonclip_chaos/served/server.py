@@ -119,7 +119,7 @@ class OwnServer:
 
     def _start(self) -> None:
         words = ["serve", str(self.repository), "--log-file", str(self._folder / "log" / "tritonserver.log")]
-        for port in ("grpc", "http", "metrics"):
+        for port in ("grpc", "metrics"):
             words += [f"--{port}-port", "0"]
         serve = [sys.executable, "-m", "tritonclip_client.main", *words, *self._options]
         # It must not outlive us, whatever ends us.
