@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritonclip_chaos.calls import WrongAnswer, compare
 from tritonclip_chaos.callers import share_out
+from tritonclip_chaos.calls import WrongAnswer, compare
 from tritonclip_chaos.campaign import NAMES, Context, load
 from tritonclip_chaos.commands import chaos
 from tritonclip_chaos.errors import ChaosError

@@ -45,7 +45,8 @@ class Source:
 
     def expected(self, number: int) -> Floats:
         """What a request is to be answered with, float32 [N, D]."""
-        return self.features[self.places[number]]
+        rows: Floats = self.features[self.places[number]]
+        return rows
 
 
 @dataclass(frozen=True)
