@@ -21,7 +21,7 @@ from tritonclip_chaos.served.watch import Watch
 # The targets: seconds that callers of one kind may be without a good answer.
 MODEL_LIMIT_S, SERVER_LIMIT_S = 1.0, 5.0
 # A fault that is not over by then is one for good.
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 # Before a fault all kinds of calls are answered for so long.
 CALM_S = 0.3
 # Of a case whose faults last, no more are tried: the server has to be a new one each time.

@@ -22,6 +22,8 @@ from tritonclip_chaos.served.sandbox import SHM_MB, Sandbox
 from tritonclip_serve import die_with_parent
 
 _LAUNCHER = Path(die_with_parent.__file__)
+# ONNX Runtime keeps one such file a machine, whoever uses it.
+_OF_ONNX_RUNTIME = ".ses"
 START_S, END_S = 120.0, 40.0
 _POLL_S = 0.05
 _ADDRESS = re.compile(r"gRPC ([^\s,;]+)")
@@ -161,7 +163,8 @@ class OwnServer:
             process.kill()
         segments = _segments(self.sandbox.shared_memory or Path("/dev/shm")) - self._segments
         found += [f"shared memory {name}" for name in sorted(segments) if name.startswith("tritonclip-")]
-        found += [f"in the temporary folder: {path.name}" for path in sorted((self._folder / "tmp").iterdir())]
+        files = (path.name for path in sorted((self._folder / "tmp").iterdir()) if path.name != _OF_ONNX_RUNTIME)
+        found += [f"in the temporary folder: {name}" for name in files]
         ports = {int(one.rpartition(":")[2]) for one in (self.address, self.metrics) if one}
         found += [f"a socket that listens on port {port}" for port in sorted(ports & _listening())]
         return found
