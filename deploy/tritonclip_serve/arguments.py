@@ -14,6 +14,7 @@ _MIB = 1 << 20
 RESPONSE_CACHE_BYTES = 64 * _MIB
 
 
+CALLER_HEADER = "tritonclip-caller"
 # What callers over HTTP may not do; nobody has to, so that the key is thrown away.
 _CLOSED_OVER_HTTP = "model-repository,shared-memory,logging,trace"
 
@@ -32,6 +33,8 @@ def command_line(
         # The exported configs are complete; completing them would start every Python model twice.
         "--disable-auto-complete-config",
         *endpoints.arguments(),
+        # Becomes a parameter of the request, which the models read; a proxy in front sets it.
+        f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",
         *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
