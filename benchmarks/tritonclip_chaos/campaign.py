@@ -20,7 +20,19 @@ from tritonclip_chaos.served.server import OwnServer
 T = TypeVar("T")
 
 # In the order in which they run and stand on the page. A module of each name has `CAMPAIGN`.
-NAMES = ("kills", "pauses", "exhaustion", "reload", "drain", "overload", "fairness", "soak")
+NAMES = (
+    "kills",
+    "pauses",
+    "exhaustion",
+    "reload",
+    "drain",
+    "overload",
+    "fairness",
+    "images",
+    "texts",
+    "requests",
+    "soak",
+)
 # Longer than all others together; it runs only where it is asked for by name.
 ONLY_BY_NAME = frozenset({"soak"})
 

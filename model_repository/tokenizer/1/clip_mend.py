@@ -172,4 +172,6 @@ def _ordered(run: Any) -> str:
     """Marks as NFC wants them sorted: the same text to Unicode, and no work left for Python's normalisation."""
     decomposed = "".join(unicodedata.normalize("NFD", mark) for mark in run.group())
     groups = groupby(decomposed, key=lambda mark: bool(unicodedata.combining(mark)))
-    return "".join("".join(sorted(marks, key=unicodedata.combining)) if moves else "".join(marks) for moves, marks in groups)
+    return "".join(
+        "".join(sorted(marks, key=unicodedata.combining)) if moves else "".join(marks) for moves, marks in groups
+    )
