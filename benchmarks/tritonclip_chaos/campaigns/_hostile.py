@@ -12,16 +12,18 @@ from typing import Any
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
 from tritonclip_bench.endpoint import connect
 from tritonclip_chaos.callers import OVERLOADED
 from tritonclip_chaos.campaign import Context
+from tritonclip_chaos.campaigns.overload import enter
+from tritonclip_chaos.material import Material
 from tritonclip_chaos.records import Outcome, Record, Sample
-from tritonclip_chaos.watch import Watch
+from tritonclip_chaos.served.watch import Watch
 
 SENDERS = 4
-NEIGHBORS = 4
 DEADLINE_S = 15.0
 # An item may cost two seconds of CPU; on a machine that is busy otherwise they take longer.
 SLOWEST_S = 8.0
@@ -30,33 +32,32 @@ REFUSALS = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.St
 _UNIT_TOLERANCE = 1e-3
 
 
-@dataclass
+@dataclass(frozen=True)
 class Target:
     """A server under hostile traffic.
 
     Attributes:
         address: of gRPC.
         stub: KServe's service at that address.
+        material: what ordinary callers ask, and the answers.
         watch: on its processes, where it is ours.
     """
 
     address: str
     stub: Any
+    material: Material
     watch: Watch
 
 
 @contextmanager
-def target(context: Context, *options: str) -> Iterator[Target]:
-    """The server at the context's address, or one of our own with `options`; references are taken before."""
-    assert context.material
+def target(context: Context) -> Iterator[Target]:
+    """The server at the context's address, or one of our own; references are taken before anything hostile is sent."""
     with ExitStack() as stack:
-        pid, address = None, context.address
-        if address is None:
-            server = stack.enter_context(context.serve(*options))
-            pid, address = server.pid, server.address
-        channel, stub = connect(address)
+        under = enter(stack, context)
+        material = context.material(under.address)
+        channel, stub = connect(under.address)
         stack.enter_context(channel)
-        yield Target(address, stub, stack.enter_context(Watch(pid)))
+        yield Target(under.address, stub, material, stack.enter_context(Watch(under.pid)))
 
 
 def send(stub: Any, kind: str, request: service_pb2.ModelInferRequest, check: Callable[[Any], str]) -> Sample:
@@ -106,10 +107,9 @@ def judged(record: Record, slowest_s: float = SLOWEST_S) -> Record:
 def neighbors(context: Context, target: Target, campaign: str) -> Iterator[Record]:
     """Ordinary callers beside the hostile ones; the record is complete when the block ends."""
     record = Record(campaign, "ordinary callers beside them", context.seed)
-    callers = context.calling(target.address)
-    with callers as running:
+    with context.calling(target.address) as callers:
         yield record
-    record.add(running.samples())
+    record.add(callers.samples())
     record.check("wrong answers", record.wrong, 0)
     record.check("calls failed or lost", record.failed + record.lost, 0)
 
@@ -122,7 +122,7 @@ def embed_request(model: str, tensor: str, items: Sequence[bytes]) -> service_pb
     return request
 
 
-def embeddings(response: Any) -> np.ndarray:
+def embeddings(response: Any) -> npt.NDArray[np.float32]:
     """The output `embedding` of an answer, float32 [N, D]."""
     index = next(place for place, output in enumerate(response.outputs) if output.name == "embedding")
     values = np.frombuffer(response.raw_output_contents[index], np.float32)

@@ -32,23 +32,23 @@ def run(context: Context) -> Iterator[Record]:
             context.say(f"images: {name}")
             record = Record("images", f"mutated {name}", context.seed)
             made = mutants(name, context.seed, context.pick(EACH, EACH_SHORT))
-            hostile(server, record, (partial(_alone_and_between, server, context, mutant) for mutant in made))
+            hostile(server, record, (partial(_alone_and_between, server, mutant) for mutant in made))
             yield judged(record)
     yield beside
 
 
-def _alone_and_between(server: Target, context: Context, mutant: bytes) -> Sequence[Sample]:
+def _alone_and_between(server: Target, mutant: bytes) -> Sequence[Sample]:
     alone = send(server.stub, "alone", embed_request("embed_image", "image", [mutant]), not_unit)
-    good = context.material.pictures[:2]
+    good = server.material.pictures[:2]
     request = embed_request("embed_image", "image", [good[0], mutant, good[1]])
-    between = send(server.stub, "between", request, _rows_are(context))
+    between = send(server.stub, "between", request, _rows_are(server))
     return [alone, _consistent(alone, between)]
 
 
-def _rows_are(context: Context) -> Callable[[Any], str]:
+def _rows_are(server: Target) -> Callable[[Any], str]:
     def check(response: Any) -> str:
         rows = embeddings(response)[[0, 2]]
-        cosine = float((rows * context.material.picture_features[:2]).sum(axis=1).min())
+        cosine = float((rows * server.material.picture_features[:2]).sum(axis=1).min())
         return "" if cosine >= SAME_COSINE else f"a good image beside a mutant: cosine {cosine:.6f}"
 
     return check

@@ -95,9 +95,9 @@ def _bmp(data: bytes) -> Parts:
 
 def _tiff(data: bytes) -> Parts:
     """The header, everything before the first directory, its entries one by one, and the rest."""
-    order = "little" if data[:2] == b"II" else "big"
-    start = int.from_bytes(data[4:8], order)
-    count = int.from_bytes(data[start : start + 2], order)
+    order = "<" if data[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
     entries = [data[start + 2 + 12 * index : start + 14 + 12 * index] for index in range(count)]
     return [data[:8], data[8:start], data[start : start + 2], *entries, data[start + 2 + 12 * count :]]
 
