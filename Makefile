@@ -10,7 +10,7 @@ GPU_MODEL ?= ViT-L-14
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu lint format bench bench-memory baselines families demo-checkpoint constraints clean
+.PHONY: help install demo test test-all test-gpu lint format bench bench-memory baselines chaos soak families demo-checkpoint constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,13 @@ bench-memory: $(STAMP) ## measure again what an export takes; wants 20 GiB of me
 
 baselines: $(STAMP) ## measure tritonclip against FastAPI, infinity and ONNX Runtime; wants a quiet machine
 	$(BIN)/python benchmarks/baselines/run.py
+
+CHAOS := $(BIN)/tritonclip chaos
+chaos: $(STAMP) ## try the server with faults, overload and hostile input, write docs/reliability.md (under 30 minutes)
+	status=0; $(CHAOS) run --results benchmarks/results/chaos || status=$$?; $(CHAOS) report; exit $$status
+
+soak: $(STAMP) ## twenty minutes of mixed traffic and kills, and its slopes in docs/reliability.md
+	status=0; $(CHAOS) run soak --results benchmarks/results/chaos || status=$$?; $(CHAOS) report; exit $$status
 
 families: $(STAMP) ## exercise every family and write docs/families.md from what came out
 	mkdir -p work

@@ -76,7 +76,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tritonclip-accuracy-") as folder:
         repository = Path(folder) / "repository"
         export_repository(repository, args.precision)
-        with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
+        with TritonServer(repository, grpc_port=0, metrics_port=0) as server:
             rows = compare(server.grpc_address, args.count)
     print(format_table(COLUMNS, [_cells(row) for row in rows]))
     record = {"measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seed": SEED, "sets": rows}

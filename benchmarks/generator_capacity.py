@@ -163,7 +163,7 @@ def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="tritonclip-capacity-") as folder:
         repository = Path(folder) / "repository"
         make_no_op(repository)
-        with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
+        with TritonServer(repository, grpc_port=0, metrics_port=0) as server:
             for case in CASES:
                 measured[case.name] = measure(server.grpc_address, case, args.seconds)
                 print(f"{case.name}: {measured[case.name]['requests_per_core_second']:.0f}", file=sys.stderr)

@@ -150,7 +150,7 @@ def _run(args: argparse.Namespace) -> int:
     busy_before = psutil.cpu_percent(interval=2.0) / 100
     if busy_before > QUIET_SHARE:
         print(f"warning: the machine is {busy_before:.0%} busy already; the tools will not agree", file=sys.stderr)
-    with TritonServer(args.repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.log) as server:
+    with TritonServer(args.repository, grpc_port=0, metrics_port=0, log_path=args.log) as server:
         served = describe(server.grpc_address)
         rounds = run_rounds(server.grpc_address, pictures, args)
     compared = compare(rounds)

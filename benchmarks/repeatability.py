@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"warning: the machine is {busy_before:.0%} busy already", file=sys.stderr)
     with (
         tempfile.TemporaryDirectory(prefix="tritonclip-repeatability-") as folder,
-        TritonServer(args.repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.log) as server,
+        TritonServer(args.repository, grpc_port=0, metrics_port=0, log_path=args.log) as server,
     ):
         records = [measure(server.grpc_address, args, Path(folder) / f"{number}.json") for number in range(2)]
     compared = compare(records)

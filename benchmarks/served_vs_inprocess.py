@@ -129,7 +129,7 @@ def _client(
 def run_rounds(args: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
     """All rounds against one server; returns pictures a second by side, one number a round, and the server."""
     local = of_pictures(args.repository, pictures)
-    with TritonServer(args.repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.log) as server:
+    with TritonServer(args.repository, grpc_port=0, metrics_port=0, log_path=args.log) as server:
         served = describe(server.grpc_address)
         sides: dict[str, Callable[[], float]] = {
             "sequential, spinning": lambda: measure_loop(local.sequential(spinning=True), args.seconds),

@@ -129,4 +129,6 @@ def _model(folder: Path, module: str) -> tuple[Any, dict[str, str]]:
         raise BenchError(f"{folder} is not a model ({error.strerror}); give what `tritonclip export` wrote") from None
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     sys.path.insert(0, str(folder / "1"))
+    # A repository holds what its manifest lists, and no caches.
+    sys.dont_write_bytecode = True
     return importlib.import_module(module), {name: value.string_value for name, value in config.parameters.items()}

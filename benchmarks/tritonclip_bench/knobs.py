@@ -31,7 +31,7 @@ def _switch(text: str) -> bool:
 
 _PARSERS: Mapping[str, Callable[[str], object]] = {
     "threads": _whole,
-    "preprocess_instances": _whole,
+    "preprocess_threads": _whole,
     "image_batch": _whole,
     "text_batch": _whole,
     "encoder_instances": _whole,
@@ -43,7 +43,7 @@ TUNABLE = tuple(_PARSERS)
 
 
 def parse_vary(text: str) -> tuple[str, tuple[Any, ...]]:
-    """Read "preprocess_instances=1,2,4".
+    """Read "preprocess_threads=1,2,4".
 
     Raises:
         argparse.ArgumentTypeError: it is something else.
@@ -74,7 +74,7 @@ def default_values(
     if ONNXRUNTIME in backends and present.runtime != TENSORRT:
         tried["runtime"] = (PYTHON, ONNXRUNTIME)
     if pictures:
-        tried["preprocess_instances"] = (max(1, cores // 4), max(1, cores // 2), cores)
+        tried["preprocess_threads"] = (max(1, cores // 4), max(1, cores // 2), cores)
     if present.runtime == PYTHON:
         tried["threads"] = (max(1, cores // 2), 0)
     else:
@@ -129,7 +129,7 @@ def changes(settings: Settings, present: Settings) -> dict[str, Any]:
 
 
 def label(settings: Settings, present: Settings) -> str:
-    """For people: `threads=0, preprocess_instances=4`, or `present`."""
+    """For people: `threads=0, preprocess_threads=4`, or `present`."""
     words = {True: "yes", False: "no", None: "default"}
     found = changes(settings, present).items()
     told = (f"{name}={value if type(value) is int else words.get(value, value)}" for name, value in found)

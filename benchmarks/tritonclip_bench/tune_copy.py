@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tritonclip_export.configure import publish, stage
-from tritonclip_export.in_place import staged_beside, unique
-from tritonclip_export.manifest import read_manifest
+from tritonclip_export.in_place import staged_beside
+from tritonclip_export.manifest import SIGNATURE, read_manifest
 from tritonclip_export.settings import Settings
+from tritonclip_export.staging import claimed, sweep, unique
 
 # Bytes from which a file is linked: weights and engines are, configs and code are small.
 LINKED_FROM = 1 << 20
@@ -26,17 +27,17 @@ def workspace(repository: Path) -> Iterator[Path]:
     beside = os.access(repository.parent, os.W_OK)
     # Triton's DALI backend takes no other characters in a path.
     name = f".{repository.name}.tuning_{unique().replace('-', '_')}"
-    folder = (repository.parent if beside else Path(tempfile.gettempdir())) / name
-    try:
-        folder.mkdir()
+    parent = repository.parent if beside else Path(tempfile.gettempdir())
+    sweep(parent / repository.name)
+    with claimed(parent / name) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy(repository: Path, target: Path) -> Path:
     """Lay out `repository` once more at `target`: large files linked, all others, configs above all, copied."""
-    shutil.copytree(repository, target, copy_function=_link_or_copy, ignore=shutil.ignore_patterns("__pycache__"))
+    # A changed copy is not what was signed.
+    left_out = shutil.ignore_patterns("__pycache__", SIGNATURE)
+    shutil.copytree(repository, target, copy_function=_link_or_copy, ignore=left_out)
     for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
         # Of a repository that may only be read, the copy is written to all the same.
         folder.chmod(0o755)

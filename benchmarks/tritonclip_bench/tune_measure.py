@@ -20,6 +20,7 @@ from tritonclip_export.errors import ExportError
 from tritonclip_serve.errors import ModelLoadError, ServeError
 from tritonclip_serve.interrupts import ignore_signals
 from tritonclip_serve.server import TritonServer
+from tritonclip_serve.verified import NONE
 
 
 class Bench:
@@ -68,7 +69,9 @@ class Bench:
 
     @contextmanager
     def _serving(self, repository: Path) -> Iterator[str]:
-        options: dict[str, Any] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "server": self._server}
+        # A copy with links in it, of what was compared before.
+        ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+        options: dict[str, Any] = {**ports, "server": self._server, "verify": NONE}
         log_path = repository.with_name(f"{repository.name}.log")
         with TritonServer(repository, log_path=log_path, startup_timeout_s=self._startup_s, **options) as server:
             try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ProtocolError,
         ServerError,
         ServerUnavailableError,
+        TlsError,
     )
     from .health import Health
     from .long_texts import TruncationWarning
@@ -58,6 +59,7 @@ __all__ = [
     "Similarity",
     "TextSpec",
     "Tls",
+    "TlsError",
     "TruncationWarning",
 ]
 
@@ -75,6 +77,7 @@ _MODULES = {
         "ProtocolError",
         "ServerError",
         "ServerUnavailableError",
+        "TlsError",
     ),
     "health": ("Health",),
     "long_texts": ("TruncationWarning",),

@@ -6,6 +6,7 @@
     │       ├── InvalidImageError
     │       └── InvalidTextError
     ├── ServerUnavailableError       exit code 3: not reachable, overloaded, or a model is being started again
+    ├── TlsError                     exit code 3: no encrypted connection can be made; not repeated
     ├── DeadlineExceededError        exit code 4: the answer was not complete in time
     ├── ServerError                  exit code 1: the server refused or failed for another reason; `.status`
     └── ProtocolError                exit code 1: the server answered, but not as a tritonclip server does
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Protocol
 
+from . import tls_reasons
 from .causes import Cause, cause_of, retry_after_s
 
 
@@ -89,6 +91,12 @@ class ServerUnavailableError(ClipError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.cause, self.retry_after_s)
+
+
+class TlsError(ClipError):
+    """No encrypted connection to the server can be made: a certificate, a name, or TLS itself is wrong."""
+
+    exit_code = 3
 
 
 class DeadlineExceededError(ClipError):
@@ -168,6 +176,9 @@ def from_triton(failure: TritonFailure, address: str, timeout_s: float) -> ClipE
     details = (failure.message() or "no details").strip()
     cause = cause_of(status, details)
     if cause in _UNAVAILABLE or status == "UNAVAILABLE":
+        reason = tls_reasons.refusal(details)
+        if reason is not None:
+            return TlsError(f"no encrypted connection to {address}: {reason} ({details})")
         return unavailable(address, details, cause)
     if cause is Cause.NEIGHBOUR:
         return ServerError(f"{status} from {address}: {details} ({_NEIGHBOUR_ADVICE})", status, cause)
@@ -181,7 +192,8 @@ def from_triton(failure: TritonFailure, address: str, timeout_s: float) -> ClipE
 def unavailable(address: str, details: str, cause: Cause = Cause.UNREACHABLE) -> ServerUnavailableError:
     """The server at `address` cannot answer now; the message says why, and what to do."""
     what, advice = _UNAVAILABLE.get(cause, _REFUSED)
-    return ServerUnavailableError(f"{what.format(address)} ({details}); {advice}", cause, retry_after_s(details))
+    hint = tls_reasons.hint(details) if cause is Cause.UNREACHABLE else ""
+    return ServerUnavailableError(f"{what.format(address)} ({details}); {advice}{hint}", cause, retry_after_s(details))
 
 
 def deadline_exceeded(timeout_s: float) -> DeadlineExceededError:

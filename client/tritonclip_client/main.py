@@ -19,7 +19,12 @@ EXIT_INTERRUPTED = 130
 EXIT_MISSING_EXTRA = 2
 
 # The extra of the distribution that brings what a package imports.
-EXTRAS = {"tritonclip_export": "export", "tritonclip_serve": "serve", "tritonclip_bench": "bench"}
+EXTRAS = {
+    "tritonclip_export": "export",
+    "tritonclip_serve": "serve",
+    "tritonclip_bench": "bench",
+    "tritonclip_chaos": "bench",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,62 +2,64 @@
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from tritonclip_serve.die_with_parent import PLACEHOLDER
+from tritonclip_serve.edge.endpoints import Endpoints
 from tritonclip_serve.engines import engine_arguments
 from tritonclip_serve.installation import Installation
 
 _MIB = 1 << 20
 RESPONSE_CACHE_BYTES = 64 * _MIB
-_EVERY_ADDRESS = "0.0.0.0"
-_LOOPBACK = "127.0.0.1"
+# What only the holder of the key may ask for. Statistics stay open: they hold counts, and the load test reads them.
+_RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
+_KEY = "tritonclip"
+CALLER_HEADER = "tritonclip-caller"
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """Where a server listens: one host, three ports."""
-
-    host: str
-    grpc: int
-    http: int
-    metrics: int
-
-    def connectable(self, endpoint: str) -> tuple[str, int]:
-        """Host and port at which this machine reaches an endpoint (`grpc`, `http` or `metrics`)."""
-        return (_LOOPBACK if self.host == _EVERY_ADDRESS else self.host), int(getattr(self, endpoint))
-
-    def address(self, endpoint: str) -> str:
-        """`host:port` of an endpoint."""
-        host, port = self.connectable(endpoint)
-        return f"{host}:{port}"
+def control_headers(key: str) -> dict[str, str]:
+    """What a gRPC call has to carry for what is restricted."""
+    return {f"triton-grpc-protocol-{_KEY}": key}
 
 
 def command_line(
-    installation: Installation, repository: Path, endpoints: Endpoints, shared_memory_prefix: str
+    installation: Installation,
+    repository: Path,
+    endpoints: Endpoints,
+    shared_memory_prefix: str,
+    tls_arguments: Sequence[str] = (),
+    exit_timeout_s: int = 30,
 ) -> list[str]:
-    """The program and its flags."""
-    addresses = [
-        flag
-        for name in ("grpc", "http", "metrics")
-        for flag in (f"--{name}-address={endpoints.host}", f"--{name}-port={getattr(endpoints, name)}")
-    ]
+    """The program and its flags, with `die_with_parent.PLACEHOLDER` where the key to what is restricted belongs.
+
+    Args:
+        tls_arguments: flags about encryption.
+        exit_timeout_s: how long the server, asked to end, answers what it has begun.
+    """
     return [
         str(installation.executable),
         f"--model-repository={repository}",
         # The exported configs are complete; completing them would start every Python model twice.
         "--disable-auto-complete-config",
-        *addresses,
+        # Models can be loaded again one by one, by who has the key.
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--exit-timeout-secs={exit_timeout_s}",
+        *endpoints.arguments(),
+        # Becomes a parameter of the request, by which the doors of the towers share between callers (clip_caller.py).
+        f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",
+        *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        *_without_client_shared_memory(),
+        *_restrictions(endpoints),
         *installation.arguments,
         *engine_arguments(repository),
     ]
 
 
-def _without_client_shared_memory() -> list[str]:
-    """Clients must not name memory of this machine. From release 26.04 they cannot; before, a key that nobody knows."""
-    rule = f"shared-memory:tritonclip={secrets.token_hex(16)}"
-    return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
+def _restrictions(endpoints: Endpoints) -> list[str]:
+    """Clients must neither load models nor name memory of this machine, nor change what is logged and traced."""
+    rule = f"{','.join(_RESTRICTED)}:{_KEY}={PLACEHOLDER}"
+    flags = ["--grpc-restricted-protocol", *(["--http-restricted-api"] if endpoints.http is not None else [])]
+    return [f"{flag}={rule}" for flag in flags]

@@ -5,6 +5,7 @@ ServeError                exit code 3: the server did not start, or did not stay
 ├── ServerNotFoundError   exit code 2: no tritonserver is installed
 ├── EnvironmentFaultError exit code 2: the server's Python cannot run the models
 ├── AddressError          exit code 2: a port or a host cannot be listened on
+├── TlsFileError          exit code 2: a certificate or a key cannot be used
 ├── LogFileError          exit code 2: the server's log cannot be written where it was asked for
 ├── ModelLoadError        a model did not load; `failures` says which, and why
 ├── NotReadyError         the server is up, but no embedding came back
@@ -43,7 +44,13 @@ class EnvironmentFaultError(ServeError):
 
 
 class AddressError(ServeError):
-    """A port or a host cannot be listened on."""
+    """A port or a host cannot be listened on, or must not be as things stand."""
+
+    exit_code = 2
+
+
+class TlsFileError(ServeError):
+    """A certificate or a key that the server was given cannot be used."""
 
     exit_code = 2
 

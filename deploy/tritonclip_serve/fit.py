@@ -20,8 +20,11 @@ _WITHOUT_OTHERS = "--runtime onnxruntime-python"
 _OF_PLATFORM = {"ensemble": None, "tensorrt_plan": "tensorrt"}
 
 
-def check_fit(repository: Path, installation: Installation) -> None:
+def check_fit(repository: Path, installation: Installation, served: Path | None = None) -> None:
     """Compare what the repository asks for with the server's backends and release, and its engines with this machine.
+
+    Args:
+        served: where the server will read it, if not there.
 
     Raises:
         RepositoryError: names what is missing, what is there, and what to do.
@@ -30,7 +33,7 @@ def check_fit(repository: Path, installation: Installation) -> None:
     _check_backends(repository, needed, installation)
     _check_release(repository, installation)
     if "dali" in needed.values():
-        _check_path_for_dali(repository)
+        _check_path_for_dali(served or repository)
     check_engines(repository)
 
 
@@ -61,7 +64,8 @@ def _check_path_for_dali(repository: Path) -> None:
     if not _DALI_PATH.fullmatch(path) or ".." in path:
         raise RepositoryError(
             f"Triton's DALI backend loads no model from {path}: plain letters, digits, / . and _ are allowed in the "
-            "whole path; rename or move the repository, or turn it back: tritonclip configure DIR --preprocess cpu"
+            "whole path; set TMPDIR to another folder, or turn the repository back: tritonclip configure DIR "
+            "--preprocess cpu"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 
 from tritonclip_serve.errors import AddressError
@@ -13,19 +13,20 @@ ANY_PORT = 0
 _HIGHEST_PORT = 65535
 
 
-def claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+def claim_ports(host: str, wanted: Mapping[str, int], avoid: Collection[int] = ()) -> dict[str, int]:
     """Check that every port can be listened on, and choose a free one for each 0.
 
     Args:
         host: an IPv4 address or a host name.
         wanted: port by the name of the option that gave it.
+        avoid: ports that a 0 must not become.
 
     Raises:
         AddressError: names the first port that cannot be had, or the host.
     """
     # All stay bound until the last is chosen, so that no two get the same port.
     with ExitStack() as held:
-        return {option: _claim(host, option, port, held) for option, port in wanted.items()}
+        return {option: _claim(host, option, port, held, avoid) for option, port in wanted.items()}
 
 
 def is_listening(host: str, port: int, timeout_s: float = 1.0) -> bool:
@@ -37,7 +38,7 @@ def is_listening(host: str, port: int, timeout_s: float = 1.0) -> bool:
         return False
 
 
-def _claim(host: str, option: str, port: int, held: ExitStack) -> int:
+def _claim(host: str, option: str, port: int, held: ExitStack, avoid: Collection[int]) -> int:
     if not ANY_PORT <= port <= _HIGHEST_PORT:
         raise AddressError(f"{option} {port} is not a port; give 1 to {_HIGHEST_PORT}, or 0 for any free port")
     listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -51,7 +52,8 @@ def _claim(host: str, option: str, port: int, held: ExitStack) -> int:
         raise AddressError(f"{option} {port} needs privileges; give a port from 1024 up, or 0") from error
     except OSError as error:
         raise AddressError(_unavailable(host, option, port, error)) from error
-    return int(listener.getsockname()[1])
+    chosen = int(listener.getsockname()[1])
+    return chosen if port or chosen not in avoid else _claim(host, option, port, held, avoid)
 
 
 def _unavailable(host: str, option: str, port: int, error: OSError) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip_serve.edge.access import Access
 from tritonclip_serve.errors import NotReadyError
 
 _LENGTH = struct.Struct("<I")
@@ -42,10 +43,11 @@ def read_probes(repository: Path) -> tuple[Probe, ...]:
     return Probe("embed_image", "image", picture), Probe("embed_text", "text", text)
 
 
-def ask(address: str, probes: tuple[Probe, ...], timeout_s: float) -> None:
+def ask(access: Access, address: str, probes: tuple[Probe, ...], timeout_s: float) -> None:
     """Have every probe embedded.
 
     Args:
+        access: how to reach it.
         address: `host:port` of the gRPC endpoint.
         timeout_s: deadline of each request.
 
@@ -53,8 +55,7 @@ def ask(address: str, probes: tuple[Probe, ...], timeout_s: float) -> None:
         StillStartingError: the server does not answer yet; ask again.
         NotReadyError: it answered with something that is no embedding.
     """
-    # A proxy named in the environment must not stand between this machine and itself.
-    client = triton.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
+    client = access.client(address)
     try:
         for probe in probes:
             _check(probe, _embed(client, probe, timeout_s))

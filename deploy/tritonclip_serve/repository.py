@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export import manifest
+from tritonclip_export.errors import ExportError
+from tritonclip_export.manifest import MANIFEST
 from tritonclip_serve.errors import RepositoryError
 
-MANIFEST = "manifest.json"
 CONFIG = "config.pbtxt"
 ENTRY_POINTS = ("embed_image", "embed_text")
 EXPORT_HINT = "write one with: tritonclip export CHECKPOINT DIR"
@@ -49,27 +50,22 @@ def read_identity(repository: Path) -> Identity:
     """Read the name and the fingerprint of the served model from the manifest.
 
     Raises:
-        RepositoryError: the manifest is not a JSON object.
+        RepositoryError: the manifest is none, or damaged.
     """
     spec = read_manifest(repository)["spec"]
     return Identity(str(spec.get("name") or repository.name), str(spec.get("fingerprint") or ""))
 
 
 def read_manifest(repository: Path) -> dict[str, Any]:
-    """Read the manifest, as far as a server has to know it: an object with an object `spec`, which may be empty.
+    """Read the manifest.
 
     Raises:
-        RepositoryError: it is something else.
+        RepositoryError: it is none, or damaged.
     """
-    path = repository / MANIFEST
     try:
-        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RepositoryError(f"{path} cannot be read as JSON ({error}); {EXPORT_HINT}") from error
-    spec = manifest.get("spec", {}) if isinstance(manifest, dict) else None
-    if not isinstance(spec, dict):
-        raise RepositoryError(f"{path} holds no object `spec`; {EXPORT_HINT}")
-    return {**manifest, "spec": spec}
+        return manifest.read_manifest(repository)
+    except ExportError as error:
+        raise RepositoryError(str(error)) from error
 
 
 def model_names(repository: Path) -> tuple[str, ...]:

@@ -21,6 +21,15 @@ from tritonclip_export.spec import ServingSpec
 from tritonclip_export.templates import templates
 
 ENSEMBLES = ("embed_image", "embed_text", "clip")
+# The models that requests enter a tower by, and the setting that says how many items one may have.
+DOORS = {"preprocess": "image_batch", "tokenizer": "text_batch", "split_text": "max_split_rows"}
+# What one request may cost: model, parameter, setting.
+LIMITS = (
+    ("tokenizer", "max_bytes", "max_text_bytes"),
+    ("split_text", "max_bytes", "max_text_bytes"),
+    ("split_text", "max_request_bytes", "max_split_bytes"),
+    ("similarity", "max_scores", "max_scores"),
+)
 EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features", "text_features")
 HEADER = "# Written by tritonclip; the commented original is in its model_repository/.\n"
 CONFIG = "config.pbtxt"
@@ -82,6 +91,13 @@ def served_configs(
             config.parameters[SERVING_SPEC].string_value = spec.to_json()
         _set_sizes(config, spec, settings)
         _set_queue(config, settings)
+        if name in DOORS:
+            _set_door(config, settings)
+        if name == "preprocess":
+            _set_images(config, settings)
+        for model, key, setting in LIMITS:
+            if name == model:
+                config.parameters[key].string_value = str(getattr(settings, setting))
         if config.HasField("response_cache"):
             config.response_cache.enable = settings.text_cache
     route(made["preprocess"], settings)
@@ -136,7 +152,8 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> No
     pixels = list(spec.image.pixel_shape)
     for tensor in (*config.input, *config.output):
         if tensor.name == "pixels":
-            tensor.dims[:] = pixels
+            # A model that does not batch has the number of images as a dim of its own.
+            tensor.dims[:] = pixels if config.max_batch_size else [-1, *pixels]
         elif tensor.name in EMBEDDINGS:
             tensor.dims[-1] = spec.embedding_dim
     for warmup in config.model_warmup:
@@ -145,14 +162,31 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> No
         if "input_ids" in warmup.inputs:
             warmup.inputs["input_ids"].dims[:] = [spec.text.buckets[0]]
     if config.max_batch_size:
-        takes_text = config.name in ("tokenizer", "text_encoder", "cached_text_encoder", "embed_text")
+        takes_text = config.name in ("text_encoder", "cached_text_encoder", "embed_text")
         config.max_batch_size = settings.text_batch if takes_text else settings.image_batch
-    if config.name == "preprocess":
-        config.instance_group[0].count = settings.preprocess_instances
+
+
+def _set_images(preprocess: ModelConfig, settings: Settings) -> None:
+    for key, value in {
+        "workers": settings.preprocess_threads,
+        "decoder_processes": settings.decoder_processes,
+        "max_pixels": settings.max_pixels,
+        "max_bytes": settings.max_bytes,
+        "image_seconds": settings.image_seconds,
+        "image_megabytes": settings.image_megabytes,
+        "exif": settings.exif,
+    }.items():
+        preprocess.parameters[key].string_value = f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _set_queue(config: ModelConfig, settings: Settings) -> None:
     if config.HasField("dynamic_batching"):
         policy = config.dynamic_batching.default_queue_policy
         policy.default_timeout_microseconds = round(settings.queue_seconds * 1e6)
-        policy.max_queue_size = settings.queue_size
+        policy.max_queue_size = settings.triton_queue_size
+
+
+def _set_door(config: ModelConfig, settings: Settings) -> None:
+    values = {**settings.own_queue, "max_batch": str(getattr(settings, DOORS[config.name]))}
+    for key, value in values.items():
+        config.parameters[key].string_value = value

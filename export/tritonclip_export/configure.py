@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,36 +13,44 @@ from tritonclip_export.encoders import ENCODERS
 from tritonclip_export.engine.here import ENGINES, records
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.in_place import alone_in, put_in_place, staged_beside, write_files
-from tritonclip_export.manifest import MANIFEST, file_hash, read_manifest, verify
+from tritonclip_export.manifest import file_hash, read_manifest, save, verify
 from tritonclip_export.settings import DALI, TENSORRT, Settings
+from tritonclip_export.signature import Signer
 from tritonclip_export.spec import ServingSpec
+from tritonclip_export.staging import sweep
 from tritonclip_export.templates import templates
 
 SETTINGS = "settings"
 
 
-def configure(repository: Path, changes: Mapping[str, Any]) -> tuple[Settings, Settings, list[str]]:
+def configure(
+    repository: Path, changes: Mapping[str, Any], signer: Signer | None = None
+) -> tuple[Settings, Settings, list[str]]:
     """Serve `repository` with other settings; returns those before and after, and the files that changed.
+
+    A change that was killed halfway is undone first.
 
     Args:
         changes: attributes of `Settings`; what is not named stays.
+        signer: signs the changed manifest; without, a signature goes.
 
     Raises:
         ExportError: a setting cannot be had, the repository is not what was exported, or cannot be written to.
     """
     repository = repository.resolve()
+    sweep(repository)
     before = settings_of(repository, read_manifest(repository))
     if before.changed(changes) == before:
         return before, before, []
     with staged_beside(repository, "settings") as staging, alone_in(repository):
-        manifest = read_manifest(repository)
+        manifest = read_manifest(repository, signer)
         before = settings_of(repository, manifest)
         settings = before.changed(changes)
         # An engine that is cut in half is no reason to stay with engines.
         engines = [] if settings.runtime == TENSORRT else [one["file"] for one in records(manifest)]
         verify(repository, without=engines)
         manifest, written = stage(repository, manifest, settings, staging)
-        publish(repository, manifest, written, staging)
+        publish(repository, manifest, written, staging, signer)
     return before, settings, written
 
 
@@ -55,7 +62,7 @@ def settings_of(repository: Path, manifest: Mapping[str, Any]) -> Settings:
     return Settings(
         image_batch=image.max_batch_size,
         text_batch=text.max_batch_size,
-        preprocess_instances=preprocess.instance_group[0].count,
+        preprocess_threads=int(preprocess.parameters["workers"].string_value or 1),
         threads=int(image.parameters["threads"].string_value or 0),
         runtime=manifest["spec"]["runtime"],
     )
@@ -100,7 +107,9 @@ def _changed_files(repository: Path, files: Mapping[str, bytes]) -> dict[str, by
     return {path: new for path, new in files.items() if not there[path].is_file() or there[path].read_bytes() != new}
 
 
-def publish(repository: Path, manifest: Mapping[str, Any], written: list[str], staging: Path) -> None:
+def publish(
+    repository: Path, manifest: Mapping[str, Any], written: list[str], staging: Path, signer: Signer | None = None
+) -> None:
     """Move the files `written` below `staging` into `repository`, and the manifest with their hashes after them.
 
     Where the settings of `manifest` are the CPU's, what only DALI has goes.
@@ -108,6 +117,5 @@ def publish(repository: Path, manifest: Mapping[str, Any], written: list[str], s
     removed = () if manifest.get(SETTINGS, {}).get("preprocess") == DALI else DALI_ONLY
     kept = {name: digest for name, digest in manifest["files"].items() if not name.startswith(tuple(removed))}
     files = {**kept, **{name: file_hash(staging / name) for name in written}}
-    content = {**manifest, "files": dict(sorted(files.items()))}
-    (staging / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save(staging, {**manifest, "files": dict(sorted(files.items()))}, signer)
     put_in_place(staging, repository, written, removed)

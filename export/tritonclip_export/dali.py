@@ -43,7 +43,7 @@ def decoder_config(template: ModelConfig, image: ImageSpec, settings: Settings) 
     decoder.CopyFrom(template)
     decoder.max_batch_size = settings.image_batch
     decoder.output[0].dims[:] = [image.height, image.width, 3]
-    decoder.parameters["num_threads"].string_value = str(settings.preprocess_instances)
+    decoder.parameters["num_threads"].string_value = str(settings.preprocess_threads)
     return decoder
 
 
@@ -56,7 +56,7 @@ def dali_files(image: ImageSpec, settings: Settings) -> dict[str, bytes]:
         "interpolation": "bicubic" if always_bicubic else image.interpolation,
         "fill_color": list(image.fill_color),
         "batch_size": settings.image_batch,
-        "threads": settings.preprocess_instances,
+        "threads": settings.preprocess_threads,
     }
     checked_in = {path: (templates() / path).read_bytes() for path in _AS_CHECKED_IN}
     return {**checked_in, _PICTURES: (json.dumps(pictures) + "\n").encode()}

@@ -45,7 +45,7 @@ def encoder_config(
     made.model_warmup.append(config.model_warmup[0])
     made.model_warmup[0].name = template.model_warmup[0].name
     if settings.runtime == PYTHON:
-        _python(made, template, settings)
+        _python(made, template, spec, settings)
         return made
     _on_gpu(made, spec, settings)
     if settings.runtime == ONNXRUNTIME:
@@ -55,11 +55,15 @@ def encoder_config(
     return made
 
 
-def _python(made: ModelConfig, template: ModelConfig, settings: Settings) -> None:
+def _python(made: ModelConfig, template: ModelConfig, spec: ServingSpec, settings: Settings) -> None:
     made.backend = template.backend
     made.instance_group.MergeFrom(template.instance_group)
     made.parameters.MergeFrom(template.parameters)
-    made.parameters["threads"].string_value = str(settings.threads)
+    values = {**settings.own_queue, "threads": str(settings.threads)}
+    if made.input[0].name == "input_ids":
+        values |= {"vocab_size": str(spec.text.vocab_size), "context_length": str(spec.text.context_length)}
+    for key, value in values.items():
+        made.parameters[key].string_value = value
 
 
 def _on_gpu(made: ModelConfig, spec: ServingSpec, settings: Settings) -> None:

@@ -6,6 +6,7 @@ ExportError               exit code 2: something given to the export is wrong
 ├── SpecError             the serving spec holds a value that the server cannot honor
 ├── RepositoryError       the output directory is taken, or is not a repository
 ├── EngineError           TensorRT cannot build an engine here, or the one there is cannot be used here
+├── SignatureError        a key cannot be used, or a manifest is not signed by it
 ├── ClassifierError       the labels, prompts or weights of a classifier cannot be used with this repository
 └── ParityError           exit code 5: the exported graph does not reproduce the checkpoint
 """
@@ -41,6 +42,10 @@ class EngineError(ExportError):
 
 class ClassifierError(ExportError):
     """The labels, prompts or weights of a classifier cannot be used with this model repository."""
+
+
+class SignatureError(ExportError):
+    """A key cannot be used, or a manifest is not signed by it."""
 
 
 class ParityError(ExportError):

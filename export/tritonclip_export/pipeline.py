@@ -28,6 +28,7 @@ from tritonclip_export.precision.batch_norm import fold_batch_norms
 from tritonclip_export.probes import make_probes
 from tritonclip_export.progress import step
 from tritonclip_export.settings import DALI, PYTHON, TENSORRT, Settings
+from tritonclip_export.signature import Signer
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.towers import served_towers
@@ -68,6 +69,7 @@ class ExportRequest:
     probe_pictures: Path | None = None
     probe_texts: Path | None = None
     force: bool = False
+    signer: Signer | None = None
 
 
 @dataclass
@@ -103,7 +105,8 @@ def export(request: ExportRequest) -> dict[str, Any]:
     with repository.staged(out) as staging:
         report = _convert(prepared, staging)
         _complete(prepared.checkpoint, prepared.spec, request.settings, staging)
-        manifest.write_manifest(staging, {**_manifest(prepared, report), SETTINGS: request.settings.to_dict()})
+        content = {**_manifest(prepared, report), SETTINGS: request.settings.to_dict()}
+        manifest.write_manifest(staging, content, request.signer)
     return manifest.read_manifest(out)
 
 

@@ -6,7 +6,7 @@ import errno
 import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from PIL import Image
 
 from tritonclip_export.dali import DALI_ONLY
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.in_place import alone_in, unique, write_files
+from tritonclip_export.in_place import alone_in, write_files
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_pictures
+from tritonclip_export.staging import OLD, claimed, sweep, unique
 from tritonclip_export.templates import templates
 from tritonclip_export.tokenization import Tokenization
 
@@ -36,9 +37,12 @@ _REFUSED_BY_DISK = {
 def check_output(out: Path, *, force: bool) -> None:
     """Refuse to write over anything, or, with `force`, over anything that is not a model repository.
 
+    What killed exports left beside it goes, or comes back.
+
     Raises:
         RepositoryError: says what stands there and what to do.
     """
+    sweep(out.resolve())
     if not out.exists() and not out.is_symlink():
         return
     if out.is_dir() and not any(out.iterdir()):
@@ -61,23 +65,33 @@ def staged(out: Path) -> Iterator[Path]:
         RepositoryError: the parent of `out` cannot be written to, or its disk is full.
     """
     out = out.absolute()
-    staging = out.parent / f".{out.name}.partial-{unique()}"
     absent = [folder for folder in out.parents if not folder.exists()]
     try:
-        _copy_templates(staging, out)
-        yield staging
-        _replace(staging, out)
+        with _claimed_beside(out) as staging:
+            _copy_templates(staging, out)
+            yield staging
+            _replace(staging, out)
     except BaseException as error:
-        _clear(staging, absent)
+        _clear(absent)
         if isinstance(error, OSError) and error.errno in _REFUSED_BY_DISK:
             raise _not_written(out, error) from error
         raise
 
 
+@contextmanager
+def _claimed_beside(out: Path) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(claimed(out.parent / f".{out.name}.partial-{unique()}"))
+        except OSError as error:
+            raise _not_written(out, error) from error
+        yield folder
+
+
 def _copy_templates(staging: Path, out: Path) -> None:
     try:
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(templates(), staging, ignore=_TEMPLATES_ONLY)
+        shutil.copytree(templates(), staging, ignore=_TEMPLATES_ONLY, dirs_exist_ok=True)
     except shutil.Error as error:
         # It goes on after an error, and tells of all of them.
         raise _not_written(out, error.args[0][0][2]) from error
@@ -91,9 +105,8 @@ def _not_written(out: Path, why: object) -> RepositoryError:
     )
 
 
-def _clear(staging: Path, made: Sequence[Path]) -> None:
-    """Remove `staging`, and the folders above it that were `made`, the innermost first, as far as they are empty."""
-    shutil.rmtree(staging, ignore_errors=True)
+def _clear(made: Sequence[Path]) -> None:
+    """Remove the folders that were `made`, the innermost first, as far as they are empty."""
     for folder in made:
         with suppress(OSError):
             folder.rmdir()
@@ -113,7 +126,7 @@ def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenizat
 
 
 def _replace(staging: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old-{unique()}"
+    old = out.parent / f".{out.name}.{OLD}-{unique()}"
     # Whoever is changing the repository that stands there ends first.
     with alone_in(out) if out.exists() else nullcontext():
         if out.exists():

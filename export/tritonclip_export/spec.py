@@ -171,7 +171,7 @@ class ServingSpec:
                     "scoring": ScoringSpec(**values["scoring"]),
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise SpecError(f"the serving spec is incomplete or has unknown keys: {error}") from error
 
     def with_fingerprint(self, fingerprint: str) -> ServingSpec:

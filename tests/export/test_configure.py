@@ -179,10 +179,10 @@ def test_nothing_to_change(repository: Path, capsys) -> None:
 
 
 def test_a_repository_of_an_earlier_version_says_it_by_its_configs(repository: Path) -> None:
-    configure(repository, "--max-image-batch", "12", "--threads", "3", "--preprocess-instances", "5")
+    configure(repository, "--max-image-batch", "12", "--threads", "3", "--preprocess-threads", "5")
     path = repository / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["settings"]
     path.write_text(json.dumps(manifest))
-    expected = Settings(image_batch=12, threads=3, preprocess_instances=5)
+    expected = Settings(image_batch=12, threads=3, preprocess_threads=5)
     assert settings_of(repository, manifest) == expected

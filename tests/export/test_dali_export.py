@@ -25,7 +25,7 @@ ADDED = {
     *("preprocess/1/clip_dali.py", "preprocess/1/dali_router.py", "preprocess_dali/config.pbtxt"),
     *("preprocess_dali/1/dali.py", "preprocess_dali/1/pictures.json"),
 }
-LIMITS = ("--max-image-batch", "6", "--preprocess-instances", "3")
+LIMITS = ("--max-image-batch", "6", "--preprocess-threads", "3")
 IMAGE = ImageSpec(32, 32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bilinear", "squash", (1, 2, 3))
 
 
@@ -100,7 +100,7 @@ def test_there_and_back_again_is_where_it_was(exported: dict[str, Path], tmp_pat
 
 def test_the_decoder_follows_batch_and_processes(exported: dict[str, Path], tmp_path: Path) -> None:
     repository = shutil.copytree(exported["dali"], tmp_path / "repository")
-    configure(repository, "--max-image-batch", "4", "--preprocess-instances", "5", "--queue-seconds", "3")
+    configure(repository, "--max-image-batch", "4", "--preprocess-threads", "5", "--queue-seconds", "3")
     pictures = json.loads((repository / "preprocess_dali" / "1" / "pictures.json").read_text())
     assert (pictures["batch_size"], pictures["threads"]) == (4, 5)
     decoder = read_config(repository / "preprocess_dali" / "config.pbtxt")

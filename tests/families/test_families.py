@@ -104,7 +104,7 @@ def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_res
         expected = [torch.nn.functional.normalize(features, dim=-1) for features in (images, texts)]
     log = exported.folder / "server.log"
     with (
-        TritonServer(exported.folder / "repository", grpc_port=0, http_port=0, metrics_port=0, log_path=log) as server,
+        TritonServer(exported.folder / "repository", grpc_port=0, metrics_port=0, log_path=log) as server,
         ClipClient(server.grpc_address) as client,
     ):
         with pytest.warns(UserWarning, match="1 of 5 texts"):

@@ -14,5 +14,5 @@ from tritonclip_serve import TritonServer
 def server(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A running server; `.grpc_address`, `.repository` and `.log_path` are what tests need."""
     log_path = tmp_path_factory.mktemp("server") / "tritonserver.log"
-    with TritonServer(demo_repository, grpc_port=0, http_port=0, metrics_port=0, log_path=log_path) as server:
+    with TritonServer(demo_repository, grpc_port=0, metrics_port=0, log_path=log_path) as server:
         yield server

@@ -162,13 +162,13 @@ def test_the_server_answers_as_the_method_itself(
 ) -> None:
     adapted, plain = method(tmp_path), of_hf(hf_clip(MODEL_CFG))
     out = tmp_path / "repository"
-    assert main(["export", str(checkpoint), str(out), *adapted.options, "--preprocess-instances", "1"]) == 0
+    assert main(["export", str(checkpoint), str(out), *adapted.options, "--preprocess-threads", "1"]) == 0
     read = load_checkpoint(str(checkpoint))
     # As large as the tower takes them: how others are resized is for the tests of preprocessing.
     pictures = [picture.convert("RGB").resize((SIDE, SIDE)) for picture in synthetic_pictures()]
     inputs = {"image": transform_pictures(pictures, read.preprocess_cfg), "text": read.tokenization(TEXTS)}
     with (
-        TritonServer(out, grpc_port=0, http_port=0, metrics_port=0, log_path=tmp_path / "server.log") as server,
+        TritonServer(out, grpc_port=0, metrics_port=0, log_path=tmp_path / "server.log") as server,
         ClipClient(server.grpc_address) as client,
     ):
         images = client.embed_images([_png(picture) for picture in pictures])

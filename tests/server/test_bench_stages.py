@@ -66,7 +66,7 @@ def test_a_sleep_is_found_in_its_stage(
 ) -> None:
     (other,) = set(SLEEPS) - {model}
     repository, result = with_sleep(demo_repository, tmp_path / "repository", model), tmp_path / "result.json"
-    ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    ports = {"grpc_port": 0, "metrics_port": 0}
     with TritonServer(repository, **ports, log_path=tmp_path / "log", extra_args=flags) as server:
         line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", server.grpc_address]
         line += ["--scenario", scenario, "--users", "2", "--rate", "10", "--labels", "2"]

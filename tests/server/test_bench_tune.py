@@ -44,8 +44,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Settings]]:
 
     def load(plan: Any, *, progress: bool) -> dict[str, Any]:
         copy, now = served[-1]
-        assert read_configs(copy)["preprocess"].instance_group[0].count == now.preprocess_instances
-        rate = 100.0 * now.preprocess_instances * (3 if spec_of(copy).precision == "float16" else 1)
+        assert read_configs(copy)["preprocess"].instance_group[0].count == now.preprocess_threads
+        rate = 100.0 * now.preprocess_threads * (3 if spec_of(copy).precision == "float16" else 1)
         failures = 1 if now.threads == 7 else 0
         total = {
             "requests": 1000,
@@ -86,7 +86,7 @@ def test_the_repository_stays_as_it_is(repository: Path, loaded: list, tmp_path:
         tune(
             repository,
             "--vary",
-            "preprocess_instances=1,2,3",
+            "preprocess_threads=1,2,3",
             "--label",
             "a machine",
             "--json",
@@ -102,16 +102,16 @@ def test_the_repository_stays_as_it_is(repository: Path, loaded: list, tmp_path:
     assert {copy for copy, _ in loaded}.isdisjoint({repository})
 
     out = capsys.readouterr().out
-    assert "best: preprocess_instances=3: 3.00 ± 0.00 x the present throughput" in out
+    assert "best: preprocess_threads=3: 3.00 ± 0.00 x the present throughput" in out
     assert "not written (--write does)" in out
     assert "the load generator used 0.90 of one core" in out
     record = json.loads(result.read_text())
     assert (record["schema"], record["kind"], record["label"], record["broken"]) == (2, "tune", "a machine", None)
     assert (record["verdict"], record["written"]) == ("better", False)
-    assert record["best"]["changes"] == {"preprocess_instances": 3}
+    assert record["best"]["changes"] == {"preprocess_threads": 3}
     assert record["best"]["ratio"]["mean"] == pytest.approx(3)
     assert record["present"]["settings"] == settings(repository).to_dict() | {"graph_batches": None}
-    labels = ["present", "preprocess_instances=2", "preprocess_instances=3"]
+    labels = ["present", "preprocess_threads=2", "preprocess_threads=3"]
     assert [one["label"] for one in record["trials"]] == labels
     assert [one["label"] for one in record["records"]] == labels
     assert [one["kind"] for one in record["records"]] == ["load"] * 3
@@ -119,7 +119,7 @@ def test_the_repository_stays_as_it_is(repository: Path, loaded: list, tmp_path:
         assert len(trial["rounds"]) == len(load["repeats"]) == load["spread"]["items_per_s"]["n"]
     assert record["records"][0]["cost"]["dollars_per_million"] == pytest.approx(10)
     assert "USD/million" in out
-    assert "preprocess_instances=3" in page.read_text()
+    assert "preprocess_threads=3" in page.read_text()
     assert str(repository.parent) not in result.read_text() + page.read_text()
 
 
@@ -129,18 +129,18 @@ def mtimes(repository: Path) -> dict[str, int]:
 
 def test_the_best_is_written_as_configure_does(repository: Path, loaded: list, capsys) -> None:
     before = settings(repository)
-    assert tune(repository, "--vary", "preprocess_instances=2", "--write") == 0
+    assert tune(repository, "--vary", "preprocess_threads=2", "--write") == 0
     verify(repository)
-    assert settings(repository) == before.changed({"preprocess_instances": 2})
+    assert settings(repository) == before.changed({"preprocess_threads": 2})
     assert "; written, and read by a server when it starts" in capsys.readouterr().out
 
 
 def test_what_fails_is_told_and_the_rest_measured(repository: Path, loaded: list, capsys) -> None:
     """Settings that the server cannot have, that refuse the load, and with which requests fail."""
-    varied = ("--vary", "preprocess_instances=1,2", "--vary", "threads=1,7", "--vary", "image_batch=2,32")
+    varied = ("--vary", "preprocess_threads=1,2", "--vary", "threads=1,7", "--vary", "image_batch=2,32")
     assert tune(repository, *varied, "--batch-size", "4") == 0
     out = capsys.readouterr().out
-    assert "best: preprocess_instances=2:" in out
+    assert "best: preprocess_threads=2:" in out
     assert "failed: 1 of 1001 requests failed: UNAVAILABLE: no" in out
     assert "failed: --batch-size 4; embed_image on this server takes 1 to 2 in a request" in out
 
@@ -157,7 +157,7 @@ def test_another_precision_is_reported_and_never_written(
         manifest["files"][f"{name}/config.pbtxt"] = file_hash(path)
     (other / "manifest.json").write_text(json.dumps(manifest))
     half, result = content(other), tmp_path / "tuned.json"
-    varied = ("--vary", "preprocess_instances=2", "--write", "--json", result)
+    varied = ("--vary", "preprocess_threads=2", "--write", "--json", result)
     assert tune(repository, "--repository", other, *varied) == 0
     assert (
         "precision=float16: 3.00 ± 0.00 x the throughput of float32 with the same settings" in capsys.readouterr().out
@@ -165,8 +165,8 @@ def test_another_precision_is_reported_and_never_written(
     assert content(other) == half
     assert spec_of(repository).precision == "float32"
     told = json.loads(result.read_text())["exports"]
-    assert told[0]["label"] == "precision=float16, preprocess_instances=2"
-    assert [(one["precision"], one["over"]) for one in told] == [("float16", "preprocess_instances=2")]
+    assert told[0]["label"] == "precision=float16, preprocess_threads=2"
+    assert [(one["precision"], one["over"]) for one in told] == [("float16", "preprocess_threads=2")]
     assert told[0]["ratio"]["mean"] == pytest.approx(3)
 
     # Now those are the present settings, and the only others are as good.
@@ -192,8 +192,8 @@ def test_settings_that_changed_meanwhile_are_not_overwritten(
         written(*arguments)
 
     monkeypatch.setattr(bench_tune, "_write", write)
-    assert tune(repository, "--vary", "preprocess_instances=2", "--write") == 2
-    assert settings(repository).preprocess_instances == 1
+    assert tune(repository, "--vary", "preprocess_threads=2", "--write") == 2
+    assert settings(repository).preprocess_threads == 1
     assert "was changed since the sweep began" in capsys.readouterr().err
 
 
@@ -211,8 +211,8 @@ def test_a_copy_shares_the_weights_alone(repository: Path, tmp_path: Path, monke
     for path in (path for path in repository.rglob("*") if path.is_file() and path.parent.name != "__pycache__"):
         assert path.samefile(copy / path.relative_to(repository)) == (path in weights or path in large)
     before = content(repository)
-    tune_copy.apply(copy, settings(copy).changed({"preprocess_instances": 5}))
-    assert settings(copy).preprocess_instances == 5
+    tune_copy.apply(copy, settings(copy).changed({"preprocess_threads": 5}))
+    assert settings(copy).preprocess_threads == 5
     assert content(repository) == before
 
 

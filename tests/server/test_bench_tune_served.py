@@ -55,13 +55,13 @@ def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command
     # A batch goes to one process, whatever the others do.
     configure(repository, "--max-image-batch", "1")
     before = settings(repository)
-    varied = ("--vary", "preprocess_instances=1,4", "--vary", "runtime=onnxruntime-python,onnxruntime")
+    varied = ("--vary", "preprocess_threads=1,4", "--vary", "runtime=onnxruntime-python,onnxruntime")
     process = command(*varied, "--duration", "3s", "--write", "--budget", "14m")
     out, err = process.communicate()
     assert process.returncode == 0, err
     record = json.loads((tmp_path / "tuned.json").read_text())
     assert (record["verdict"], record["written"], record["broken"]) == ("better", True, None), out
-    assert record["best"]["changes"] == {"preprocess_instances": 4}
+    assert record["best"]["changes"] == {"preprocess_threads": 4}
     assert record["best"]["ratio"]["mean"] > 2
     failed = {trial["label"]: trial["failed"] for trial in record["trials"] if trial["failed"]}
     assert len(failed) == 2
@@ -71,9 +71,9 @@ def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command
     )
 
     verify(repository)
-    assert settings(repository) == before.changed({"preprocess_instances": 4})
+    assert settings(repository) == before.changed({"preprocess_threads": 4})
     assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
-    free = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    free = {"grpc_port": 0, "metrics_port": 0}
     with TritonServer(repository, log_path=tmp_path / "server.log", **free):
         pass
 
@@ -82,7 +82,7 @@ def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_the_trials_and_nothing_else(repository: Path, command, tmp_path, number: int) -> None:
     before = content(repository)
-    process = command("--vary", "preprocess_instances=2,3", "--duration", "2s", "--write")
+    process = command("--vary", "preprocess_threads=2,3", "--duration", "2s", "--write")
     for line in process.stderr:
         if "round 1" in line:
             break

@@ -50,7 +50,7 @@ def address(
     add_classifier("build", repository, "--name", "all", "--labels", file, "--top-k", 100)
     options = ["--keys", cache[0], "--values", cache[1], "--alpha", ALPHA, "--beta", BETA]
     add_classifier("tip-adapter", repository, "--name", "tip", "--labels", file, *options)
-    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=folder / "log") as server:
+    with TritonServer(repository, grpc_port=0, metrics_port=0, log_path=folder / "log") as server:
         yield server.grpc_address
 
 

@@ -22,14 +22,14 @@ from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import ModelLoadError
 
 ENCODERS = ("image_encoder", "text_encoder")
-FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+FREE_PORTS = {"grpc_port": 0, "metrics_port": 0}
 
 
 @pytest.fixture(scope="module")
 def configured(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every setting that is not a GPU's, other than by default."""
     repository = shutil.copytree(demo_repository, tmp_path_factory.mktemp("configured") / "repository")
-    settings = ["--max-image-batch", "3", "--max-text-batch", "5", "--preprocess-instances", "1", "--threads", "1"]
+    settings = ["--max-image-batch", "3", "--max-text-batch", "5", "--preprocess-threads", "1", "--threads", "1"]
     assert main(["configure", str(repository), *settings, "--queue-seconds", "7", "--no-text-cache"]) == 0
     return repository
 

@@ -122,7 +122,7 @@ def served(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     _without_decoder(repository / "preprocess", repository / "preprocess_alone")
     log = folder / "server.log"
     with (
-        TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=log) as server,
+        TritonServer(repository, grpc_port=0, metrics_port=0, log_path=log) as server,
         grpcclient.InferenceServerClient(server.grpc_address) as client,
     ):
         yield Served(client, repository, log)

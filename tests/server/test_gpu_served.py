@@ -22,7 +22,7 @@ TEXTS = ["a red circle", "a small blue square in the top left", "", "a pencil dr
 def answers(repository: Path, device: str, folder: Path, pictures: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of `pictures` and of TEXTS, by a server whose encoders run on `device`."""
     log = folder / "tritonserver.log"
-    options = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "server": "embedded", "log_path": log}
+    options = {"grpc_port": 0, "metrics_port": 0, "server": "embedded", "log_path": log}
     with open_device(device).chosen(), TritonServer(repository, **options) as server:
         check_providers(log, open_device(device))
         with ClipClient(server.grpc_address) as client:
@@ -75,6 +75,6 @@ def test_a_server_that_must_have_a_gpu_says_why_it_does_not_start(
     demo_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "cuda")
-    options = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "log_path": tmp_path / "server.log"}
+    options = {"grpc_port": 0, "metrics_port": 0, "log_path": tmp_path / "server.log"}
     with pytest.raises(ModelLoadError, match="TRITONCLIP_DEVICE is cuda"), TritonServer(demo_repository, **options):
         pass

@@ -22,7 +22,7 @@ START_LIMIT_S = 3.0
 @pytest.fixture
 def own_server(demo_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
     """A server that a test may damage."""
-    ports = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+    ports = {"grpc_port": 0, "metrics_port": 0}
     # With a dead model it does not end by itself.
     with TritonServer(demo_repository, log_path=tmp_path / "server.log", stop_grace_s=1, **ports) as server:
         yield server

@@ -49,7 +49,7 @@ def environment(image: Path, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def address(demo_repository: Path, environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """A server started as the container starts it, on free ports."""
-    ports = ("--grpc-port=0", "--http-port=0", "--metrics-port=0")
+    ports = ("--grpc-port=0", "--metrics-port=0")
     command = ["tritonclip", "serve", demo_repository, "--server", "path", "--show-log", *ports]
     with (tmp_path / "shown").open("wb") as shown:
         pipes = {"stdout": subprocess.PIPE, "stderr": shown, "text": True}

@@ -38,7 +38,7 @@ def served(request: pytest.FixtureRequest, demo: Path, tmp_path_factory: pytest.
     export_repository(repository, option)
     add_classifier("build", repository, "--name", "shapes", "--labels", demo / "labels.txt", "--templates", "simple")
     log = folder / "server.log"
-    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, log_path=log) as server:
+    with TritonServer(repository, grpc_port=0, metrics_port=0, log_path=log) as server:
         yield Served(precision, repository, server.grpc_address)
 
 

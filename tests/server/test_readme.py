@@ -137,7 +137,7 @@ def test_the_graphs_are_those_that_tensorrt_takes(folder: Path, demo_repository:
 
 def test_serve_starts_and_stops(folder: Path, demo_repository: Path) -> None:
     (folder / "repository").symlink_to(demo_repository)
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--log-file", str(folder / "server.log")]
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-file", str(folder / "server.log")]
     line = [sys.executable, "-m", "tritonclip_client.main", *shlex.split(SERVE)[1:], *ports]
     with subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:

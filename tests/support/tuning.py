@@ -14,7 +14,7 @@ from tritonclip_export.settings import Settings
 def with_idle_cores(exported: Path, folder: Path) -> Path:
     """A copy with settings that leave cores idle."""
     shutil.copytree(exported, folder)
-    configure(folder, "--threads", "1", "--preprocess-instances", "1")
+    configure(folder, "--threads", "1", "--preprocess-threads", "1")
     return folder
 
 

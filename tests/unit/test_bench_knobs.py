@@ -10,13 +10,13 @@ from tritonclip_bench.knobs import default_values, grid, label, neighbours, pars
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.settings import ONNXRUNTIME, PYTHON, TENSORRT, Settings
 
-PRESENT = Settings(preprocess_instances=1, threads=1)
+PRESENT = Settings(preprocess_threads=1, threads=1)
 ON_GPU = Settings(runtime=ONNXRUNTIME)
 
 
 def test_values_by_cores_runtime_and_scenario() -> None:
     assert default_values(Settings(), {"embed_image"}, 8) == {
-        "preprocess_instances": [4, 8],
+        "preprocess_threads": [4, 8],
         "threads": [4],
         "image_batch": [64, 128],
     }
@@ -35,11 +35,11 @@ def test_no_smaller_batch_is_tried_unasked() -> None:
 
 
 def test_a_grid_has_every_combination_but_the_present() -> None:
-    settings = grid(PRESENT, {"threads": (0, 1), "preprocess_instances": (1, 2)})
+    settings = grid(PRESENT, {"threads": (0, 1), "preprocess_threads": (1, 2)})
     assert [label(one, PRESENT) for one in settings] == [
         "threads=0",
-        "preprocess_instances=2, threads=0",
-        "preprocess_instances=2",
+        "preprocess_threads=2, threads=0",
+        "preprocess_threads=2",
     ]
 
 
@@ -55,7 +55,7 @@ def test_a_value_that_is_never_allowed_is_refused() -> None:
 
 
 def test_vary() -> None:
-    assert parse_vary("preprocess_instances=1,2,2") == ("preprocess_instances", (1, 2))
+    assert parse_vary("preprocess_threads=1,2,2") == ("preprocess_threads", (1, 2))
     assert parse_vary("pinned_memory=no,yes") == ("pinned_memory", (False, True))
     assert label(ON_GPU.changed({"pinned_memory": False}), ON_GPU) == "pinned_memory=no"
 

@@ -14,7 +14,7 @@ from tritonclip_bench.tune import FINAL, MIN_GAIN, Sweep
 from tritonclip_bench.tune_trials import MIN_ROUNDS, OVERHEAD_S, Candidate, Effort, Measured, predicted
 from tritonclip_export.settings import Settings
 
-PRESENT = Candidate(Settings(preprocess_instances=1, threads=1))
+PRESENT = Candidate(Settings(preprocess_threads=1, threads=1))
 EFFORT = Effort(seconds=10, warmup_s=3, rounds=8, budget_s=3600)
 
 
@@ -55,11 +55,11 @@ def by_threads(settings: Settings) -> float:
     return 100.0 * (settings.threads or 2)
 
 
-GRID = [changed(threads=threads, preprocess_instances=n) for threads in (1, 0) for n in (1, 2, 3, 4)][1:]
+GRID = [changed(threads=threads, preprocess_threads=n) for threads in (1, 0) for n in (1, 2, 3, 4)][1:]
 
 
 def test_the_better_settings_are_found_and_only_them() -> None:
-    _, verdict = run(Machine(by_threads, noise=0.02), [changed(threads=0), changed(preprocess_instances=2)])
+    _, verdict = run(Machine(by_threads, noise=0.02), [changed(threads=0), changed(preprocess_threads=2)])
     assert verdict.kind == "better"
     assert verdict.best == changed(threads=0)
     assert verdict.ratio.mean == pytest.approx(2, rel=0.05)
@@ -75,10 +75,10 @@ def test_equal_settings_are_hardly_ever_recommended(noise: float) -> None:
 @pytest.mark.parametrize("gain", [1.15, 1.4])
 def test_a_real_gain_is_found_in_noise(gain: float) -> None:
     def rate(settings: Settings) -> float:
-        return 100.0 * (gain if settings.preprocess_instances == 3 else 1.0)
+        return 100.0 * (gain if settings.preprocess_threads == 3 else 1.0)
 
     found = [run(Machine(rate, noise=0.03, seed=seed), GRID)[1] for seed in range(50)]
-    assert sum(one.kind == "better" and one.best.settings.preprocess_instances == 3 for one in found) >= 45
+    assert sum(one.kind == "better" and one.best.settings.preprocess_threads == 3 for one in found) >= 45
 
 
 def test_a_machine_that_slows_down_favors_nobody() -> None:
@@ -97,8 +97,8 @@ def test_a_gain_below_the_least_is_not_worth_a_change() -> None:
 
 
 def test_halving_spends_its_time_on_the_better_half() -> None:
-    machine = Machine(lambda settings: 100.0 + settings.preprocess_instances)
-    candidates = [changed(preprocess_instances=n) for n in range(2, 10)]
+    machine = Machine(lambda settings: 100.0 + settings.preprocess_threads)
+    candidates = [changed(preprocess_threads=n) for n in range(2, 10)]
     sweep = machine.sweep()
     sweep.search([("grid", lambda champion: candidates)])
     lengths = [[one.seconds for one in sweep.trials[candidate].rounds] for candidate in candidates]
@@ -111,18 +111,18 @@ def test_one_setting_after_the_other() -> None:
     """Neither change alone is all; the second phase begins at what the first one found."""
 
     def rate(settings: Settings) -> float:
-        return 50.0 * min(settings.preprocess_instances * 1.5, settings.threads or 4)
+        return 50.0 * min(settings.preprocess_threads * 1.5, settings.threads or 4)
 
     phases = [
         (name, lambda champion, name=name, values=values: [
             Candidate(one) for one in neighbours(champion.settings, name, values)
         ])
-        for name, values in {"preprocess_instances": (2, 4), "threads": (2, 0)}.items()
+        for name, values in {"preprocess_threads": (2, 4), "threads": (2, 0)}.items()
     ]  # fmt: skip
-    machine = Machine(lambda settings: rate(settings) + settings.preprocess_instances * 5, noise=0.01)
+    machine = Machine(lambda settings: rate(settings) + settings.preprocess_threads * 5, noise=0.01)
     sweep = machine.sweep()
     finalists = sweep.search(phases)
-    assert finalists[0] == changed(preprocess_instances=4, threads=0)
+    assert finalists[0] == changed(preprocess_threads=4, threads=0)
     sweep.compare(finalists, PRESENT)
     assert sweep.verdict(finalists, PRESENT).best == finalists[0]
 
@@ -130,30 +130,30 @@ def test_one_setting_after_the_other() -> None:
 def failing(candidate: Candidate, seconds: int) -> Measured:
     if candidate.settings.threads == 0:
         raise TrialFailedError("the server did not start")
-    return Measured(100.0 * candidate.settings.preprocess_instances, 10.0)
+    return Measured(100.0 * candidate.settings.preprocess_threads, 10.0)
 
 
 def test_what_fails_is_kept_with_its_reason_and_the_search_goes_on() -> None:
     sweep = Sweep(PRESENT, failing, EFFORT)
     finalists = sweep.search([("grid", lambda champion: GRID)])
     sweep.compare(finalists, PRESENT)
-    assert sweep.verdict(finalists, PRESENT).best == changed(preprocess_instances=4)
+    assert sweep.verdict(finalists, PRESENT).best == changed(preprocess_threads=4)
     assert sweep.trials[changed(threads=0)].failed == "the server did not start"
     assert not any(one.settings.threads == 0 for one in finalists)
 
 
 def test_a_best_so_far_that_fails_later_is_given_up() -> None:
     """Two processes win the first phase, and fail in the second: that goes on from the present settings."""
-    machine = Machine(lambda settings: 100.0 * settings.preprocess_instances * (settings.threads or 1.5))
+    machine = Machine(lambda settings: 100.0 * settings.preprocess_threads * (settings.threads or 1.5))
 
     def measure(candidate: Candidate, seconds: int) -> Measured:
-        if candidate.settings.preprocess_instances == 2 and len(machine.asked) > 1:
+        if candidate.settings.preprocess_threads == 2 and len(machine.asked) > 1:
             raise TrialFailedError("no memory")
         return machine.measure(candidate, seconds)
 
     sweep = Sweep(PRESENT, measure, EFFORT, clock=lambda: machine.now_s)
-    both = changed(preprocess_instances=2, threads=0)
-    phases = [("one", lambda _: [changed(preprocess_instances=2)]), ("two", lambda _: [both, changed(threads=0)])]
+    both = changed(preprocess_threads=2, threads=0)
+    phases = [("one", lambda _: [changed(preprocess_threads=2)]), ("two", lambda _: [both, changed(threads=0)])]
     assert sweep.search(phases) == [changed(threads=0)]
 
 
@@ -234,21 +234,21 @@ def with_p99(p99_ms: Callable[[Settings], float], rate: Callable[[Settings], flo
 def test_the_fastest_within_the_objective_wins() -> None:
     verdict = with_p99(
         lambda settings: 150.0 if settings.threads == 0 else 90.0,
-        lambda settings: by_threads(settings) + 10 * settings.preprocess_instances,
+        lambda settings: by_threads(settings) + 10 * settings.preprocess_threads,
     )
     assert verdict.kind == "better"
-    assert verdict.best == changed(preprocess_instances=4)
+    assert verdict.best == changed(preprocess_threads=4)
 
 
 def test_settings_that_meet_an_objective_which_the_present_ones_miss() -> None:
     """They may be slower."""
     verdict = with_p99(
-        lambda settings: 90.0 if settings.preprocess_instances == 2 else 150.0,
-        lambda settings: 200.0 / settings.preprocess_instances,
+        lambda settings: 90.0 if settings.preprocess_threads == 2 else 150.0,
+        lambda settings: 200.0 / settings.preprocess_threads,
         present_ms=120.0,
     )
     assert verdict.kind == "better"
-    assert verdict.best.settings.preprocess_instances == 2
+    assert verdict.best.settings.preprocess_threads == 2
     assert verdict.ratio.mean == pytest.approx(0.5)
 
 

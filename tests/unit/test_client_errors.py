@@ -23,6 +23,7 @@ EXIT_CODES = {
     errors.InvalidImageError: 2,
     errors.InvalidTextError: 2,
     errors.ServerUnavailableError: 3,
+    errors.TlsError: 3,
     errors.DeadlineExceededError: 4,
     errors.ServerError: 1,
     errors.ProtocolError: 1,

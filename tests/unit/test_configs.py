@@ -33,7 +33,7 @@ def repository(tmp_path: Path) -> Path:
     for name in EXPORTED:
         (tmp_path / name).mkdir()
         shutil.copy(TEMPLATES / name / "config.pbtxt", tmp_path / name)
-    settings = Settings(image_batch=12, text_batch=24, preprocess_instances=5, threads=3)
+    settings = Settings(image_batch=12, text_batch=24, preprocess_threads=5, threads=3)
     write_configs(tmp_path, served_configs(read_configs(tmp_path), SPEC, settings, engines={}))
     return tmp_path
 
@@ -127,7 +127,7 @@ def test_a_broken_config_is_one_clear_error(tmp_path: Path, content: str | None)
         read_config(path)
 
 
-@pytest.mark.parametrize("name", ["image_batch", "text_batch", "preprocess_instances"])
+@pytest.mark.parametrize("name", ["image_batch", "text_batch", "preprocess_threads"])
 def test_a_limit_of_zero_is_refused(name: str) -> None:
     with pytest.raises(RepositoryError, match=f"{name} is 0"):
         Settings(**{name: 0})

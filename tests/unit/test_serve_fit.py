@@ -63,7 +63,7 @@ def test_a_path_that_dali_cannot_load_from(name: str, loads: bool, tmp_path_fact
         if loads:
             check_fit(given, server("python", "dali"))
         else:
-            with pytest.raises(RepositoryError, match="DALI backend loads no model from .*rename or move"):
+            with pytest.raises(RepositoryError, match="DALI backend loads no model from .*set TMPDIR to another"):
                 check_fit(given, server("python", "dali"))
     finally:
         shutil.rmtree(root)

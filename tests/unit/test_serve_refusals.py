@@ -18,8 +18,10 @@ from tritonclip_serve.errors import (
     LogFileError,
     RepositoryError,
     ServerNotFoundError,
+    TlsFileError,
 )
 from tritonclip_serve.installation import check_numpy, find_server
+from tritonclip_serve.log import ServerLog
 from tritonclip_serve.ports import claim_ports, is_listening
 from tritonclip_serve.process import live_members, spawn
 from tritonclip_serve.repository import check_repository, model_names, read_identity
@@ -37,7 +39,7 @@ def write_repository(folder, manifest):
 
 def test_the_errors_are_one_tree_with_exit_codes():
     tree = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServeError)}
-    refused = {RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, LogFileError}
+    refused = {RepositoryError, ServerNotFoundError, EnvironmentFaultError, AddressError, LogFileError, TlsFileError}
     assert {kind for kind in tree if kind.exit_code == 2} == refused
     assert {kind.exit_code for kind in tree - refused} == {3}
     assert all(kind.__name__ in errors.__doc__ for kind in tree)
@@ -46,7 +48,7 @@ def test_the_errors_are_one_tree_with_exit_codes():
 def test_a_log_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LogFileError, match=r"the log cannot be written to .*file/log \(.*\); give another file"):
-        spawn(["true"], {}, tmp_path / "file" / "log")
+        spawn(["true"], {}, ServerLog(tmp_path / "file" / "log"))
 
 
 def test_a_directory_that_does_not_exist(tmp_path, capsys):

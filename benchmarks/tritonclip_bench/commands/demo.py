@@ -59,9 +59,7 @@ def _run_steps(args: argparse.Namespace) -> None:
     _title("2. the base model's answers, in PyTorch, without the LoRA")
     before = demo.answers_before_merge()
     _title("3. serve: a real tritonserver")
-    server = TritonServer(
-        repository, grpc_port=0, http_port=0, metrics_port=0, log_path=args.folder / "tritonserver.log"
-    )
+    server = TritonServer(repository, grpc_port=0, metrics_port=0, log_path=args.folder / "tritonserver.log")
     try:
         server.start()
         server.wait_ready(on_progress=lambda news: print(f"  {news}", file=sys.stderr, flush=True))

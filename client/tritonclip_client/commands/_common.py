@@ -33,10 +33,36 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_address_argument(parser: argparse.ArgumentParser) -> None:
-    """`--address`."""
+    """`--address`, and what a server behind TLS or a proxy asks for."""
     parser.add_argument(
         "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="the server's gRPC address (%(default)s)"
     )
+    parser.add_argument("--tls", action="store_true", help="encrypt, and trust whom the system trusts")
+    for option, meaning in (
+        ("--tls-ca", "encrypt, and trust the authorities in this PEM file"),
+        ("--tls-cert", "the caller's certificate, for a server with mutual TLS"),
+        ("--tls-key", "its private key"),
+    ):
+        parser.add_argument(option, metavar="FILE", help=meaning)
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=header,
+        metavar="NAME=VALUE",
+        help="sent with every request, for example a key; repeat it for more",
+    )
+
+
+def connection(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `ClipClient` that say how to reach the server."""
+    from tritonclip_client.options import Tls
+
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise InvalidInputError("--tls-cert and --tls-key go together; give both or neither")
+    files = (args.tls_ca, args.tls_key, args.tls_cert)
+    tls = Tls(*files) if args.tls or any(files) else None
+    return {"address": args.address, "timeout_s": args.timeout, "tls": tls, "headers": dict(args.header) or None}
 
 
 @contextmanager
@@ -45,7 +71,7 @@ def open_client(args: argparse.Namespace) -> Iterator[ClipClient]:
     from tritonclip_client.client import ClipClient
     from tritonclip_client.long_texts import TruncationWarning
 
-    with warnings.catch_warnings(record=True) as caught, ClipClient(args.address, timeout_s=args.timeout) as client:
+    with warnings.catch_warnings(record=True) as caught, ClipClient(**connection(args)) as client:
         warnings.simplefilter("always", TruncationWarning)
         yield client
     for warning in caught:
@@ -83,6 +109,15 @@ def positive_int(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} given; give a whole number from 1")
     return int(text)
+
+
+def header(text: str) -> tuple[str, str]:
+    """An argparse type: NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} given; give NAME=VALUE")
+    # Names of HTTP/2 are lower case.
+    return name.lower(), value
 
 
 def seconds(text: str) -> float:

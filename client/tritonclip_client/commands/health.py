@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tritonclip_client.causes import Cause
-from tritonclip_client.commands._common import add_address_argument, seconds
+from tritonclip_client.commands._common import add_address_argument, connection, seconds
 from tritonclip_client.errors import ClipError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     try:
-        with ClipClient(args.address, timeout_s=args.timeout) as client:
+        with ClipClient(**connection(args)) as client:
             health = client.health(args.entry_point)
     except InvalidInputError:
         # The question is wrong, and says nothing of the server.

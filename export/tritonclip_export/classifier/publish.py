@@ -14,7 +14,8 @@ from tritonclip_export.classifier.baked import Baked
 from tritonclip_export.configs import read_config, write_configs
 from tritonclip_export.errors import ClassifierError
 from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
-from tritonclip_export.manifest import MANIFEST, file_hashes, read_manifest
+from tritonclip_export.manifest import file_hashes, read_manifest, save
+from tritonclip_export.signature import Signer
 
 CLASSIFIERS = "classifiers"
 TEMPLATE = Path(__file__).with_name("head")
@@ -46,11 +47,20 @@ def check_name(repository: Path, name: str, *, force: bool) -> None:
         )
 
 
-def publish(repository: Path, name: str, baked: Baked, *, top_k: int | None = None, force: bool = False) -> None:
+def publish(
+    repository: Path,
+    name: str,
+    baked: Baked,
+    *,
+    top_k: int | None = None,
+    force: bool = False,
+    signer: Signer | None = None,
+) -> None:
     """Write a classifier beside `repository`, then rename it into its place.
 
     Args:
         top_k: classes in an answer; None for 5, or all where there are fewer.
+        signer: signs the changed manifest; without, a signature goes.
 
     Raises:
         ClassifierError: the name is taken or none, or the classifier does not fit the repository.
@@ -58,17 +68,16 @@ def publish(repository: Path, name: str, baked: Baked, *, top_k: int | None = No
     """
     # Where the repository is a link, what it points to is changed.
     repository = repository.resolve()
-    with alone_in(repository):
+    with staged_beside(repository, "classifier") as staging, alone_in(repository):
         check_name(repository, name, force=force)
-        manifest = read_manifest(repository)
+        manifest = read_manifest(repository, signer)
         _check_width(baked, manifest)
         count = _count(top_k, len(baked.labels))
-        with staged_beside(repository, "classifier") as staging:
-            _write_head(staging / model_names(name)[0], baked, repository, count)
-            _write_ensemble(staging / model_names(name)[1], name, repository, count)
-            record = {"method": baked.method, "labels": len(baked.labels), "top_k": count, **baked.record}
-            (staging / MANIFEST).write_text(_manifest(manifest, name, record, file_hashes(staging)), encoding="utf-8")
-            put_in_place(staging, repository, model_names(name))
+        _write_head(staging / model_names(name)[0], baked, repository, count)
+        _write_ensemble(staging / model_names(name)[1], name, repository, count)
+        record = {"method": baked.method, "labels": len(baked.labels), "top_k": count, **baked.record}
+        save(staging, _with_classifier(manifest, name, record, file_hashes(staging)), signer)
+        put_in_place(staging, repository, model_names(name))
 
 
 def _count(top_k: int | None, labels: int) -> int:
@@ -126,10 +135,11 @@ def _write_ensemble(folder: Path, name: str, repository: Path, count: int) -> No
     write_configs(folder.parent, {folder.name: config})
 
 
-def _manifest(manifest: dict[str, Any], name: str, record: dict[str, Any], files: dict[str, str]) -> str:
+def _with_classifier(
+    manifest: dict[str, Any], name: str, record: dict[str, Any], files: dict[str, str]
+) -> dict[str, Any]:
     """The manifest with this classifier in it; what it says about every other file is left as it is."""
     folders = model_names(name)
     kept = {path: digest for path, digest in manifest["files"].items() if path.split("/")[0] not in folders}
     classifiers = {**manifest.get(CLASSIFIERS, {}), name: record}
-    content = {**manifest, CLASSIFIERS: classifiers, "files": dict(sorted({**kept, **files}.items()))}
-    return json.dumps(content, indent=2) + "\n"
+    return {**manifest, CLASSIFIERS: classifiers, "files": dict(sorted({**kept, **files}.items()))}

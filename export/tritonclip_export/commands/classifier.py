@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritonclip_export.commands.sign_options import add_sign, signer_of
+
 if TYPE_CHECKING:
     from tritonclip_export.classifier.baked import Baked
     from tritonclip_export.spec import ServingSpec
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(method)
         method.add_argument("--top-k", metavar="K", type=int, help="labels in an answer (5, or all of fewer)")
         method.add_argument("--force", action="store_true", help="replace the classifier of this name")
+        add_sign(method)
         method.set_defaults(make=make)
 
 
@@ -37,12 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from tritonclip_export.progress import step
     from tritonclip_export.spec import ServingSpec
 
+    signer = signer_of(args)
     with step("verify the repository"):
         spec = ServingSpec.from_dict(verify(args.repository)["spec"])
     check_name(args.repository, args.name, force=args.force)
     labels = read_labels(args.labels)
     baked: Baked = args.make(args, labels, spec)
-    publish(args.repository, args.name, baked, top_k=args.top_k, force=args.force)
+    publish(args.repository, args.name, baked, top_k=args.top_k, force=args.force, signer=signer)
     print(f"{args.repository}: added {model_names(args.name)[1]}, {len(labels)} labels ({baked.method})")
     print("next: start the server again, or load both of its models")
     return 0

@@ -11,6 +11,7 @@ from tritonclip_export.commands.settings_options import (
     given_settings,
     parse_graph_batches,
 )
+from tritonclip_export.commands.sign_options import add_sign, signer_of
 from tritonclip_export.settings import RUNTIMES
 
 HELP = "change what runs a model repository's towers, its batches, queues and instances, without exporting again"
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings; what is not given stays as it is, and defaults are those of an export")
     add_settings(group, RUNTIMES)
     add_graph_batches(group)
+    add_sign(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     changes = given_settings(args)
     if args.graph_batches is not None:
         changes["graph_batches"] = parse_graph_batches(args.graph_batches)
-    before, after, written = configure(args.repository, changes)
+    before, after, written = configure(args.repository, changes, signer_of(args))
     was = before.to_dict()
     for name, value in after.to_dict().items():
         print(f"{name:22}{_readable(value)}{'' if value == was[name] else f'  (was {_readable(was[name])})'}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tritonclip_export.commands.probe_options import add_probes
 from tritonclip_export.commands.settings_options import add_graph_batches, parse_graph_batches
+from tritonclip_export.commands.sign_options import add_sign, signer_of
 from tritonclip_export.settings import TENSORRT
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     )
     add_graph_batches(build)
     add_probes(build)
+    add_sign(build)
     build.add_argument("--dry-run", action="store_true", help="check everything and print the trtexec lines; no GPU")
     build.set_defaults(act=_build)
 
@@ -99,6 +101,7 @@ def _request(args: argparse.Namespace) -> EngineRequest:
         probe_texts=args.probe_texts,
         tensorrt_runtime=args.runtime is not None,
         graph_batches=None if args.graph_batches is None else parse_graph_batches(args.graph_batches),
+        signer=signer_of(args),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonclip_export.commands.probe_options import add_probes
 from tritonclip_export.commands.settings_options import add_settings, given_settings
+from tritonclip_export.commands.sign_options import add_sign, signer_of
 from tritonclip_export.settings import DALI, ONNXRUNTIME, PYTHON
 
 # Of `lora.compose`, which imports torch.
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_limits(parser.add_argument_group("serving"))
     add_probes(parser.add_argument_group("parity gate"))
     parser.add_argument("--force", action="store_true", help="replace the model repository that stands in OUT")
+    add_sign(parser)
 
 
 def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     _require_adapter(args)
     _return_freed_memory()
-    settings = Settings(**{"preprocess_instances": len(os.sched_getaffinity(0)), **given_settings(args)})
+    settings = Settings(**{"preprocess_threads": len(os.sched_getaffinity(0)), **given_settings(args)})
     request = ExportRequest(
         source=args.source,
         out=args.out,
@@ -125,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         probe_pictures=args.probe_pictures,
         probe_texts=args.probe_texts,
         force=args.force,
+        signer=signer_of(args),
     )
     with ended_by_sigterm_as_by_ctrl_c():
         written = export(request)

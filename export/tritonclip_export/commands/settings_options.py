@@ -6,29 +6,33 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tritonclip_export.settings import PREPROCESSES
+from tritonclip_export.settings import EXIF_MODES, PREPROCESSES
 
 DEFAULT = "default"
 
-
-def _number_or_default(text: str) -> int | str:
-    return DEFAULT if text == DEFAULT else int(text)
-
-
-# argparse names it in its errors.
-_number_or_default.__name__ = "number"
 
 # Option, attribute of `settings.Settings`, type, metavar, help.
 _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
     ("--max-image-batch", "image_batch", int, "N", "pictures in a request or a batch (default: 32)"),
     ("--max-text-batch", "text_batch", int, "N", "texts in a request or a batch (default: 64)"),
     (
-        "--preprocess-instances",
-        "preprocess_instances",
+        "--preprocess-threads",
+        "preprocess_threads",
         int,
         "N",
-        "processes that decode pictures; one per core of the serving machine (default: this machine's cores)",
+        "threads that decode small images; one per core of the serving machine (default: this machine's cores)",
     ),
+    (
+        "--decoder-processes",
+        "decoder_processes",
+        int,
+        "N",
+        "processes that decode large and unusual images within their limits (default: 2)",
+    ),
+    ("--max-image-bytes", "max_bytes", int, "N", "of an encoded image (default: 33554432)"),
+    ("--max-image-pixels", "max_pixels", int, "N", "of an image, width x height (default: 89478485)"),
+    ("--image-seconds", "image_seconds", float, "S", "of one core, that decoding an image may take (default: 2)"),
+    ("--image-megabytes", "image_megabytes", int, "MB", "of memory that decoding an image may take (default: 500)"),
     ("--threads", "threads", int, "N", "cores that a tower uses on a CPU (default: 0, all of the serving machine)"),
     (
         "--release",
@@ -38,14 +42,19 @@ _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
         "the release of tritonserver that will serve (default: 24.10, the embedded)",
     ),
     ("--encoder-instances", "encoder_instances", int, "N", "copies of a tower on each GPU (default: 1)"),
-    ("--queue-seconds", "queue_seconds", float, "S", "the longest a request waits before UNAVAILABLE (default: 20)"),
     (
-        "--max-queue-size",
-        "max_queue_size",
-        _number_or_default,
-        "N",
-        "requests that may wait for a model, 0 for any number; from release 26.02 on (`default`: 1024 there, else 0)",
+        "--queue-seconds",
+        "queue_seconds",
+        float,
+        "S",
+        "the timeout of requests without one, and the longest that counts (default: 20)",
     ),
+    ("--max-queue-size", "max_queue_size", int, "N", "requests that may wait for a model (default: 1024)"),
+    ("--queue-bytes", "queue_bytes", int, "N", "bytes of the requests that may wait for a model (default: 128 MiB)"),
+    ("--max-text-bytes", "max_text_bytes", int, "N", "bytes of one text (default: 64 KiB)"),
+    ("--max-split-rows", "max_split_rows", int, "N", "texts in a request that has long ones split (default: 256)"),
+    ("--max-split-bytes", "max_split_bytes", int, "N", "bytes of all texts in such a request (default: 1 MiB)"),
+    ("--max-scores", "max_scores", int, "N", "images x texts in a request to `similarity` (default: 4194304)"),
     ("--queue-delay-us", "queue_delay_us", int, "N", "microseconds that a batch on a GPU waits to fill (default: 0)"),
 )
 _SWITCHES = (
@@ -67,6 +76,11 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
         choices=PREPROCESSES,
         help="what decodes pictures: the CPU (default), or DALI on the GPU for JPEG, in NVIDIA's container",
     )
+    group.add_argument(
+        "--exif",
+        choices=EXIF_MODES,
+        help="turn images upright as their EXIF orientation says (default), or leave them, as open_clip does",
+    )
     for option, name, kind, metavar, text in _OPTIONS:
         group.add_argument(option, dest=name, type=kind, metavar=metavar, help=text)
     for option, name, text in _SWITCHES:
@@ -75,9 +89,8 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Attributes of `settings.Settings` that were given."""
-    names = ["runtime", "preprocess", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return {name: None if value == DEFAULT else value for name, value in given.items()}
+    names = ["runtime", "preprocess", "exif", *(option[1] for option in _OPTIONS), *(switch[1] for switch in _SWITCHES)]
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def add_graph_batches(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -26,6 +26,7 @@ from tritonclip_export.in_place import alone_in, staged_beside
 from tritonclip_export.manifest import read_manifest, verify
 from tritonclip_export.progress import step
 from tritonclip_export.settings import TENSORRT, Settings
+from tritonclip_export.signature import Signer
 from tritonclip_export.spec import ServingSpec
 
 
@@ -42,6 +43,7 @@ class EngineRequest:
     graph_batches: Sequence[int] | None = None
     probe_pictures: Path | None = None
     probe_texts: Path | None = None
+    signer: Signer | None = None
 
     def __post_init__(self) -> None:
         if self.workspace_gib is not None and not self.workspace_gib > 0:
@@ -74,7 +76,8 @@ def plan(request: EngineRequest) -> Plan:
         EngineError: see `lint.require` and `profiles`.
     """
     repository = request.repository
-    manifest = read_manifest(repository)
+    # Told before hours of building.
+    manifest = read_manifest(repository, request.signer)
     # An engine that is cut in half or gone is what is built again.
     verify(repository, without=[one["file"] for one in records(manifest)])
     spec = ServingSpec.from_dict(manifest["spec"])
@@ -180,7 +183,7 @@ def _graph_hashes(manifest: Mapping[str, Any], model: str) -> dict[str, str]:
 def _publish(request: EngineRequest, built: Mapping[str, dict[str, Any]], staging: Path) -> None:
     repository = request.repository
     # Another may have changed it meanwhile: a classifier, or an engine for another GPU.
-    manifest = read_manifest(repository)
+    manifest = read_manifest(repository, request.signer)
     if any(_graph_hashes(manifest, model) != record["onnx"] for model, record in built.items()):
         raise EngineError(f"{repository} was exported again while its engines were built; build them again")
     engines = {model: _joined(manifest, model, record) for model, record in built.items()}
@@ -193,7 +196,7 @@ def _publish(request: EngineRequest, built: Mapping[str, dict[str, Any]], stagin
     if settings.runtime == TENSORRT:
         manifest, configs = stage(repository, manifest, settings, staging)
         written += configs
-    publish(repository, manifest, written, staging)
+    publish(repository, manifest, written, staging, request.signer)
 
 
 def _settings(request: EngineRequest, manifest: Mapping[str, Any]) -> Settings:

@@ -181,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
         if runtime != TENSORRT:
             raise EngineError("no engines serve it yet")
         print(require(manifest, look()))
-    except (EngineError, OSError, LookupError, TypeError, ValueError) as error:
+    except (EngineError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -4,78 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-Run = Callable[[np.ndarray], np.ndarray]
-Answer = Callable[["np.ndarray | Exception"], None]
+from clip_admission import Admission
+from clip_board import Board
+from clip_fair import Limits, OverloadError
+from clip_jobs import Job, Piece, Run, count_rows, run_pieces
 
 # How much of the time that a full slice takes a free lane waits for the next row to fill it. The senders of the rows
 # that were just answered are preparing the next ones, and use this core for it.
 PATIENCE = 1 / 3
 # Weight of the newest observation in a running average.
 NEWEST = 1 / 8
-
-
-class Job:
-    """One request: its rows [N, ...], and whom to tell the result.
-
-    Args:
-        rows: what to run.
-        answer: called once, from any thread, with the outputs [N, ...] or with what the graph raised.
-        came: when the request came, of `time.monotonic`; default: now.
-
-    Attributes:
-        begun, ended: when its first row was taken, and when it was answered; 0 before.
-    """
-
-    def __init__(self, rows: np.ndarray, answer: Answer, came: float | None = None) -> None:
-        self.rows = rows
-        self.taken = 0
-        self.came = time.monotonic() if came is None else came
-        self.begun = self.ended = 0.0
-        self._answer = answer
-        self._outputs: np.ndarray | None = None
-        self._left = len(rows)
-        self._lock = threading.Lock()
-
-    def finish(self, piece: slice, outputs: np.ndarray | Exception) -> None:
-        """Note the outputs of some rows; the last ones, or the first failure, answer the request."""
-        with self._lock:
-            if self._left <= 0:
-                return
-            if isinstance(outputs, Exception):
-                self._left, result = 0, outputs
-            else:
-                if self._outputs is None:
-                    self._outputs = np.empty((len(self.rows), *outputs.shape[1:]), outputs.dtype)
-                self._outputs[piece] = outputs
-                self._left -= len(outputs)
-                result = self._outputs
-            if self._left:
-                return
-        try:
-            self._answer(result)
-        except Exception:  # an answer that cannot be sent must not cost the others theirs
-            traceback.print_exc()
-        self.ended = time.monotonic()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive rows of one request."""
-
-    job: Job
-    rows: slice
-
-    def array(self) -> np.ndarray:
-        """The rows themselves."""
-        array: np.ndarray = self.job.rows[self.rows]
-        return array
 
 
 @dataclass
@@ -95,26 +35,35 @@ class Sums:
     compute_s: float = 0.0
 
 
+TurnedAway = list[tuple[Job, OverloadError]]
+
+
 class Lanes:
-    """Runs rows in slices, one lane a core, first come, first served.
+    """Runs rows in slices, one lane a core, fairly between callers.
 
     A free lane takes its share of the requests in the house, at most `most` rows: when other lanes work it waits up
     to `PATIENCE` for that many, because small slices cost more per row. When nothing else runs, whatever waits is
     spread over all lanes at once, and fewer rows than lanes run on all cores together. So a lone request never waits.
+    What cannot be answered in time is refused when it comes, and what waited too long is not run.
 
     Args:
         narrow: runs a batch on one core; called from several threads at a time.
         wide: runs a batch on all cores, while nothing else runs.
         count: the number of lanes.
         most: rows of a slice.
+        limits: what bounds the requests that wait.
+        board: of this process.
     """
 
-    def __init__(self, narrow: Run, wide: Run, count: int, most: int) -> None:
+    def __init__(
+        self, narrow: Run, wide: Run, count: int, most: int, limits: Limits | None = None, board: Board | None = None
+    ) -> None:
         self._narrow, self._wide, self._count, self._most = narrow, wide, count, most
         self._changed = threading.Condition()
-        self._jobs: deque[Job] = deque()
-        self._waiting = 0  # rows
-        self._urgent = 0  # of them, the rows that found all lanes free
+        self._board = board or Board("lanes", "none")
+        self._admission: Admission[Job] = Admission(count, self._board, limits or Limits())
+        self._jobs = self._admission.queue
+        self._urgent = 0  # rows that found all lanes free
         self._running = 0  # rows
         self._busy = 0  # lanes
         self._all_taken = False
@@ -129,20 +78,25 @@ class Lanes:
             thread.start()
 
     def submit(self, job: Job) -> None:
-        """Queue `job`; blocks while a full slice for every lane waits, so that the caller's own queue fills up."""
+        """Queue `job`, or answer it with `OverloadError`; never blocks."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting < self._count * self._most)
-            self._jobs.append(job)
-            self._waiting += len(job.rows)
-            self._arrived = time.monotonic()
-            present = self._waiting + self._running
-            self._present = max(present, _follow(self._present, present))
-            self._changed.notify_all()
+            out = self._admission.enter(job)
+            if job.waits:
+                self._arrived = time.monotonic()
+                present = self._jobs.pieces + self._running
+                self._present = max(present, _follow(self._present, present))
+                self._changed.notify_all()
+        self._turn_away(out)
 
     def sums(self) -> Sums:
         """What was done so far."""
         with self._changed:
             return replace(self._sums)
+
+    def turned_away(self) -> dict[str, int]:
+        """What was not done so far, by the names in `clip_admission.COUNTS`."""
+        with self._changed:
+            return dict(self._admission.counts)
 
     def close(self) -> None:
         """Run what waits, then end the threads."""
@@ -161,40 +115,46 @@ class Lanes:
         taken = self._take()
         if taken is None:
             return False
-        pieces, run = taken
-        begun = time.monotonic()
+        pieces, run, late = taken
+        self._turn_away(late)
+        if not pieces:
+            return True
+        number, begun = self._board.begin(), time.monotonic()
         try:
-            _run_pieces(pieces, run)
+            run_pieces(pieces, run)
         finally:
+            self._board.end(number)
             self._give_back(pieces, time.monotonic() - begun)
         return True
 
-    def _take(self) -> tuple[list[Piece], Run] | None:
-        """Wait for rows and take them; None when closed."""
+    def _take(self) -> tuple[list[Piece], Run, TurnedAway] | None:
+        """Wait for rows and take them, or what waited too long; None when closed."""
         with self._changed:
-            while not (share := self._share()):
-                if self._closed and not self._waiting:
+            while not (late := self._admission.overdue()) and not (share := self._share()):
+                if self._closed and not self._jobs.pieces:
                     return None
                 self._changed.wait(self._patience())
-            alone = not self._busy and self._waiting < self._count
+            if late:
+                return [], self._narrow, late
+            alone = not self._busy and self._jobs.pieces < self._count
             self._all_taken = alone
-            pieces = self._pop(self._waiting if alone else share)
+            pieces = self._pop(self._jobs.pieces if alone else share)
             self._busy += 1
             self._changed.notify_all()
-        return pieces, self._wide if alone else self._narrow
+        return pieces, self._wide if alone else self._narrow, late
 
     def _share(self) -> int:
         """How many rows a free lane takes now; 0: wait."""
-        if not self._waiting or self._all_taken:
+        if not self._jobs.pieces or self._all_taken:
             return 0
         if not self._busy:
-            self._urgent = self._waiting
+            self._urgent = self._jobs.pieces
         free = self._count - self._busy
         if self._urgent:
-            return min(self._most, _divide_up(self._urgent, free))
-        if self._waiting < self._enough() and not self._closed and time.monotonic() < self._deadline():
+            return min(self._most, self._jobs.pieces, _divide_up(self._urgent, free))
+        if self._jobs.pieces < self._enough() and not self._closed and time.monotonic() < self._deadline():
             return 0
-        return min(self._most, self._waiting, max(self._enough(), _divide_up(self._waiting, free)))
+        return min(self._most, self._jobs.pieces, max(self._enough(), _divide_up(self._jobs.pieces, free)))
 
     def _enough(self) -> int:
         """A lane's share of the rows that are usually in the house."""
@@ -205,42 +165,48 @@ class Lanes:
 
     def _patience(self) -> float | None:
         """Seconds to the moment when rows that wait are taken anyway; None: until something changes."""
-        if not self._waiting or self._all_taken:
+        if not self._jobs.pieces or self._all_taken:
             return None
         return max(0.0, self._deadline() - time.monotonic())
 
     def _pop(self, count: int) -> list[Piece]:
-        """Up to `count` rows from the head of the queue, all of one shape."""
-        pieces: list[Piece] = []
-        shape = self._jobs[0].rows.shape[1:]
+        """Up to `count` rows of those whose turn it is, all of one shape."""
+        taken: dict[Job, slice] = {}
+        shape = self._jobs.first().rows.shape[1:]
         now = time.monotonic()
-        while count and self._jobs and self._jobs[0].rows.shape[1:] == shape:
-            job = self._jobs[0]
-            if not job.taken:
+        while count and len(self._jobs) and self._jobs.first().rows.shape[1:] == shape:
+            job, row = self._admission.take()
+            if not row:
                 job.begun = now
                 self._unanswered.add(job)
-            rows = slice(job.taken, min(job.taken + count, len(job.rows)))
-            pieces.append(Piece(job, rows))
-            job.taken = rows.stop
-            count -= rows.stop - rows.start
-            if job.taken == len(job.rows):
-                self._jobs.popleft()
-        popped = _count(pieces)
-        self._waiting -= popped
+            taken[job] = slice(taken[job].start if job in taken else row, row + 1)
+            count -= 1
+        pieces = [Piece(job, rows) for job, rows in taken.items()]
+        popped = count_rows(pieces)
         self._running += popped
         self._urgent = max(0, self._urgent - popped)
         return pieces
 
     def _give_back(self, pieces: list[Piece], seconds: float) -> None:
-        rows = _count(pieces)
+        rows, cost = count_rows(pieces), sum(sum(piece.job.costs[piece.rows]) for piece in pieces)
         with self._changed:
             if not self._all_taken:
                 self._row_s = _follow(self._row_s, seconds / rows)
+            self._admission.give_back(rows, cost, None if self._all_taken else seconds)
             self._busy -= 1
             self._running -= rows
+            # Of what failed, nobody wants the rest.
+            self._jobs.remove([piece.job for piece in pieces if piece.job.ended and piece.job.waits])
             self._all_taken = False
             self._count_up(pieces, rows)
             self._changed.notify_all()
+
+    def _turn_away(self, out: TurnedAway) -> None:
+        for job, why in out:
+            job.fail(why)
+        if out:
+            with self._changed:
+                self._unanswered.difference_update(job for job, _ in out)
 
     def _count_up(self, pieces: list[Piece], rows: int) -> None:
         self._sums.items += rows
@@ -250,28 +216,6 @@ class Lanes:
         self._sums.requests += len(answered)
         self._sums.queue_s += sum(job.begun - job.came for job in answered)
         self._sums.compute_s += sum(job.ended - job.begun for job in answered)
-
-
-def _run_pieces(pieces: list[Piece], run: Run) -> None:
-    """Run all rows as one batch; where that fails every request by itself, so that only the bad one fails."""
-    arrays = [piece.array() for piece in pieces]
-    try:
-        outputs = run(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
-    except Exception as error:
-        if len(pieces) == 1:
-            pieces[0].job.finish(pieces[0].rows, error)
-            return
-        for piece in pieces:
-            _run_pieces([piece], run)
-        return
-    begin = 0
-    for piece, array in zip(pieces, arrays, strict=True):
-        piece.job.finish(piece.rows, outputs[begin : begin + len(array)])
-        begin += len(array)
-
-
-def _count(pieces: list[Piece]) -> int:
-    return sum(piece.rows.stop - piece.rows.start for piece in pieces)
 
 
 def _follow(average: float | None, newest: float) -> float:

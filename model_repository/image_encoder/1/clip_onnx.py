@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from clip_lanes import Answer, Job, Lanes
+from clip_admission import COUNTS as TURNED_AWAY
+from clip_board import Board
+from clip_fair import Limits
+from clip_jobs import Job
+from clip_lanes import Lanes
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 CPU = "CPUExecutionProvider"
@@ -36,6 +40,7 @@ COUNTS = {
     "tritonclip_encoder_batches": "Batches that they ran in",
     "tritonclip_encoder_queue_us": "Microseconds that the answered requests waited inside the encoder",
     "tritonclip_encoder_compute_us": "Microseconds from when a request's first item was taken to its answer",
+    **TURNED_AWAY,
 }
 
 
@@ -50,13 +55,23 @@ class Encoder:
         path: the ONNX file.
         threads: cores to use; 0 takes every core the process may use.
         slice_batch: the most rows of one slice. On a CPU larger ones are no faster and spill the caches.
+        limits: what bounds the requests that wait; default: as `Limits` has it.
+        board: of this process; default: one that nobody reads.
 
     Raises:
         FileNotFoundError: there is no `path`.
         ValueError, RuntimeError: see `open_session`.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, slice_batch: int = 4) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        slice_batch: int = 4,
+        limits: Limits | None = None,
+        board: Board | None = None,
+    ) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; write it with `tritonclip export`")
         cores = threads or len(os.sched_getaffinity(0))
@@ -65,20 +80,18 @@ class Encoder:
         print(f"{path} runs on {provider}", file=sys.stderr, flush=True)
         lanes, most = (cores, slice_batch) if provider == CPU else (1, GPU_BATCH)
         wide = _runner(session)
-        self._lanes = Lanes(_runner(open_session(path, 1, "cpu")) if lanes > 1 else wide, wide, lanes, most)
+        narrow = _runner(open_session(path, 1, "cpu")) if lanes > 1 else wide
+        self._lanes = Lanes(narrow, wide, lanes, most, limits, board)
 
-    def submit(self, batch: np.ndarray, answer: Answer, came: float | None = None) -> None:
-        """Embed `batch` [N, ...]; `answer` gets float32 [N, D], or the exception, from another thread.
-
-        `came` is when it was asked for, of `time.monotonic`; default: now.
-        """
-        self._lanes.submit(Job(batch, answer, came))
+    def submit(self, job: Job) -> None:
+        """Embed its rows [N, ...]; it is answered float32 [N, D], or the exception, from another thread or this one."""
+        self._lanes.submit(job)
 
     def counts(self) -> dict[str, float]:
         """What was done so far, by the names in COUNTS."""
         sums = self._lanes.sums()
         numbers = (sums.requests, sums.items, sums.batches, sums.queue_s * 1e6, sums.compute_s * 1e6)
-        return dict(zip(COUNTS, numbers, strict=True))
+        return {**dict(zip(COUNTS, numbers, strict=False)), **self._lanes.turned_away()}
 
     def close(self) -> None:
         """Answer what was submitted, then end."""

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clip_board
+import clip_caller
+import clip_fair
+import clip_jobs
 import clip_metrics
 import clip_onnx
 import triton_python_backend_utils as pb_utils
@@ -23,29 +27,51 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self.input_name = config["input"][0]["name"]
         self.output_name = config["output"][0]["name"]
+        # Of token ids, what the graph takes; of pixels every value is one.
+        self.ids = int(parameters.get("vocab_size", 0))
+        self.length = int(parameters.get("context_length", 0))
+        self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
         self.encoder = clip_onnx.Encoder(
             folder / parameters["model_file"],
             threads=int(parameters["threads"]),
             slice_batch=int(parameters["slice_batch"]),
+            limits=clip_fair.Limits.of(parameters),
+            board=self.board,
         )
         self.metrics = clip_metrics.Metrics(args, clip_onnx.COUNTS, self.encoder.counts)
 
     def execute(self, requests: list[Any]) -> None:
-        """Return at once, so that later requests can join; while the encoder is full, Triton's queue holds them."""
+        """Return at once: the encoder holds what waits, and refuses what it could not answer in time."""
         came = time.monotonic()
         for request in requests:
             sender = request.get_response_sender()
             try:
                 array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
-                if not len(array):
-                    raise ValueError(f"{self.input_name} has no rows; give at least one")
-                self.encoder.submit(array, self._answer(sender, array), came)
+                if fault := self._fault(array):
+                    self._send(sender, self._error(f"{self.input_name} {fault}", pb_utils.TritonError.INVALID_ARG))
+                    continue
+                caller, timeout_s = clip_caller.asked_by(request)
+                answer = self._answer(sender, array)
+                self.encoder.submit(clip_jobs.Job(array, answer, caller=caller, timeout_s=timeout_s, came=came))
             except Exception as error:  # raised, it would fail the requests that came along
                 self._send(sender, self._error(repr(error), pb_utils.TritonError.INTERNAL))
 
     def finalize(self) -> None:
         self.encoder.close()
         self.metrics.close()
+        self.board.close()
+
+    def _fault(self, array: Any) -> str | None:
+        """What is wrong with an input; what the graph would refuse must not join the rows of other requests."""
+        if not array.size:
+            return f"{list(array.shape)} has no values; send at least one row"
+        if self.length and array.shape[1] > self.length:
+            return f"{list(array.shape)} is longer than the context of {self.length}; send at most {self.length} ids"
+        if self.ids and (array.min() < 0 or array.max() >= self.ids):
+            return (
+                f"holds {array.min()} to {array.max()}; ids from 0 to {self.ids - 1} are allowed; use the tokenizer's"
+            )
+        return None
 
     def _answer(self, sender: Any, array: Any) -> Callable[[Any], None]:
         shape = list(array.shape)
@@ -66,6 +92,8 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output_name, embedding)])
 
     def _failure(self, error: Exception, shape: list[int]) -> Any:
+        if isinstance(error, clip_fair.OverloadError):
+            return self._error(str(error), pb_utils.TritonError.UNAVAILABLE)
         if clip_onnx.is_refusal(error):
             message = f"{self.input_name} {shape}: values or a length that the graph does not take; {error}"
             return self._error(message, pb_utils.TritonError.INVALID_ARG)

@@ -7,10 +7,9 @@ other RGB or grey picture takes a faster way that stays within one level of it; 
 from __future__ import annotations
 
 import io
-import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +18,14 @@ import simplejpeg
 from clip_geometry import Geometry, plan
 from clip_patches import patched_size, to_rows
 from clip_resize import resize_image, resize_pixels
-from clip_settings import INTERPOLATIONS, PictureSettings, settings_from
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from clip_settings import FORMATS, INTERPOLATIONS, PictureError, PictureSettings, allowed, check_size, settings_from
+from clip_weight import weigh
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["COUNTS", "PictureError", "PictureSettings", "Spent", "preprocess", "preprocess_batch", "settings_from"]
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
-
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-_PNG_SIZE = slice(16, 24)
 _JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,6 +36,19 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# The same, without a copy.
+_TURNED: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+# Of a decoder of Pillow's that got no memory; it raises OSError.
+_MEMORY_WORDS = ("out of memory", "decoder error -9")
 
 _threads = threading.local()
 SCRATCH_BYTES = 1 << 24
@@ -53,10 +62,6 @@ COUNTS = {
 
 # The pixel limit is this module's, checked before anything is decoded, with a message for the caller.
 Image.MAX_IMAGE_PIXELS = None
-
-
-class PictureError(ValueError):
-    """A picture that cannot be served: what was given; what is allowed; what to do."""
 
 
 @dataclass
@@ -116,44 +121,35 @@ def preprocess(encoded: bytes, settings: PictureSettings, spent: Spent | None = 
                 spent.decode_s += decoded_at - begun
                 spent.resize_s += time.perf_counter() - decoded_at
             return pixels
-        except PictureError:
+        except (PictureError, MemoryError):
             raise
         except Exception as error:
+            if any(words in str(error) for words in _MEMORY_WORDS):
+                raise MemoryError(str(error)) from error
             raise _damaged(image, error) from error
 
 
 def open_picture(encoded: bytes, settings: PictureSettings) -> Image.Image:
-    """Read the header, and nothing but the header."""
-    if not encoded:
-        raise PictureError(f"an empty picture; {_allowed()}; send the bytes of a picture file")
-    if len(encoded) > settings.max_bytes:
-        raise PictureError(
-            f"a picture of {len(encoded)} bytes; at most {settings.max_bytes} are allowed; "
-            "send a smaller picture or raise `max_bytes` of the model preprocess"
-        )
-    if encoded.startswith(_PNG_START) and len(encoded) >= _PNG_SIZE.stop:
-        # Pillow reads on to the pixels before it tells a PNG's size; a header alone deserves the same answer.
-        _check_pixels("PNG", struct.unpack(">II", encoded[_PNG_SIZE]), settings)
+    """Read the header, and nothing but the header.
+
+    Raises:
+        PictureError: it is empty, beyond a limit, or no image.
+    """
+    # Pillow's own way to the header is not short for every file.
+    weigh(encoded, settings)
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"{len(encoded)} bytes that begin with {encoded[:12]!r} and are no picture; {_allowed()}; "
+            f"{len(encoded)} bytes that begin with {encoded[:12]!r} and are no picture; {allowed()}; "
             "send the bytes of a picture file"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
-        raise PictureError(f"a picture whose header is damaged ({error}); {_allowed()}; send the file again") from error
-    _check_pixels(image.format, image.size, settings)
+        raise PictureError(f"a picture whose header is damaged ({error}); {allowed()}; send the file again") from error
+    check_size(image.format, image.size, settings)
     return image
-
-
-def _check_pixels(image_format: str | None, size: tuple[int, int], settings: PictureSettings) -> None:
-    width, height = size
-    if width * height > settings.max_pixels:
-        raise PictureError(
-            f"a {image_format} of {width} x {height} = {width * height} pixels; at most {settings.max_pixels} are "
-            "allowed; send a smaller picture or raise `max_pixels` of the model preprocess"
-        )
 
 
 def _decode(image: Image.Image, encoded: bytes) -> Image.Image | Pixels:
@@ -205,8 +201,19 @@ def turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> I
         return picture
     if isinstance(picture, Image.Image):
         return picture.transpose(_UPRIGHT[orientation])
-    turned = np.asarray(Image.fromarray(picture.squeeze()).transpose(_UPRIGHT[orientation]))
-    return turned.reshape(*turned.shape[:2], picture.shape[2])
+    return _TURNED[orientation](picture)
+
+
+def _array(image: Image.Image) -> Pixels:
+    """The pixels of an RGB or grey image [H, W, 3 or 1]; numpy's own way takes twice their memory meanwhile."""
+    rows = max(SCRATCH_BYTES // (4 * image.width), 1)
+    if rows >= image.height:
+        return np.asarray(image).reshape(image.height, image.width, -1)
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(strip).reshape(strip.height, strip.width, -1)
+    return pixels
 
 
 def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
@@ -214,7 +221,7 @@ def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
     if isinstance(picture, Image.Image) and settings.to_rgb != "last":
         picture = _rgb(picture, on_white=settings.to_rgb == "white")
     if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
-        picture = np.asarray(picture).reshape(picture.height, picture.width, -1)
+        picture = _array(picture)
     size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
     geometry = geometry_of(size, settings)
     resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]
@@ -269,7 +276,3 @@ def _damaged(image: Image.Image, error: Exception) -> PictureError:
         f"a {image.format} of {width} x {height} that is cut off or damaged ({error}); whole files are allowed; "
         "send the file again"
     )
-
-
-def _allowed() -> str:
-    return f"{', '.join(FORMATS)} are allowed"

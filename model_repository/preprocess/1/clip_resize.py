@@ -6,6 +6,8 @@ is clipped in between. Each resize here takes the order that the installed Pillo
 
 from __future__ import annotations
 
+import threading
+
 import cykooz_resizer as simd
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,10 @@ _FILTERS = {
 _PIXEL_TYPES = {1: simd.PixelType.U8, 3: simd.PixelType.U8x3}
 # Below this scale the second pass can carry a rounding difference of the first on undiminished and add its own.
 _FAST_FROM_SCALE = {Resampling.BICUBIC: 2.0, Resampling.BILINEAR: 1.0}
+# What a pass copies at a time; an image of up to 11 megapixels in one piece.
+_STRIP_BYTES = 1 << 25
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
-_resizer = simd.Resizer()
+_threads = threading.local()
 
 
 def resize_pixels(pixels: Pixels, geometry: Geometry, resample: Resampling, max_pixels: int) -> Pixels:
@@ -68,21 +72,49 @@ def _passes(geometry: Geometry) -> tuple[bool, bool]:
 
 def _convolve(pixels: Pixels, geometry: Geometry, resample: Resampling) -> Pixels:
     top, bottom = geometry.y.needed(_RADIUS[resample])
-    pixel_type = _PIXEL_TYPES[pixels.shape[2]]
     # Rows alone are cut: numpy copies a stretch of whole rows as one block, and anything else pixel by pixel.
-    image = simd.ImageData(geometry.x.source, bottom - top, pixel_type, pixels[top:bottom].tobytes())
+    window = pixels[top:bottom]
     for horizontal in _passes(geometry):
-        axis, first = (geometry.x, 0) if horizontal else (geometry.y, top)
-        if axis.source == axis.full and axis.keep == (image.width if horizontal else image.height):
+        axis, cut = (geometry.x, 0) if horizontal else (geometry.y, top)
+        if axis.source == axis.full and axis.keep == window.shape[1 if horizontal else 0]:
             continue
-        begin, length = axis.box(first)
-        size = (axis.keep, image.height) if horizontal else (image.width, axis.keep)
-        box = (begin, 0, length, image.height) if horizontal else (0, begin, image.width, length)
-        resized = simd.ImageData(*size, pixel_type)
-        options = simd.ResizeOptions(_FILTERS[resample], use_alpha=False, crop_box=simd.CropBox(*box))
-        _resizer.resize(image, resized, options)
-        image = resized
-    return np.frombuffer(image.get_buffer(), np.uint8).reshape(geometry.y.keep, geometry.x.keep, pixels.shape[2])
+        window = _convolve_axis(window, axis, axis.box(cut), resample, horizontal)
+    return window
+
+
+def _convolve_axis(
+    pixels: Pixels, axis: Axis, box: tuple[float, float], resample: Resampling, horizontal: bool
+) -> Pixels:
+    """One pass, in strips along the other axis, each of which needs a copy of its pixels."""
+    across = pixels.shape[0 if horizontal else 1]
+    strip = max(_STRIP_BYTES * across // pixels.nbytes, 1)
+    strips = [slice(first, min(first + strip, across)) for first in range(0, across, strip)]
+    made = [
+        _convolve_strip(pixels[one] if horizontal else pixels[:, one], axis.keep, box, resample, horizontal)
+        for one in strips
+    ]
+    return made[0] if len(made) == 1 else np.concatenate(made, axis=0 if horizontal else 1)
+
+
+def _convolve_strip(
+    pixels: Pixels, keep: int, box: tuple[float, float], resample: Resampling, horizontal: bool
+) -> Pixels:
+    height, width, channels = pixels.shape
+    kind, (begin, length) = _PIXEL_TYPES[channels], box
+    size = (keep, height) if horizontal else (width, keep)
+    crop = (begin, 0, length, height) if horizontal else (0, begin, width, length)
+    resized = simd.ImageData(*size, kind)
+    options = simd.ResizeOptions(_FILTERS[resample], use_alpha=False, crop_box=simd.CropBox(*crop))
+    _resizer().resize(simd.ImageData(width, height, kind, np.ascontiguousarray(pixels).tobytes()), resized, options)
+    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(size[1], size[0], channels)
+
+
+def _resizer() -> simd.Resizer:
+    """This thread's; two threads that share one wait for each other."""
+    if not hasattr(_threads, "resizer"):
+        _threads.resizer = simd.Resizer()
+    made: simd.Resizer = _threads.resizer
+    return made
 
 
 def _resize_window(image: Image.Image, geometry: Geometry, resample: Resampling) -> Image.Image:

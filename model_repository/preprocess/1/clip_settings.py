@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from clip_geometry import CROP_OFFSETS
-from PIL import Image
+from PIL import Image, features
+
+Pixels = npt.NDArray[np.uint8]
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash", "naflex")
 EXIF_MODES = ("transpose", "ignore")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 TO_RGB = ("last", "first", "white")
+# Pixels of the longer side: what JPEG can have. Decoders take memory by the row.
+MAX_SIDE = 65_500
+
+
+class PictureError(ValueError):
+    """An image that cannot be served: what was given; what is allowed; what to do."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class PictureSettings:
         fill_color: RGB of the padding of "longest".
         max_pixels: the largest picture, width x height; also the largest picture resized before cropping.
         max_bytes: the longest encoded picture.
+        cpu_seconds, megabytes: what a decoder process may spend on one picture, memory beyond its own.
         exif: "transpose" turns a picture upright as its EXIF orientation says, "ignore" leaves it.
         crop_offset: how half of an odd number is rounded: "round" to even, or "floor".
         to_rgb: "last" resizes in the picture's own mode, "first" converts before, "white" also lays transparent
@@ -44,6 +56,8 @@ class PictureSettings:
     to_rgb: str = "last"
     patch_size: int = 0
     max_num_patches: int = 0
+    cpu_seconds: float = 2.0
+    megabytes: int = 500
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
@@ -76,7 +90,61 @@ def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
         to_rgb=parameters.get("to_rgb", "last"),
         patch_size=int(parameters.get("patch_size", 0)),
         max_num_patches=int(parameters.get("max_num_patches", 0)),
+        cpu_seconds=float(parameters.get("image_seconds", 2.0)),
+        megabytes=int(parameters.get("image_megabytes", 500)),
     )
+
+
+def check_bytes(encoded: bytes, settings: PictureSettings) -> None:
+    """Refuse an empty image, and one of too many bytes.
+
+    Raises:
+        PictureError: says so.
+    """
+    if not encoded:
+        raise PictureError(f"an empty picture; {allowed()}; send the bytes of a picture file")
+    if len(encoded) > settings.max_bytes:
+        raise PictureError(
+            f"a picture of {len(encoded)} bytes; at most {settings.max_bytes} are allowed; "
+            f"send a smaller picture or {raise_option('--max-image-bytes')}"
+        )
+
+
+def check_size(image_format: str | None, size: tuple[int, int], settings: PictureSettings) -> None:
+    """Refuse an image of too many pixels, (width, height), or with too long a side.
+
+    Raises:
+        PictureError: says so.
+    """
+    width, height = size
+    if width * height > settings.max_pixels:
+        raise PictureError(
+            f"a {image_format} of {width} x {height} = {width * height} pixels; at most {settings.max_pixels} are "
+            f"allowed; send a smaller picture or {raise_option('--max-image-pixels')}"
+        )
+    if max(size) > MAX_SIDE:
+        raise PictureError(
+            f"a {image_format} of {width} x {height}; sides of at most {MAX_SIDE} pixels are allowed; send a smaller "
+            "picture"
+        )
+
+
+def too_much_memory(settings: PictureSettings) -> PictureError:
+    """The refusal of a picture whose decoder needs more memory than it may."""
+    return PictureError(
+        f"a picture that needs more than {settings.megabytes} MB of memory to decode; at most {settings.megabytes} MB "
+        f"are allowed; send a smaller picture or {raise_option('--image-megabytes')}"
+    )
+
+
+def allowed() -> str:
+    """The formats, for refusals."""
+    return f"{', '.join(FORMATS)} are allowed"
+
+
+def raise_option(option: str) -> str:
+    """What whoever runs the server can do about a limit."""
+    return f"raise {option} of `tritonclip configure`"
 
 
 def _require(name: str, value: str, allowed: tuple[str, ...]) -> None:

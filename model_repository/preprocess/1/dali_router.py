@@ -4,40 +4,92 @@ DALI fails a whole batch for one bad picture. Whatever it fails on is done again
 request with the bad picture fails, with the same words as without DALI.
 """
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import clip_dali
+import clip_pool
 import model
 import triton_python_backend_utils as pb_utils
 
 DALI_MODEL = "preprocess_dali"
+# How long the first picture of a call waits for the next one.
+PATIENCE_S = 0.001
+
+
+class Gather:
+    """Makes one call of the pictures that wait, while the call before it is under way.
+
+    Args:
+        most: pictures in a call.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: SimpleQueue[tuple[clip_dali.Job, Future[clip_dali.Pixels]]] = SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def pixels(self, job: clip_dali.Job) -> clip_dali.Pixels:
+        """What DALI makes of a picture; raises what it raises."""
+        result: Future[clip_dali.Pixels] = Future()
+        self._waiting.put((job, result))
+        return clip_dali.upright(result.result(), job)
+
+    def _work(self) -> None:
+        while True:
+            together = [self._waiting.get()]
+            while len(together) < self._most:
+                try:
+                    together.append(self._waiting.get(timeout=PATIENCE_S))
+                except Empty:
+                    break
+            jobs = {(0, index): job for index, (job, _) in enumerate(together)}
+            for places in clip_dali.parts(jobs):
+                _answer([jobs[place] for place in places], [together[index][1] for _, index in places])
+
+
+class DaliPool(clip_pool.Pool):
+    """Has DALI decode the small pictures that it decodes as we do, a batch at a time."""
+
+    def __init__(self, parameters: Mapping[str, str], *rest: Any) -> None:
+        self._gather = Gather(int(parameters["max_batch"]))
+        self._cores = threading.BoundedSemaphore(int(parameters["workers"]))
+        super().__init__(parameters, *rest)
+
+    def workers(self, parameters: Mapping[str, str]) -> int:
+        # Those of a whole call wait for it, while others decode here.
+        return super().workers(parameters) + int(parameters["max_batch"])
+
+    def decode(self, encoded: bytes) -> clip_dali.Pixels:
+        job = clip_dali.job_for(encoded, self.settings)
+        if job is not None:
+            try:
+                return self._gather.pixels(job)
+            except Exception:  # the log says why, once for all of a call
+                pass
+        with self._cores:
+            return super().decode(encoded)
 
 
 class TritonPythonModel(model.TritonPythonModel):
-    """One call to DALI for all the pictures of a dynamic batch."""
+    """As without DALI, but for who decodes."""
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        try:
-            ready = self._decoded(requests)
-        except Exception as error:
-            pb_utils.Logger.log_warn(f"{DALI_MODEL} failed, and its pictures are decoded on the CPU: {error}")
-            ready = [{}] * len(requests)
-        return [self._answer(request, pixels) for request, pixels in zip(requests, ready, strict=True)]
+    pool_type = DaliPool
 
-    def _decoded(self, requests: list[Any]) -> list[Mapping[int, clip_dali.Pixels]]:
-        """For each request the pixels that DALI made, by the index of their picture."""
-        jobs = {
-            (number, index): job
-            for number, request in enumerate(requests)
-            for index, encoded in enumerate(model.pictures_of(request))
-            if (job := clip_dali.job_for(encoded, self.settings)) is not None
-        }
-        ready: list[dict[int, clip_dali.Pixels]] = [{} for _ in requests]
-        for places in clip_dali.parts(jobs):
-            for (number, index), pixels in zip(places, _ask([jobs[place] for place in places]), strict=True):
-                ready[number][index] = clip_dali.upright(pixels, jobs[number, index])
-        return ready
+
+def _answer(jobs: list[clip_dali.Job], results: list[Future[clip_dali.Pixels]]) -> None:
+    try:
+        made = _ask(jobs)
+    except Exception as error:
+        pb_utils.Logger.log_warn(f"{DALI_MODEL} failed, and its pictures are decoded on the CPU: {error}")
+        for result in results:
+            result.set_exception(error)
+    else:
+        for result, pixels in zip(results, made, strict=True):
+            result.set_result(pixels)
 
 
 def _ask(jobs: list[clip_dali.Job]) -> clip_dali.Pixels:

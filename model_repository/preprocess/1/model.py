@@ -1,41 +1,91 @@
-"""Triton's side of preprocessing: BYTES [B, 1] in, UINT8 pixels [B, …] out, one answer or one error a request."""
+"""Triton's side of preprocessing: BYTES [N, 1] in, UINT8 pixels [N, …] out; the door of the image tower."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
 from typing import Any
 
+import clip_board
+import clip_caller
 import clip_metrics
-import clip_preprocess
+import clip_pool
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Decodes every request of a dynamic batch on its own, so a bad picture fails only its own request."""
+    """Takes requests in that can be answered in time; the pool answers each when its images are done."""
+
+    pool_type = clip_pool.Pool
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.settings = clip_preprocess.settings_from(parameters)
-        self.spent = clip_preprocess.Spent()
-        self.metrics = clip_metrics.Metrics(args, clip_preprocess.COUNTS, self.spent.counts)
+        self.most = int(parameters["max_batch"])
+        self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
+        self.pool = self.pool_type(parameters, self.board, clip_board.Backlog(parameters["behind"]).seconds)
+        self.metrics = clip_metrics.Metrics(args, clip_pool.COUNTS, self.pool.counts)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        """Return at once, so that later requests can come in."""
+        came = time.monotonic()
+        for request in requests:
+            answer = answer_to(request)
+            try:
+                caller, timeout_s = clip_caller.asked_by(request)
+                # Before its images are copied.
+                if refusal := self.pool.refusal(caller, timeout_s):
+                    raise refusal
+                self.pool.submit(clip_pool.Images(images_of(request, self.most), caller, timeout_s, came), answer)
+            except Exception as error:  # raised, it would fail the requests that came along
+                answer(error)
 
     def finalize(self) -> None:
+        self.pool.close()
         self.metrics.close()
+        self.board.close()
 
-    def _answer(self, request: Any, ready: Mapping[int, clip_preprocess.Pixels] | None = None) -> Any:
+
+def images_of(request: Any, most: int) -> list[bytes]:
+    """The encoded images of a request.
+
+    Raises:
+        PictureError: they are malformed, none, or more than `most`.
+    """
+    try:
+        images: list[bytes] = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel().tolist()
+    except Exception as error:
+        raise clip_pool.PictureError(f"image is no tensor of encoded images ({error}); send BYTES [N, 1]") from error
+    if not 0 < len(images) <= most:
+        raise clip_pool.PictureError(
+            f"{len(images)} images in one request; 1 to {most} are allowed; send several requests, or raise "
+            "--max-image-batch of `tritonclip configure`"
+        )
+    return images
+
+
+def answer_to(request: Any) -> Callable[[Any], None]:
+    """Sends the pixels or the error that it is called with."""
+    sender = request.get_response_sender()
+
+    def answer(result: Any) -> None:
         try:
-            pixels = clip_preprocess.preprocess_batch(pictures_of(request), self.settings, ready, self.spent)
-            return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
-        except clip_preprocess.PictureError as error:
-            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-        except Exception as error:
-            failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse(error=failure)
+            response = _failure(result) if isinstance(result, Exception) else _pixels(result)
+        except Exception as error:  # such as no shared memory left
+            response = _failure(error)
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    return answer
 
 
-def pictures_of(request: Any) -> Any:
-    """The encoded pictures, an array of bytes [B]."""
-    return pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel()
+def _pixels(pixels: Any) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
+
+
+def _failure(error: Exception) -> Any:
+    if isinstance(error, clip_pool.PictureError):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, (clip_pool.OverloadError, clip_pool.DecoderError)):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+    else:
+        failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=failure)

@@ -16,19 +16,28 @@ class TritonPythonModel:
             kind=parameters["scoring"]["string_value"],
             logit_scale=float(parameters["logit_scale"]["string_value"]),
             logit_bias=float(parameters["logit_bias"]["string_value"]),
+            max_scores=int(parameters["max_scores"]["string_value"]),
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        image = pb_utils.get_input_tensor_by_name(request, "image_embedding").as_numpy()
-        text = pb_utils.get_input_tensor_by_name(request, "text_embedding").as_numpy()
         try:
-            logits, probabilities = self.scoring.score(image, text)
+            return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in self._outputs(request).items()])
         except ValueError as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=failure)
+        except MemoryError:
+            why = "overloaded: no memory is left for the scores; retry in 1.0 s"
+            failure = pb_utils.TritonError(why, pb_utils.TritonError.UNAVAILABLE)
+        except Exception as error:
+            failure = pb_utils.TritonError(f"the scoring failed: {error!r}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(error=failure)
+
+    def _outputs(self, request: Any) -> dict[str, Any]:
+        image = pb_utils.get_input_tensor_by_name(request, "image_embedding").as_numpy()
+        text = pb_utils.get_input_tensor_by_name(request, "text_embedding").as_numpy()
+        logits, probabilities = self.scoring.score(image, text)
         # The embeddings leave under new names: an ensemble output must not also feed a later step.
         outputs = {
             "logits": logits,
@@ -36,4 +45,4 @@ class TritonPythonModel:
             "image_features": image,
             "text_features": text,
         }
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
+        return {name: outputs[name] for name in request.requested_output_names()}

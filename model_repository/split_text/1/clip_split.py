@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import regex
-from clip_text import CLEAN, TextSettings, decode
+from clip_text import CLEAN, TextSettings, decode, place
 from clip_tokenize import ClipTokenizer, open_library
 from tokenizers import Encoding
 
 # Full stops and the like need white space behind them, for "3.5" is no end; those of other scripts need none.
+# A run of them is tried from its beginning alone, and never again with a part: otherwise `....` takes quadratic time.
 _SENTENCE_END = regex.compile(
-    r"""(?V1) (?: [.!?…]+ [\p{Pf}\p{Pe}"']* (?=\s) | [\p{STerm}--[.!?]]+ [\p{Pf}\p{Pe}"']* ) \s* | \n\s*""",
+    r"""(?V1) (?: (?<![.!?…]) [.!?…]++ [\p{Pf}\p{Pe}"']*+ (?=\s) | [\p{STerm}--[.!?]]++ [\p{Pf}\p{Pe}"']*+ ) \s*+
+    | \n\s*+""",
     regex.VERBOSE,
 )
 _WORD_END = regex.compile(r"\s+")
@@ -33,8 +35,11 @@ class Splitter:
         self._library.no_padding()
         clip = ClipTokenizer(file, settings) if settings.kind == "clip" else None
         specials = 2 if clip else self._library.num_special_tokens_to_add(is_pair=False)
-        self._ids: Callable[[str], list[int]] = clip.words if clip else lambda text: self._encode(text).ids
         self._room = settings.context_length - specials
+        enough = self._room + 1
+        self._ids: Callable[[str], list[int]] = (
+            (lambda text: clip.words(text, enough)) if clip else (lambda text: self._encode(text).ids)
+        )
         self._longest = self._room * _TOKEN_LENGTH
 
     def split(self, texts: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
@@ -46,10 +51,15 @@ class Splitter:
         chunks: list[bytes] = []
         owners: list[int] = []
         for index, text in enumerate(texts):
-            own = list(self._chunks(decode(index, text, self._max_bytes)))
-            chunks += [chunk.encode() for chunk in own]
+            own = self.split_one(index, text)
+            chunks += own
             owners += [index] * len(own)
         return chunks, owners
+
+    def split_one(self, index: int, text: bytes) -> list[bytes]:
+        """The chunks of the text at place `index` of its request; as `split` otherwise."""
+        with place(index):
+            return [chunk.encode() for chunk in self._chunks(decode(index, text, self._max_bytes))]
 
     def _chunks(self, text: str) -> Iterator[str]:
         if self._fits(text):
@@ -59,34 +69,37 @@ class Splitter:
             yield ""
             return
         ends = [_ends(pattern, text) for pattern in (_SENTENCE_END, _WORD_END)]
-        start = 0
+        start, guess = 0, self._room
         while start < len(text):
-            end = self._end(text, start, ends)
+            end = self._end(text, start, ends, guess)
             if chunk := text[start:end].strip():
                 yield chunk
+                # What a chunk may hold changes little from one to the next, so that few lengths have to be tried.
+                guess = max(len(chunk), self._room // 4, 1)
             start = end
 
-    def _end(self, text: str, start: int, ends: Sequence[Sequence[int]]) -> int:
+    def _end(self, text: str, start: int, ends: Sequence[Sequence[int]], guess: int) -> int:
         """Where the chunk that begins at `start` ends; at least one character further, even if that does not fit."""
-
-        def fits(end: int) -> bool:
-            chunk = text[start:end].strip()
-            return len(chunk) <= self._longest and self._fits(chunk)
-
+        trial = _Trial(self._fits, text, start, guess, self._longest)
         for level in ends:
-            if (end := _furthest(level, bisect_right(level, start), fits)) is not None:
+            if (end := _furthest(level, bisect_right(level, start), start + guess, trial.fits)) is not None:
                 return end
-        for end in reversed(self._token_ends(text, start)):
-            if fits(end):
-                return end
-        return _furthest(range(start + 1, len(text) + 1), 0, fits) or start + 1
+        tokens = self._token_ends(text, start, guess)
+        if (end := _furthest(tokens, 0, len(text), trial.fits)) is not None:
+            return end
+        return _furthest(range(start + 1, len(text) + 1), 0, start + guess, trial.fits) or start + 1
 
-    def _token_ends(self, text: str, start: int) -> list[int]:
+    def _token_ends(self, text: str, start: int, guess: int) -> list[int]:
         """Where the first tokens after `start` end, as many as a chunk holds; none where cleaning moves characters."""
-        window = text[start : start + self._longest]
-        if len(self._clean(window)) != len(window):
-            return []
-        return [start + end for _, end in self._encode(window).offsets[: self._room] if end]
+        size = guess
+        while True:
+            size = min(2 * size, self._longest)
+            window = text[start : start + size]
+            if len(self._clean(window)) != len(window):
+                return []
+            offsets = self._encode(window).offsets
+            if len(offsets) > self._room or size == self._longest or start + size >= len(text):
+                return [start + end for _, end in offsets[: self._room] if end]
 
     def _fits(self, text: str) -> bool:
         return len(self._ids(text)) <= self._room
@@ -101,14 +114,49 @@ def _ends(pattern: regex.Pattern[str], text: str) -> list[int]:
     return sorted({*(match.end() for match in pattern.finditer(text)), len(text)})
 
 
-def _furthest(ends: Sequence[int], first: int, fits: Callable[[int], bool]) -> int | None:
-    """The last of `ends` from `first` on that fits, found by steps that double, then halve; None if none does."""
-    found, stride = first - 1, 1
-    while found + stride < len(ends) and fits(ends[found + stride]):
-        found += stride
+class _Trial:
+    """Tries lengths of one chunk. What does not fit does not begin to fit by growing, so that little is tried twice.
+
+    Args:
+        fits: whether a text fits; exact, while the rest is to ask it rarely and for short texts.
+        guess: about how many characters will fit.
+        longest: more characters than these are not tried.
+    """
+
+    def __init__(self, fits: Callable[[str], bool], text: str, start: int, guess: int, longest: int) -> None:
+        self._fits, self._text, self._start = fits, text, start
+        self._fitting, self._too_long = guess, longest + 1
+
+    def fits(self, end: int) -> bool:
+        """Whether the chunk that ends at `end` fits."""
+        chunk = self._text[self._start : end].strip()
+        # A long one is approached from below: most of what is far too long is seen by its beginning.
+        while 2 * self._fitting < len(chunk) < self._too_long:
+            self._try(chunk[: 2 * self._fitting])
+        return len(chunk) < self._too_long and self._try(chunk)
+
+    def _try(self, chunk: str) -> bool:
+        if fits := self._fits(chunk):
+            self._fitting = max(self._fitting, len(chunk))
+        else:
+            self._too_long = min(self._too_long, max(len(chunk), 1))
+        return fits
+
+
+def _furthest(ends: Sequence[int], first: int, near: int, fits: Callable[[int], bool]) -> int | None:
+    """The last of `ends` from `first` on that fits, sought from the place `near` on; None if none does."""
+    if first >= len(ends):
+        return None
+    place, stride = max(first, bisect_right(ends, near) - 1), 1
+    # What is known to fit and what is known not to, at first nothing: found by steps that double, then by halves.
+    low, high = first - 1, len(ends)
+    while low < place < high:
+        if fits(ends[place]):
+            low, place = place, place + stride
+        else:
+            high, place = place, place - stride
         stride *= 2
-    while stride > 1:
-        stride //= 2
-        if found + stride < len(ends) and fits(ends[found + stride]):
-            found += stride
-    return ends[found] if found >= first else None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(ends[middle]) else (low, middle)
+    return ends[low] if low >= first else None

@@ -9,23 +9,18 @@ import html
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import ftfy
-from ftfy import chardata
+import clip_mend
 from ftfy.badness import is_bad
 
 _QUOTES = dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
 _CURLY = re.compile("[" + "".join(map(chr, _QUOTES)) + "]")
-_TOUCHED_CODES = {
-    *map(ord, "&\n\r\u2028\u2029"),
-    *range(0x80, 0xA0),
-    *chardata.LIGATURES,
-    *chardata.WIDTH_MAP,
-    *chardata.CONTROL_CHARS,
-}
-_TOUCHED_BY_FTFY = re.compile("[" + "".join(re.escape(chr(code)) for code in sorted(_TOUCHED_CODES)) + "]")
+_TOUCHED_BY_FTFY = re.compile(f"[&\n{clip_mend.TOUCHED}]")
+# Python refuses to read numbers of more than 4300 digits.
+_LONG_NUMBER = re.compile(r"&#[0-9]{1000,}")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -88,17 +83,22 @@ def _integers(numbers: str) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers.split(",") if number)
 
 
+def check_size(index: int, size: int, max_bytes: int) -> None:
+    """Raise `TextError` if a text of `size` bytes is too long."""
+    if size > max_bytes:
+        raise TextError(
+            f"text[{index}]: {size} bytes; at most {max_bytes} are allowed; send a shorter text, the model reads only "
+            "its beginning, or raise --max-text-bytes of `tritonclip configure`"
+        )
+
+
 def decode(index: int, text: bytes, max_bytes: int) -> str:
     """Bytes to text, within the limit.
 
     Raises:
         TextError: too many bytes, or no UTF-8.
     """
-    if len(text) > max_bytes:
-        raise TextError(
-            f"text[{index}]: {len(text)} bytes; at most {max_bytes} are allowed; "
-            "send a shorter text, the model reads only its beginning"
-        )
+    check_size(index, len(text), max_bytes)
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -108,19 +108,37 @@ def decode(index: int, text: bytes, max_bytes: int) -> str:
         ) from error
 
 
+@contextmanager
+def place(index: int) -> Iterator[None]:
+    """Give an error of the cleaning the text's place in its request."""
+    try:
+        yield
+    except clip_mend.TangledError as error:
+        raise TextError(f"text[{index}]: {error}") from error
+
+
 def basic_clean(text: str) -> str:
-    """open_clip's `basic_clean` up to white space at the ends: ftfy, then HTML entities twice."""
+    """open_clip's `basic_clean` up to white space at the ends: ftfy, then HTML entities twice.
+
+    Raises:
+        clip_mend.TangledError: ftfy would have to mend it layer by layer.
+    """
     if text.isascii() and text.isprintable() and "&" not in text:
         return text
     fixed = _fix_untouched(text)
     if fixed is None:
-        fixed = ftfy.fix_text(text)
-    return html.unescape(html.unescape(fixed)) if "&" in fixed else fixed
+        fixed = clip_mend.fix_text(text)
+    return _unescape(_unescape(fixed)) if "&" in fixed else fixed
+
+
+def _unescape(text: str) -> str:
+    """`html.unescape`, with numbers of any length: from eight digits on, HTML has U+FFFD for all of them."""
+    return html.unescape(_LONG_NUMBER.sub(lambda number: f"&#{number.group()[2:].lstrip('0')[:8] or 0}", text))
 
 
 def _fix_untouched(text: str) -> str | None:
     """What ftfy makes of a text in which it has nothing to do but quotes; None where it has more to do."""
-    if _TOUCHED_BY_FTFY.search(text) or is_bad(text):
+    if _TOUCHED_BY_FTFY.search(text) or is_bad(text) or clip_mend.long_runs_of_marks(text):
         return None
     fixed = text.translate(_QUOTES) if _CURLY.search(text) else text
     if not unicodedata.is_normalized("NFC", fixed) or (fixed != text and is_bad(fixed)):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import regex
-from clip_text import CLEAN, FOLD, TextError, TextSettings, basic_clean, decode, settings_from
+from clip_text import CLEAN, FOLD, TextError, TextSettings, basic_clean, decode, place, settings_from
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
@@ -71,7 +71,8 @@ class ClipTokenizer:
         settings = self.settings
         rows, truncated = [], []
         for index, text in enumerate(texts):
-            ids = self.words(decode(index, text, settings.max_bytes), settings.context_length - 1)
+            with place(index):
+                ids = self.words(decode(index, text, settings.max_bytes), settings.context_length - 1)
             truncated.append(len(ids) > settings.context_length - 2)
             rows.append([settings.sot_id, *ids[: settings.context_length - 2], settings.eot_id])
         return _tokens(rows, truncated, settings)
@@ -115,7 +116,10 @@ class HfTokenizer:
     def encode(self, texts: Sequence[bytes]) -> Tokens:
         """See `Tokenizer`."""
         settings = self.settings
-        decoded = [self._clean(decode(index, text, settings.max_bytes)) for index, text in enumerate(texts)]
+        decoded = []
+        for index, text in enumerate(texts):
+            with place(index):
+                decoded.append(self._clean(decode(index, text, settings.max_bytes)))
         encodings = self._library.encode_batch_fast(decoded)
         rows = [encoding.ids for encoding in encodings]
         truncated = [bool(encoding.overflowing) for encoding in encodings]

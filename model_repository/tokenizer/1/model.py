@@ -1,9 +1,13 @@
-"""Triton's side of the tokenizer: BYTES [B, 1] in, INT32 ids [B, L] out, one answer or one error a request."""
+"""Triton's side of the tokenizer: BYTES [B, 1] in, INT32 ids [B, L] out; the door of the text tower."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clip_board
+import clip_caller
+import clip_door
 import clip_metrics
 import clip_tokenize
 import triton_python_backend_utils as pb_utils
@@ -12,34 +16,91 @@ COUNTS = {
     "tritonclip_tokenizer_texts": "Texts that were tokenized",
     "tritonclip_tokenizer_truncated": "Of them, those that were longer than the context and were cut",
 }
+# Texts of so many bytes take less time than handing them to another thread.
+HERE_BYTES = 1 << 14
+# What a text costs beside its bytes, in bytes.
+TEXT_COST = 200
 
 
 class TritonPythonModel:
-    """Tokenizes every request of a dynamic batch on its own, so a bad text fails only its own request."""
+    """Takes requests in that the encoder can answer in time, and tokenizes each on its own."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         file = Path(args["model_repository"]) / args["model_version"] / parameters["tokenizer_file"]
         self.tokenizer = clip_tokenize.open_tokenizer(file, clip_tokenize.settings_from(parameters))
+        self.most = int(parameters["max_batch"])
+        self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
+        behind = clip_board.Backlog(parameters["behind"]).seconds
+        self.door = clip_door.Door(1, self.board, clip_door.Limits.of(parameters), behind)
         self.counts = dict.fromkeys(COUNTS, 0)
-        self.metrics = clip_metrics.Metrics(args, COUNTS, lambda: self.counts)
+        self.metrics = clip_metrics.Metrics(args, {**COUNTS, **clip_door.COUNTS}, self._counts)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        """Return at once; the door answers each request."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._take_in(request, sender)
+            except Exception as error:
+                _send(sender, _failure(error))
 
     def finalize(self) -> None:
+        self.door.close()
         self.metrics.close()
+        self.board.close()
 
-    def _answer(self, request: Any) -> Any:
-        try:
-            tokens = self.tokenizer.encode(pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel())
-            self.counts["tritonclip_tokenizer_texts"] += len(tokens.ids)
-            self.counts["tritonclip_tokenizer_truncated"] += int(tokens.truncated.sum())
-            ids, truncated = pb_utils.Tensor("input_ids", tokens.ids), pb_utils.Tensor("truncated", tokens.truncated)
-            return pb_utils.InferenceResponse([ids, truncated])
-        except clip_tokenize.TextError as error:
-            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-        except Exception as error:
-            failure = pb_utils.TritonError(f"the tokenizer failed: {error!r}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse(error=failure)
+    def _counts(self) -> dict[str, float]:
+        return {**self.counts, **self.door.counts()}
+
+    def _take_in(self, request: Any, sender: Any) -> None:
+        texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel()
+        if not 0 < len(texts) <= self.most:
+            raise clip_tokenize.TextError(
+                f"text has {len(texts)} rows; 1 to {self.most} are allowed; send several requests, or raise "
+                "--max-text-batch of `tritonclip configure`"
+            )
+        caller, timeout_s = clip_caller.asked_by(request)
+        size = sum(map(len, texts))
+        self.door.submit(
+            clip_door.Ticket(
+                [size + TEXT_COST * len(texts)],
+                *self._work(texts, sender),
+                caller=caller,
+                timeout_s=timeout_s,
+                size=size,
+            ),
+            here=size <= HERE_BYTES,
+        )
+
+    def _work(self, texts: Any, sender: Any) -> tuple[Callable[[int], None], Callable[[Exception | None], None]]:
+        """What tokenizes the texts, and what answers."""
+        made: list[clip_tokenize.Tokens] = []
+
+        def work(_: int) -> None:
+            made.append(self.tokenizer.encode(texts))
+
+        def answer(error: Exception | None) -> None:
+            if error is not None:
+                return _send(sender, _failure(error))
+            self.counts["tritonclip_tokenizer_texts"] += len(texts)
+            self.counts["tritonclip_tokenizer_truncated"] += int(made[0].truncated.sum())
+            ids, truncated = pb_utils.Tensor("input_ids", made[0].ids), pb_utils.Tensor("truncated", made[0].truncated)
+            return _send(sender, pb_utils.InferenceResponse([ids, truncated]))
+
+        return work, answer
+
+
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _failure(error: Exception) -> Any:
+    if isinstance(error, clip_tokenize.TextError):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, clip_door.OverloadError):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+    else:
+        failure = pb_utils.TritonError(f"the tokenizer failed: {error!r}", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=failure)

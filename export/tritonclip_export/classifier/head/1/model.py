@@ -1,4 +1,4 @@
-"""Triton's side of a baked classifier: FP32 embeddings [B, D] in, the best labels [B, k] out."""
+"""Triton's side of a baked classifier: FP32 embeddings [B, D] in, the best classes [B, k] out."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,20 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        embeddings = pb_utils.get_input_tensor_by_name(request, "image_embedding").as_numpy()
         try:
-            logits = self.head.logits(embeddings)
+            return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in self._outputs(request).items()])
         except ValueError as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=failure)
+        except MemoryError:
+            why = "overloaded: no memory is left for the logits; retry in 1.0 s"
+            failure = pb_utils.TritonError(why, pb_utils.TritonError.UNAVAILABLE)
+        except Exception as error:
+            failure = pb_utils.TritonError(f"the classifier failed: {error!r}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(error=failure)
+
+    def _outputs(self, request: Any) -> dict[str, Any]:
+        embeddings = pb_utils.get_input_tensor_by_name(request, "image_embedding").as_numpy()
+        logits = self.head.logits(embeddings)
         best = self.head.best(logits, self.count)
         probabilities = np.take_along_axis(self.scoring.probabilities(logits), best.class_indices, axis=1)
-        outputs = {**best._asdict(), "probabilities": probabilities}
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
+        return {**best._asdict(), "probabilities": probabilities}

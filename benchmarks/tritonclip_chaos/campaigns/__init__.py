@@ -1,0 +1,1 @@
+"""One module a campaign; `campaign.NAMES` lists them."""

@@ -1,0 +1,1 @@
+"""Hostile input, seeded: mutated images, pathological texts, malformed KServe requests."""

@@ -1,0 +1,163 @@
+"""Decodes the images of all requests at once: small ones on threads, all others in decoder processes.
+
+The two kinds wait at doors of their own, so that small images never wait for others. A request with an image that is
+not small is of the other kind as a whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+
+import clip_door
+import clip_preprocess
+import numpy as np
+from clip_decoders import Decoder, DecoderError
+from clip_preprocess import PictureError, Pixels, Spent, settings_from
+from clip_weight import weigh
+
+__all__ = ["COUNTS", "DecoderError", "Images", "OverloadError", "PictureError", "Pool"]
+
+OverloadError = clip_door.OverloadError
+Answer = Callable[["Pixels | Exception"], None]
+
+ENDED = "tritonclip_preprocess_decoders_ended"
+COUNTS = {
+    **clip_preprocess.COUNTS,
+    ENDED: "Decoder processes that ended at their work, mostly of too costly an image",
+    **clip_door.COUNTS,
+}
+# Requests that may wait for each decoder process.
+MOST_WAITING = 32
+# The least that an image costs, of a core's seconds.
+_LEAST_S = 1e-4
+
+
+@dataclass(frozen=True)
+class Images:
+    """What one request asks for.
+
+    Attributes:
+        encoded: the images, at least one.
+        caller, timeout_s, came: as in `clip_fair.Entry`.
+    """
+
+    encoded: Sequence[bytes]
+    caller: str = ""
+    timeout_s: float = 0.0
+    came: float | None = None
+
+
+class _Unseen:
+    """A board for the door of the decoder processes: their limits bound how long an image takes, and what waits there
+    does not hold up anybody else."""
+
+    def begin(self) -> int:
+        return 0
+
+    def end(self, number: int) -> None:
+        pass
+
+    def set_backlog(self, seconds: float) -> None:
+        pass
+
+
+class Pool:
+    """Where the images of all requests are decoded.
+
+    Args:
+        parameters: of config.pbtxt.
+        board: of this process.
+        behind: seconds of work that wait where the pixels go.
+    """
+
+    def __init__(self, parameters: Mapping[str, str], board: clip_door.Board, behind: Callable[[], float]) -> None:
+        self.settings = settings_from(parameters)
+        self._spent: list[Spent] = []
+        self._threads = threading.local()
+        processes = int(parameters["decoder_processes"])
+        self._decoders = [Decoder(parameters) for _ in range(processes)]
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        for decoder in self._decoders:
+            self._free.put(decoder)
+        limits = clip_door.Limits.of(parameters)
+        few = replace(limits, entries=min(limits.entries, MOST_WAITING * processes))
+        self._small = clip_door.Door(self.workers(parameters), board, limits, behind)
+        self._others = clip_door.Door(processes, _Unseen(), few, behind)
+
+    def workers(self, parameters: Mapping[str, str]) -> int:
+        """Small images that are done at a time."""
+        return int(parameters["workers"])
+
+    def refusal(self, caller: str, timeout_s: float) -> OverloadError | None:
+        """Why the smallest request would be refused now; None: it would not."""
+        return self._small.refusal(_LEAST_S, caller, timeout_s)
+
+    def submit(self, images: Images, answer: Answer) -> None:
+        """Decode `images`; `answer` is called once, with their pixels [N, ...] or what went wrong.
+
+        Raises:
+            PictureError: an image is empty or beyond a limit.
+        """
+        weights = [self._named(index, weigh, encoded) for index, encoded in enumerate(images.encoded)]
+        small = all(weight.small for weight in weights)
+        pixels = np.empty((len(weights), *self.settings.pixel_shape), np.uint8)
+        decode = self.decode if small else self._decode_apart
+
+        def work(index: int) -> None:
+            pixels[index] = self._named(index, lambda encoded, _: decode(encoded), images.encoded[index])
+
+        ticket = clip_door.Ticket(
+            [weight.seconds for weight in weights],
+            work,
+            lambda error: answer(pixels if error is None else error),
+            caller=images.caller,
+            timeout_s=images.timeout_s,
+            size=sum(map(len, images.encoded)),
+            came=images.came,
+        )
+        (self._small if small else self._others).submit(ticket)
+
+    def decode(self, encoded: bytes) -> Pixels:
+        """A small image, in the thread that calls."""
+        return clip_preprocess.preprocess(encoded, self.settings, self.spent())
+
+    def spent(self) -> Spent:
+        """What the calling thread has spent."""
+        if not hasattr(self._threads, "spent"):
+            self._threads.spent = Spent()
+            self._spent.append(self._threads.spent)
+        spent: Spent = self._threads.spent
+        return spent
+
+    def counts(self) -> dict[str, float]:
+        """By the names in COUNTS."""
+        both = (*self._spent, *(decoder.spent for decoder in self._decoders))
+        sums = Spent(*(sum(getattr(one, name) for one in both) for name in ("pictures", "decode_s", "resize_s")))
+        ended = sum(decoder.ended for decoder in self._decoders)
+        doors = self._small.counts(), self._others.counts()
+        turned_away = {name: sum(counts[name] for counts in doors) for name in clip_door.COUNTS}
+        return {**sums.counts(), ENDED: float(ended), **turned_away}
+
+    def close(self) -> None:
+        """Do what waits, then end threads and processes."""
+        self._small.close()
+        self._others.close()
+        for decoder in self._decoders:
+            decoder.close()
+
+    def _decode_apart(self, encoded: bytes) -> Pixels:
+        decoder = self._free.get()
+        try:
+            return decoder.decode(encoded)
+        finally:
+            self._free.put(decoder)
+
+    def _named(self, index: int, do: Callable, encoded: bytes):  # noqa: ANN202, whatever `do` returns
+        """Do it, with the image's number in front of a refusal."""
+        try:
+            return do(encoded, self.settings)
+        except PictureError as error:
+            raise PictureError(f"image[{index}]: {error}") from error
