@@ -42,7 +42,6 @@ def _row(status: str, message: str, cause: Cause) -> _Row:
 
 # The first row that fits decides.
 _TABLE: Final = (
-    _row("UNAVAILABLE", r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|Hostname Verification Check", Cause.FINAL),
     _row("UNAVAILABLE", r"This protocol is restricted", Cause.FINAL),
     _row("UNAVAILABLE", r"\boverloaded: ", Cause.OVERLOADED),
     # Triton's own queues: a request that waited too long, and one too many.

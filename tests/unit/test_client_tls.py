@@ -40,7 +40,7 @@ def listening(pair: Pair | None, client_root: Path | None = None) -> Iterator[st
 
 def refusal(address: str, tls: Tls | None, kind: type[Exception]) -> str:
     # Were it repeated, the pauses would take most of a minute.
-    with ClipClient(address, tls=tls, timeout_s=10, retries=0 if kind is ServerUnavailableError else 20) as client:
+    with ClipClient(address, tls=tls, timeout_s=10, retry=kind is not ServerUnavailableError) as client:
         with pytest.raises(kind) as error:
             client.embed_texts(["a cat"])
         return str(error.value)
