@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 # float32 rounding of a norm over a thousand values is far below; a missing normalisation far above.
 NORM_TOLERANCE = 1e-3
 # Outputs that are of other types, and checked elsewhere or of no interest.
-NO_FLOATS = frozenset({"truncated", "labels", "class_indices"})
+NO_FLOATS = frozenset({"truncated", "class_indices"})
 
 
 def floats(response: service_pb2.ModelInferResponse) -> dict[str, Floats]:
@@ -56,14 +56,15 @@ def check_probabilities(outputs: dict[str, Floats], shape: tuple[int, ...]) -> N
     raise WrongAnswerError("probabilities are outside 0 to 1")
 
 
-def check_labels(response: service_pb2.ModelInferResponse, pictures: int) -> None:
-    """Raise WrongAnswerError unless there are labels and probabilities [N, k], of k of at least 1, for N pictures."""
+def check_classes(response: service_pb2.ModelInferResponse, pictures: int) -> None:
+    """Raise WrongAnswerError unless there are classes and probabilities [N, k], of k of at least 1, for N pictures."""
     shapes = {tensor.name: list(tensor.shape) for tensor in response.outputs}
-    for name in ("labels", "probabilities"):
+    for name in ("class_indices", "probabilities"):
         if name not in shapes:
             raise WrongAnswerError(f"no {name} in the answer")
-    if shapes["labels"] != shapes["probabilities"] or shapes["labels"][:1] != [pictures] or 0 in shapes["labels"]:
-        raise WrongAnswerError(f"labels have the shape {shapes['labels']} for {pictures} pictures")
+    classes = shapes["class_indices"]
+    if classes != shapes["probabilities"] or classes[:1] != [pictures] or 0 in classes:
+        raise WrongAnswerError(f"class_indices have the shape {classes} for {pictures} pictures")
 
 
 def _shaped(outputs: dict[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:

@@ -99,7 +99,7 @@ class Workload:
             answers.check_embeddings(outputs, "image_features", (call.pictures, self._dim))
             answers.check_embeddings(outputs, "text_features", (call.texts, self._dim))
         elif call.model == self._classifier:
-            answers.check_labels(response, call.pictures)
+            answers.check_classes(response, call.pictures)
             answers.check_probabilities(outputs, outputs["probabilities"].shape)
         else:
             answers.check_embeddings(outputs, "embedding", (call.items, self._dim))

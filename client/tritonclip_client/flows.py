@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from . import wire
-from .classifier import classification
+from .classifier import Classifiers
 from .errors import ClipError, InvalidInputError
 from .health import WAITED_FOR, Health, check
 from .images import ImageInput, check_images, encode_images
@@ -43,6 +43,7 @@ class ClipFlows:
         self._options = options
         self._patience = Patience(REPEATED if options.retry else frozenset())
         self._served: Served | None = None
+        self._classifiers = Classifiers()
         self._counting = threading.Lock()
 
     def embed_images(
@@ -65,7 +66,7 @@ class ClipFlows:
         items = yield Work(partial(encode_texts, texts))
         served = yield from self._ask_served(requests)
         if long_text == "chunk":
-            items = yield from requests.split(chunked(items, served.text_limit, MAX_REQUEST_BYTES))
+            items = yield from requests.split(items)
         chunks = chunked(items, served.text_limit, MAX_REQUEST_BYTES)
         vectors = yield from requests.embed(TEXT, chunks, served.spec.embedding_dim)
         self._report_truncation(requests.truncated, len(items))
@@ -109,7 +110,8 @@ class ClipFlows:
     ) -> Flow[list[Classification]]:
         """One answer an image, of a classifier in the repository."""
         requests, width = self._requests(timeout_s), self._options.max_in_flight
-        return (yield from classification(requests, images, name, batch=PREFERRED_IMAGES, in_flight=width))
+        classify = self._classifiers.classify
+        return (yield from classify(requests, images, name, batch=PREFERRED_IMAGES, in_flight=width))
 
     def spec(self) -> Flow[ServingSpec]:
         """The serving spec, asked once."""

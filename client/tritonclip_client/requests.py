@@ -11,7 +11,7 @@ import numpy as np
 
 from . import wire
 from .errors import InvalidImageError, InvalidItemError, InvalidTextError
-from .items import Chunk, Item
+from .items import Chunk, Item, chunked
 from .options import Options
 from .patience import Patience
 from .results import Floats, Similarity
@@ -19,6 +19,7 @@ from .retry import Deadline, call
 from .spec import ServingSpec
 from .steps import CallFlow, Flow, Gather, Rpc
 
+SPLIT = "split_text"
 # Far below gRPC's 2 GiB, so that what is in flight stays small and proxies with lower limits cope.
 MAX_REQUEST_BYTES = 32 * 2**20
 
@@ -89,14 +90,17 @@ class Requests:
             self.truncated += wire.count_truncated(answer, len(chunk.items))
         return wire.floats(answer, "embedding", len(chunk.items), width)
 
-    def split(self, chunks: Iterable[Chunk]) -> Flow[list[Item]]:
+    def split(self, items: Iterable[Item]) -> Flow[list[Item]]:
         """Cut texts into pieces that fit the model's context; an item's index is its text's."""
+        config = yield from self.rpc("get_model_config", {"model_name": SPLIT})
+        rows, size = (int(wire.parameter(config, SPLIT, name)) for name in ("max_batch", "max_request_bytes"))
+        chunks = chunked(items, rows, min(size, MAX_REQUEST_BYTES))
         parts = yield Gather((self.split_chunk(chunk) for chunk in chunks), self._width)
         return list(chain.from_iterable(parts))
 
     def split_chunk(self, chunk: Chunk) -> CallFlow[list[Item]]:
         """Cut the texts of one chunk."""
-        arguments = wire.infer_arguments("split_text", {"texts": wire.bytes_tensor(chunk.items)[:, 0]}, wire.PIECES)
+        arguments = wire.infer_arguments(SPLIT, {"texts": wire.bytes_tensor(chunk.items)[:, 0]}, wire.PIECES)
         with chunk.located(TEXT.error):
             answer = yield from self.rpc("infer", arguments)
         return wire.pieces(answer, chunk.items)

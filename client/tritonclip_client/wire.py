@@ -19,7 +19,8 @@ from .spec import ServingSpec
 SCORES = ("logits", "probabilities")
 FEATURES = ("image_features", "text_features")
 TRUNCATED = "truncated"
-PIECES = ("chunks", "owner")
+PIECES = ("chunks", "lengths", "owner")
+CLASSES = ("class_indices", "probabilities", "logits")
 
 
 def infer_arguments(model: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> dict[str, Any]:
@@ -80,14 +81,44 @@ def count_truncated(answer: Any, rows: int) -> int:
     return int(array.sum())
 
 
+def integers(answer: Any, name: str, rows: int | None = None) -> npt.NDArray[np.int32]:
+    """One tensor that must be int32, [K], or [rows, K] where `rows` is given."""
+    array = output(answer, name)
+    shape = [*([] if rows is None else [rows]), array.shape[-1] if array.ndim else 0]
+    if array.dtype != np.int32 or list(array.shape) != shape:
+        raise ProtocolError(
+            f"the server's tensor {name!r} is {array.dtype} {list(array.shape)}, not int32 {shape}; {_REMEDY}"
+        )
+    return array
+
+
 def pieces(answer: Any, items: Sequence[Item]) -> list[Item]:
     """The answer of `split_text` for some texts: every piece with its text's index and name."""
-    contents, owners = (output(answer, name) for name in PIECES)
+    content, lengths, owners = output(answer, PIECES[0]), integers(answer, PIECES[1]), integers(answer, PIECES[2])
     every = np.array_equal(np.unique(owners), np.arange(len(items)))
-    if contents.shape != owners.shape or not every or (np.diff(owners) < 0).any():
+    if lengths.shape != owners.shape or not every or (np.diff(owners) < 0).any():
         raise ProtocolError(f"the server's pieces of {len(items)} texts do not belong to them; {_REMEDY}")
-    pairs = zip(contents, owners, strict=True)
-    return [Item(items[owner].index, bytes(content), items[owner].source) for content, owner in pairs]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if content.dtype != np.uint8 or content.ndim != 1 or (lengths < 0).any() or ends[-1] != len(content):
+        raise ProtocolError(
+            f"the server's pieces are {content.dtype} {list(content.shape)}, not the uint8 [{ends[-1]}] that their "
+            f"lengths add up to; {_REMEDY}"
+        )
+    data = content.tobytes()
+    rows = zip(owners.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True)
+    return [Item(items[owner].index, data[start:end], items[owner].source) for owner, start, end in rows]
+
+
+def version(answer: Any) -> str:
+    """The version of the model that answered."""
+    return str(answer.get_response().model_version)
+
+
+def parameter(answer: Any, model: str, name: str) -> str:
+    """A parameter of a model's config."""
+    if name not in answer.config.parameters:
+        raise ProtocolError(f"the model {model!r} has no parameter {name!r}, it is of an older version; make it again")
+    return str(answer.config.parameters[name].string_value)
 
 
 def similarity(answer: Any, images: int, texts: int, width: int) -> Similarity:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from asking import both_clients
-from tritonclip_client import ClipClient, InvalidTextError, TruncationWarning
+from tritonclip_client import ClipClient, InvalidInputError, InvalidTextError, TruncationWarning
 from tritonclip_serve import TritonServer
 
 SENTENCES = ["A small red circle stands on the left side of a grey ground. ", "A large blue square is beside it! "]
@@ -23,10 +27,18 @@ def client(server: TritonServer):
 
 
 def chunks_of(client: ClipClient, text: str) -> list[str]:
-    answer = client.infer("split_text", {"texts": np.array([text.encode()], dtype=object)}, ["chunks", "owner"])
-    assert answer["owner"].dtype == np.int32
+    answer = split(client, [text.encode()])
     assert not answer["owner"].any()
-    return [chunk.decode() for chunk in answer["chunks"]]
+    ends = np.cumsum(answer["lengths"])
+    assert ends[-1] == len(answer["chunks"])
+    starts = ends - answer["lengths"]
+    return [answer["chunks"][start:end].tobytes().decode() for start, end in zip(starts, ends, strict=True)]
+
+
+def split(client: ClipClient, texts: list[bytes]) -> dict[str, np.ndarray]:
+    answer = client.infer("split_text", {"texts": np.array(texts, dtype=object)}, ["chunks", "lengths", "owner"])
+    assert [answer[name].dtype for name in ("chunks", "lengths", "owner")] == [np.uint8, np.int32, np.int32]
+    return answer
 
 
 def test_chunks_are_whole_sentences_that_fit(client):
@@ -84,3 +96,41 @@ def test_many_long_texts_keep_their_order(client):
 def test_a_text_beyond_the_limit_is_named_with_its_place(client):
     with pytest.raises(InvalidTextError, match=r"text\[70\].*: 70000 bytes; at most 65536 are allowed"):
         client.embed_texts(["fine"] * 70 + ["x" * 70_000], long_text="chunk")
+
+
+def test_texts_without_a_byte_are_pieces_without_a_byte(client):
+    answer = split(client, [b"", b""])
+
+    assert (len(answer["chunks"]), answer["lengths"].tolist(), answer["owner"].tolist()) == (0, [0, 0], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([b"a"] * 257, "texts has 257 rows; 1 to 256 are allowed; send several requests, or raise --max-split-rows of"),
+        ([], "texts has 0 rows; 1 to 256 are allowed"),
+        ([b"x" * 60_000] * 18, "texts have 1080000 bytes together; at most 1048576 are allowed; .*--max-split-bytes of"),
+        ([b"a", b"x" * 65_537], r"text\[1\]: 65537 bytes; at most 65536 are allowed; .*--max-text-bytes of `tritonclip"),
+        ([b"a", b"\xff"], r"text\[1\]: bytes that are not UTF-8"),
+        ([b"&" + b"amp;" * 10_000], r"text\[0\]: HTML entities or wrongly decoded letters are nested in more layers"),
+    ],
+)
+def test_what_splitting_may_cost_is_bounded(client, texts, message):
+    with pytest.raises(InvalidInputError, match=message):
+        split(client, texts)
+    assert chunks_of(client, "still here") == ["still here"]
+
+
+def test_a_long_text_does_not_hold_up_a_short_one(client):
+    """One caller's longest request, of texts that take the most time; another one's five bytes come back meanwhile."""
+    heavy = ["Ã©â€™" * 5400] * 16
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(split, client, [text.encode() for text in heavy])
+        waits = []
+        while not long.done():
+            began = time.monotonic()
+            assert chunks_of(client, "a dog") == ["a dog"]
+            waits.append(time.monotonic() - began)
+        assert len(long.result()["lengths"]) > 1000
+    assert len(waits) > 10
+    assert statistics.median(waits) < 0.5

@@ -77,6 +77,24 @@ def pieces(text: bytes) -> list[bytes]:
     return runs if len(runs) > 1 else [text]
 
 
+def split_answer(parts: Sequence[Sequence[bytes]]) -> dict[str, np.ndarray]:
+    """What `split_text` answers for texts of these parts."""
+    flat = [piece for part in parts for piece in part]
+    return {
+        "chunks": np.frombuffer(b"".join(flat), np.uint8),
+        "lengths": np.array([len(piece) for piece in flat], np.int32),
+        "owner": np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts]),
+    }
+
+
+def ranked(images: Sequence[bytes], classes: int) -> dict[str, np.ndarray]:
+    """What a classifier answers for some images: all classes, best first."""
+    logits = vectors(images)[:, :classes]
+    order = np.argsort(-logits, axis=1)
+    logits = np.take_along_axis(logits, order, axis=1)
+    return {"class_indices": order.astype(np.int32), "logits": logits, "probabilities": softmax(logits)}
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -112,6 +130,9 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     on_infer: Callable[[Call], None] = lambda call: None
     answer_width: int = WIDTH
     text_outputs: tuple[str, ...] = ("embedding", "truncated")
+    split_limits: tuple[int, int] = (6, 1 << 20)
+    labels: list[str] = field(default_factory=lambda: ["cat", "dog", "bird"])
+    version: str = "1"
     address: str = ""
     calls: list[Call] = field(default_factory=list)
     config_requests: list[str] = field(default_factory=list)
@@ -149,6 +170,12 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
         response.config.max_batch_size = limits.get(request.name, 0)
         for name in self.text_outputs:
             response.config.output.add(name=name)
+        parameters = {"max_batch": str(self.split_limits[0]), "max_request_bytes": str(self.split_limits[1])}
+        if request.name.startswith("classify_"):
+            response.config.max_batch_size = self.image_limit
+            parameters = {"labels": json.dumps(self.labels), "version": self.version}
+        for name, value in parameters.items():
+            response.config.parameters[name].string_value = value
         if self.spec is not None:
             response.config.parameters["serving_spec"].string_value = json.dumps(self.spec)
         return response
@@ -171,7 +198,7 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _answer(self, request, call: Call):
         outputs = self._outputs(call)
-        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version=self.version)
         # As Triton does: all of them, where none is named.
         for name in [wanted.name for wanted in request.outputs] or outputs:
             array = outputs[name]
@@ -190,8 +217,9 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
             return {"probabilities": np.full((len(call.items), 2), 0.5, np.float32)}
         if call.model == "split_text":
             parts = [pieces(text) for text in call.items]
-            owner = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-            return {"chunks": np.array([piece for part in parts for piece in part], np.object_), "owner": owner}
+            return split_answer(parts)
+        if call.model.startswith("classify_"):
+            return ranked(call.items, len(self.labels))
         if call.model == "clip":
             image, text = (vectors([bytes(item) for item in call.tensors[kind].ravel()]) for kind in ("image", "text"))
         else:

@@ -281,9 +281,9 @@ def test_what_is_no_mix(text):
     [
         ((2, 3), np.full((2, 3), 0.5), None),
         ((2, 3), np.full((2, 3), 1.5), "outside 0 to 1"),
-        ((1, 3), np.full((1, 3), 0.5), r"labels have the shape \[1, 3\] for 2 pictures"),
-        ((2, 3), np.full((2, 2), 0.5), "labels have the shape"),
-        ((2, 0), np.zeros((2, 0)), "labels have the shape"),
+        ((1, 3), np.full((1, 3), 0.5), r"class_indices have the shape \[1, 3\] for 2 pictures"),
+        ((2, 3), np.full((2, 2), 0.5), "class_indices have the shape"),
+        ((2, 0), np.zeros((2, 0)), "class_indices have the shape"),
     ],
 )
 def test_answers_of_a_classifier_are_checked(shape, probabilities, reason):
@@ -292,7 +292,7 @@ def test_answers_of_a_classifier_are_checked(shape, probabilities, reason):
     )
     call = made.call("classify")
     response = answer(probabilities=probabilities)
-    response.outputs.add(name="labels", datatype="BYTES", shape=shape)
+    response.outputs.add(name="class_indices", datatype="INT32", shape=shape)
     response.raw_output_contents.append(b"")
     assert (call.model, call.items) == ("classify_pets", 2)
     with contextlib.nullcontext() if reason is None else pytest.raises(WrongAnswerError, match=reason):

@@ -10,7 +10,7 @@ import pytest
 
 import asking
 from asking import ask_blocking, both_clients
-from kserve_server import CONTEXT, Call, Server, fail, pieces, serving, vectors
+from kserve_server import CONTEXT, Call, Server, fail, pieces, serving, split_answer, vectors
 from tritonclip_client import (
     ClipClient,
     InvalidInputError,
@@ -19,6 +19,8 @@ from tritonclip_client import (
     ServerError,
     TruncationWarning,
 )
+from tritonclip_client import wire
+from tritonclip_client.items import Item
 from tritonclip_client.long_texts import aggregate_chunks
 from tritonclip_client.main import main
 
@@ -172,12 +174,54 @@ def test_a_server_of_an_older_version_is_named():
         ask_blocking(server.address, lambda client: client.embed_texts(SHORT))
 
 
-@pytest.mark.parametrize("owner", [[0, 0, 2], [1, 0, 0], [0, 0, 0], [0, 1]])
-def test_pieces_that_belong_to_no_text_are_refused(owner, monkeypatch):
-    answer = {"chunks": np.array([b"a", b"b", b"c"], np.object_), "owner": np.array(owner, np.int32)}
+NONSENSE = {
+    "the second text has none": ({"owner": [0, 0, 2]}, "pieces of 2 texts do not belong to them"),
+    "out of order": ({"owner": [1, 0, 0]}, "pieces of 2 texts do not belong to them"),
+    "one text has none": ({"owner": [0, 0, 0]}, "pieces of 2 texts do not belong to them"),
+    "an owner too few": ({"owner": [0, 1]}, "pieces of 2 texts do not belong to them"),
+    "a length too few": ({"lengths": [2, 1]}, "pieces of 2 texts do not belong to them"),
+    "bytes are missing": ({"lengths": [1, 1, 2]}, r"uint8 \[3\], not the uint8 \[4\] that their lengths add up to"),
+    "bytes are left": ({"lengths": [1, 1, 0]}, r"uint8 \[3\], not the uint8 \[2\]"),
+    "a length below 0": ({"lengths": [3, -1, 1]}, "lengths add up to"),
+    "another dtype": ({"chunks": np.zeros(3, np.float32)}, r"float32 \[3\], not the uint8 \[3\]"),
+    "another shape": ({"chunks": np.zeros((3, 1), np.uint8)}, r"uint8 \[3, 1\], not the uint8 \[3\]"),
+    "lengths of another dtype": ({"lengths": np.ones(3, np.int64)}, r"'lengths' is int64 \[3\], not int32 \[3\]"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), NONSENSE.values(), ids=NONSENSE)
+def test_pieces_that_make_no_sense_are_refused(change, message, monkeypatch):
+    answer = split_answer([[b"a", b"b"], [b"c"]])
+    answer |= {name: np.asarray(value, answer[name].dtype if isinstance(value, list) else None) for name, value in change.items()}
     monkeypatch.setattr(Server, "_outputs", lambda self, call: answer)
-    with serving() as server, pytest.raises(ProtocolError, match="pieces of 2 texts do not belong to them"):
+    with serving() as server, pytest.raises(ProtocolError, match=message):
         ask_blocking(server.address, lambda client: client.embed_texts(SHORT[:2], long_text="chunk"))
+
+
+def test_pieces_are_put_together_from_bytes():
+    parts = [["käse ".encode() * 3, b""], [b"\xf0\x9f\x90\xb6", "日本".encode()]]
+    with serving() as server:
+        server._outputs = lambda call: split_answer(parts)
+        with ClipClient(server.address) as client:
+            answer = client._triton.infer("split_text", [], outputs=None)
+    found = wire.pieces(answer, [Item(4, b"x", "a.txt"), Item(7, b"y")])
+
+    assert [(item.index, item.data, item.source) for item in found] == [
+        (4, parts[0][0], "a.txt"),
+        (4, b"", "a.txt"),
+        (7, parts[1][0], None),
+        (7, parts[1][1], None),
+    ]
+
+
+@both_clients
+@pytest.mark.parametrize(("limits", "requests"), [((2, 1 << 20), 4), ((6, 3000), 3), ((6, 1), 7)])
+def test_the_splitters_own_limits_hold(ask, limits, requests):
+    with serving(Server(split_limits=limits)) as server:
+        result = ask(server.address, lambda client: client.embed_texts(MIXED, long_text="chunk"))
+
+    np.testing.assert_allclose(result, expected(MIXED, lambda rows: rows.mean(axis=0)), atol=1e-6)
+    assert server.models().count("split_text") == requests
 
 
 def run(*words: object) -> int:

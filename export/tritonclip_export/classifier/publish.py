@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -18,6 +19,8 @@ from tritonclip_export.manifest import file_hashes, read_manifest, save
 from tritonclip_export.signature import Signer
 
 CLASSIFIERS = "classifiers"
+# Parameters of the config of classify_NAME: a JSON list, and the number of the version that has it.
+LABELS, VERSION = "labels", "version"
 TEMPLATE = Path(__file__).with_name("head")
 DEFAULT_TOP_K = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -101,7 +104,6 @@ def _write_head(folder: Path, baked: Baked, repository: Path, count: int) -> Non
     shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     # The same code turns logits into probabilities as in `similarity`.
     shutil.copyfile(repository / "similarity" / "1" / "clip_scores.py", folder / "1" / "clip_scores.py")
-    (folder / "1" / "labels.json").write_text(json.dumps(list(baked.labels)), encoding="utf-8")
     for name, array in baked.arrays().items():
         np.save(folder / "1" / f"{name}.npy", np.ascontiguousarray(array, np.float32))
     config = read_config(folder / "config.pbtxt")
@@ -110,7 +112,11 @@ def _write_head(folder: Path, baked: Baked, repository: Path, count: int) -> Non
     config.input[0].dims[:] = [baked.weights.shape[1]]
     for tensor in config.output:
         tensor.dims[:] = [count]
-    parameters = {"scoring": baked.scoring.kind, "logit_scale": repr(baked.scoring.logit_scale)}
+    parameters = {
+        LABELS: json.dumps(list(baked.labels), ensure_ascii=False),
+        "scoring": baked.scoring.kind,
+        "logit_scale": repr(baked.scoring.logit_scale),
+    }
     if baked.cache:
         parameters |= {"alpha": repr(baked.cache.alpha), "beta": repr(baked.cache.beta)}
     for key, value in parameters.items():
@@ -131,8 +137,18 @@ def _write_ensemble(folder: Path, name: str, repository: Path, count: int) -> No
     step.input_map["image_embedding"] = "image_embedding"
     for tensor in head.output:
         step.output_map[tensor.name] = tensor.name
-    shutil.copytree(repository / "embed_image" / "1", folder / "1")
+    # Triton names the version with every answer: a client sees that the labels it knows are of another one.
+    version = _version(folder.parent / head.name, config.parameters["fingerprint"].string_value)
+    config.parameters[LABELS].string_value = head.parameters[LABELS].string_value
+    config.parameters[VERSION].string_value = str(version)
+    shutil.copytree(repository / "embed_image" / "1", folder / str(version))
     write_configs(folder.parent, {folder.name: config})
+
+
+def _version(head: Path, fingerprint: str) -> int:
+    """A number that only this head on these towers has, of 60 bits."""
+    content = json.dumps([fingerprint, file_hashes(head)])
+    return int(hashlib.sha256(content.encode()).hexdigest()[:15], 16) or 1
 
 
 def _with_classifier(
