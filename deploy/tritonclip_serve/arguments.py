@@ -51,6 +51,8 @@ def command_line(
         *addresses,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        # By which the doors of the towers share between callers (clip_caller.py).
+        "--grpc-header-forward-pattern=(tritonclip-caller)",
         *_without_client_shared_memory(),
         *installation.arguments,
         *engine_arguments(repository),
