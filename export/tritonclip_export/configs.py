@@ -168,7 +168,7 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> No
 
 def _set_images(preprocess: ModelConfig, settings: Settings) -> None:
     for key, value in {
-        "workers": settings.preprocess_threads,
+        "threads": settings.preprocess_threads,
         "decoder_processes": settings.decoder_processes,
         "max_pixels": settings.max_pixels,
         "max_bytes": settings.max_bytes,

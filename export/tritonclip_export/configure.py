@@ -62,7 +62,7 @@ def settings_of(repository: Path, manifest: Mapping[str, Any]) -> Settings:
     return Settings(
         image_batch=image.max_batch_size,
         text_batch=text.max_batch_size,
-        preprocess_threads=int(preprocess.parameters["workers"].string_value or 1),
+        preprocess_threads=int(preprocess.parameters["threads"].string_value or 1),
         threads=int(image.parameters["threads"].string_value or 0),
         runtime=manifest["spec"]["runtime"],
     )

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
+
+from sample_pictures import encode, photo
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
+import clip_preprocess
 import clip_resize
 from clip_geometry import Axis, Geometry, plan
 
@@ -114,3 +117,23 @@ def test_sizes_and_offsets_are_torchvisions(size, target, mode, full, start):
     geometry = plan(size, target, mode)
     assert (geometry.x.full, geometry.y.full) == full
     assert (geometry.x.start, geometry.y.start) == start
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_turning_is_what_pillow_does(orientation: int) -> None:
+    pixels: np.ndarray = np.asarray(photo((53, 37)))
+    expected = np.asarray(photo((53, 37)).transpose(clip_preprocess._UPRIGHT[orientation]))
+    assert np.array_equal(clip_preprocess.turn(pixels, orientation, "transpose"), expected)
+
+
+@pytest.mark.parametrize("size", [(1003, 701), (300, 3001), (3001, 300)])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_strips_change_nothing(size: tuple[int, int], image_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    encoded = encode(photo(size), image_format, exif=exif.tobytes())
+    square = clip_preprocess.PictureSettings(64, 64, "shortest", "bicubic", (0, 0, 0), 1 << 26, 1 << 25)
+    whole = clip_preprocess.preprocess(encoded, square)
+    monkeypatch.setattr(clip_resize, "_STRIP_BYTES", 50_000)
+    monkeypatch.setattr(clip_preprocess, "SCRATCH_BYTES", 50_000)
+    assert np.array_equal(clip_preprocess.preprocess(encoded, square), whole)

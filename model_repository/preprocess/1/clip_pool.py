@@ -89,7 +89,7 @@ class Pool:
 
     def workers(self, parameters: Mapping[str, str]) -> int:
         """Small images that are done at a time."""
-        return int(parameters["workers"])
+        return int(parameters["threads"])
 
     def refusal(self, caller: str, timeout_s: float) -> OverloadError | None:
         """Why the smallest request would be refused now; None: it would not."""

@@ -56,7 +56,7 @@ class DaliPool(clip_pool.Pool):
 
     def __init__(self, parameters: Mapping[str, str], *rest: Any) -> None:
         self._gather = Gather(int(parameters["max_batch"]))
-        self._cores = threading.BoundedSemaphore(int(parameters["workers"]))
+        self._cores = threading.BoundedSemaphore(int(parameters["threads"]))
         super().__init__(parameters, *rest)
 
     def workers(self, parameters: Mapping[str, str]) -> int:
