@@ -47,7 +47,7 @@ def command_line(
         "--load-model=*",
         f"--exit-timeout-secs={exit_timeout_s}",
         *endpoints.arguments(),
-        # Becomes a parameter of the request, by which the doors of the towers share between callers (clip_caller.py).
+        # Becomes a parameter of the request, by which the doors of the towers share between callers (clip_request.py).
         f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",
         *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",

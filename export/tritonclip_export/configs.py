@@ -30,6 +30,8 @@ LIMITS = (
     ("split_text", "max_request_bytes", "max_split_bytes"),
     ("similarity", "max_scores", "max_scores"),
 )
+# A request that waited so long for a door to see it is rejected: the door counts a timeout from then on.
+DOOR_SECONDS = 1.0
 EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features", "text_features")
 HEADER = "# Written by tritonclip; the commented original is in its model_repository/.\n"
 CONFIG = "config.pbtxt"
@@ -182,7 +184,8 @@ def _set_images(preprocess: ModelConfig, settings: Settings) -> None:
 def _set_queue(config: ModelConfig, settings: Settings) -> None:
     if config.HasField("dynamic_batching"):
         policy = config.dynamic_batching.default_queue_policy
-        policy.default_timeout_microseconds = round(settings.queue_seconds * 1e6)
+        seconds = min(settings.queue_seconds, DOOR_SECONDS) if config.name in DOORS else settings.queue_seconds
+        policy.default_timeout_microseconds = round(seconds * 1e6)
         policy.max_queue_size = settings.triton_queue_size
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import clip_board
-import clip_caller
 import clip_door
 import clip_metrics
+import clip_request
 import clip_split
 import clip_text
 import numpy as np
@@ -59,7 +59,7 @@ class TritonPythonModel:
         texts = _texts(request)
         sizes = [len(text) for text in texts]
         self._check(sizes)
-        split, caller = self.splitter.split_one, clip_caller.asked_by(request)
+        split, caller = self.splitter.split_one, clip_request.asked_by(request)
         chunks: list[list[bytes]] = [[] for _ in texts]
 
         def work(index: int) -> None:
