@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export import tree
-from tritonclip_export.configs import CONFIG, SERVING_SPEC, read_config
 from tritonclip_export.engine.here import records
 from tritonclip_export.errors import ExportError, RepositoryError
 from tritonclip_export.manifest_format import fault_of
@@ -157,6 +156,9 @@ def _always(name: str, size: int) -> bool:
 
 def _compare_configs(repository: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     """The spec stands in the manifest and in the ensembles' configs, where servers and clients read it."""
+    # Triton's protobuf takes long to import.
+    from tritonclip_export.configs import CONFIG, SERVING_SPEC, read_config
+
     problems = {}
     for name in manifest["files"]:
         if name.count("/") != 1 or not name.endswith(f"/{CONFIG}"):

@@ -100,7 +100,6 @@ def test_force_replaces_a_classifier_and_leaves_the_others(repository: Path, lab
     few.write_text("cat\ndog\n")
     add_classifier("build", repository, "--name", "a", "--labels", labels)
     add_classifier("build", repository, "--name", "b", "--labels", labels)
-    (repository / "classifier_head_a" / "1" / "__pycache__").mkdir()
     with pytest.raises(ClassifierError, match="already has a classifier 'a'; give another --name, or --force"):
         add_classifier("build", repository, "--name", "a", "--labels", few)
     add_classifier("build", repository, "--name", "a", "--labels", few, "--force")

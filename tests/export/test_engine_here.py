@@ -26,7 +26,8 @@ def manifest(*, version_compatible: bool = False, runtime: str = "tensorrt") -> 
         "tensorrt": "10.16.1.11",
         "options": {"version_compatible": version_compatible},
     }
-    return {"spec": {"name": "m", "runtime": runtime}, "engines": {"image_encoder": [record]}}
+    spec = {"name": "m", "runtime": runtime}
+    return {"format": 1, "spec": spec, "files": {}, "engines": {"image_encoder": [record]}}
 
 
 @pytest.fixture

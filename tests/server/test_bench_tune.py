@@ -17,7 +17,7 @@ from tritonclip_bench import tune_copy, tune_measure, workload
 from tritonclip_bench.commands import bench_tune
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_client.main import main
-from tritonclip_export.configs import read_configs
+from tritonclip_export.configs import read_config, read_configs, write_configs
 from tritonclip_export.manifest import file_hash, read_manifest, verify
 from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ServingSpec
@@ -153,7 +153,10 @@ def test_another_precision_is_reported_and_never_written(
     manifest["spec"] |= {"precision": "float16", "fingerprint": "f" * 64}
     for name in ("embed_image", "embed_text", "clip"):
         path = other / name / "config.pbtxt"
-        path.write_text(path.read_text().replace(spec_of(demo_repository).fingerprint, "f" * 64))
+        config = read_config(path)
+        config.parameters["fingerprint"].string_value = "f" * 64
+        config.parameters["serving_spec"].string_value = ServingSpec.from_dict(manifest["spec"]).to_json()
+        write_configs(other, {name: config})
         manifest["files"][f"{name}/config.pbtxt"] = file_hash(path)
     (other / "manifest.json").write_text(json.dumps(manifest))
     half, result = content(other), tmp_path / "tuned.json"

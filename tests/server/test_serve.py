@@ -1,6 +1,5 @@
 """Starting and ending a real tritonserver, over repositories of two small models that stand in for the encoders."""
 
-import json
 import os
 import re
 import signal
@@ -16,10 +15,12 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from tritonclip_client.main import main
+from tritonclip_export.manifest import write_manifest
 from tritonclip_serve import ModelLoadError, TritonServer
 from tritonclip_serve.errors import NotReadyError, ServerDiedError
 from tritonclip_serve.process import live_members
 from tritonclip_serve.runs import sweep
+from tritonclip_serve.verified import NONE
 
 SHARED_MEMORY = Path("/dev/shm")
 ANY_PORTS = ("--grpc-port", "0", "--metrics-port", "0")
@@ -58,8 +59,6 @@ def repository(tmp_path):
     root = tmp_path / "repository"
     for model, tensor in (("embed_image", "image"), ("embed_text", "text")):
         write_model(root, model, tensor)
-    manifest = {"spec": {"name": "tiny", "fingerprint": "0123456789abcdef"}}
-    (root / "manifest.json").write_text(json.dumps(manifest))
     return root
 
 
@@ -68,6 +67,7 @@ def write_model(root, model, tensor, initialize="pass", value="len(item)"):
     (root / model / "config.pbtxt").write_text(CONFIG.format(model=model, tensor=tensor))
     code = MODEL.format(tensor=tensor, initialize=initialize, value=value)
     (root / model / "1" / "model.py").write_text(code)
+    write_manifest(root, {"spec": {"name": "tiny", "fingerprint": "0123456789abcdef"}})
 
 
 def embed_text(server, text):
@@ -200,7 +200,7 @@ def test_a_model_that_does_not_initialize_is_named_with_its_reason(repository, c
 def test_every_model_that_cannot_be_loaded_is_named(repository):
     (repository / "embed_text" / "config.pbtxt").write_text('name: "embed_text')
     (repository / "embed_image" / "1" / "model.py").write_text("def (")
-    with pytest.raises(ModelLoadError) as refusal, TritonServer(repository, **FREE):
+    with pytest.raises(ModelLoadError) as refusal, TritonServer(repository, **FREE, verify=NONE):
         pass
     reasons = {failure.model: failure.reason for failure in refusal.value.failures}
     assert set(reasons) == {"embed_image", "embed_text"}

@@ -16,8 +16,10 @@ FLAG = "--backend-config=tensorrt,version-compatible=true"
 
 
 def flags(repository: Path, *, runtime: str = "onnxruntime-python", version_compatible: bool = False) -> list[str]:
-    engines = [{"options": {"version_compatible": one}} for one in (False, version_compatible)]
-    content = {"spec": {"runtime": runtime}, "engines": {"image_encoder": engines[:1], "text_encoder": engines[1:]}}
+    built = {"file": "f", "gpu": "g", "compute_capability": "9.0", "tensorrt": "10.16.1"}
+    engines = [{**built, "options": {"version_compatible": one}} for one in (False, version_compatible)]
+    content = {"format": 1, "spec": {"runtime": runtime}, "files": {}}
+    content["engines"] = {"image_encoder": engines[:1], "text_encoder": engines[1:]}
     (repository / "manifest.json").write_text(json.dumps(content))
     installation = Installation(Path("tritonserver"), "a tritonserver", ("--of-this-installation",))
     return command_line(installation, repository, Endpoints("127.0.0.1", 1, 2, 3), "prefix-")

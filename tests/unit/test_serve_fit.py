@@ -20,7 +20,7 @@ def repository(folder: Path, *configs: str, **settings: str) -> Path:
     for number, config in enumerate(configs):
         (folder / f"model{number}").mkdir()
         (folder / f"model{number}" / "config.pbtxt").write_text(config)
-    content = {"spec": {"runtime": "onnxruntime-python"}, "settings": settings} if settings else {"spec": {}}
+    content = {"format": 1, "spec": {}, "files": {}, **({"settings": settings} if settings else {})}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 

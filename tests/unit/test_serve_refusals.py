@@ -78,7 +78,7 @@ def test_a_manifest_that_cannot_be_read(tmp_path, manifest):
 
 
 def test_identity_and_models_of_a_repository(tmp_path):
-    manifest = json.dumps({"spec": {"name": "demo", "fingerprint": "ab12"}})
+    manifest = json.dumps({"format": 1, "spec": {"name": "demo", "fingerprint": "ab12"}, "files": {}})
     repository = write_repository(tmp_path / "r", manifest)
     assert (read_identity(repository).name, read_identity(repository).fingerprint) == ("demo", "ab12")
     assert model_names(repository) == ("embed_image", "embed_text")
