@@ -110,6 +110,7 @@ class Stage:
         if not is_back:
             record.count("faults that lasted")
             record.example(f"not back after {PATIENCE_S:g} s")
+            self.context.say("  not back; the server said last:\n" + "\n".join(self.server.output.splitlines()[-8:]))
             self.renew(record)
         return is_back
 
