@@ -24,6 +24,7 @@ from tritonclip_bench.errors import WrongAnswerError
 from tritonclip_bench.loadrun import LoadPlan, run_load
 from tritonclip_client import ClipClient
 from tritonclip_serve import TritonServer
+from tritonclip_serve.log import ServerLog
 from tritonclip_serve.ports import claim_ports
 from tritonclip_serve.process import end, spawn
 
@@ -180,7 +181,7 @@ class HttpServer(Side):
         self._port = claim_ports(HOST, {"--port": 0})["--port"]
         command = self._arguments(self._port)
         self.command = without_folders(command, self._material)
-        self._process = spawn(command, self._variables, self._log)
+        self._process = spawn(command, self._variables, ServerLog(self._log))
         try:
             self._wait_ready(self._process)
         except BaseException:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from tritonclip_serve.die_with_parent import PLACEHOLDER
 from tritonclip_serve.edge.endpoints import Endpoints
 from tritonclip_serve.engines import engine_arguments
 from tritonclip_serve.installation import Installation
 
 _MIB = 1 << 20
 RESPONSE_CACHE_BYTES = 64 * _MIB
-
-
+# What only the holder of the key may ask for. Statistics stay open: they hold counts, and the load test reads them.
+_RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
+_KEY = "tritonclip"
+# The header by which models share themselves out between callers.
 CALLER_HEADER = "tritonclip-caller"
-# What callers over HTTP may not do; nobody has to, so that the key is thrown away.
-_CLOSED_OVER_HTTP = "model-repository,shared-memory,logging,trace"
+
+
+def control_headers(key: str) -> dict[str, str]:
+    """What a gRPC call has to carry for what is restricted."""
+    return {f"triton-grpc-protocol-{_KEY}": key}
 
 
 def command_line(
@@ -25,33 +30,37 @@ def command_line(
     endpoints: Endpoints,
     shared_memory_prefix: str,
     tls_arguments: Sequence[str] = (),
+    exit_timeout_s: int = 30,
 ) -> list[str]:
-    """The program and its flags."""
+    """The program and its flags, with `die_with_parent.PLACEHOLDER` where the key to what is restricted belongs.
+
+    Args:
+        tls_arguments: flags about encryption.
+        exit_timeout_s: how long the server, asked to end, answers what it has begun.
+    """
     return [
         str(installation.executable),
         f"--model-repository={repository}",
         # The exported configs are complete; completing them would start every Python model twice.
         "--disable-auto-complete-config",
+        # Models can be loaded again one by one, by who has the key.
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--exit-timeout-secs={exit_timeout_s}",
         *endpoints.arguments(),
         # Becomes a parameter of the request, which the models read; a proxy in front sets it.
         f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",
         *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        *_without_client_shared_memory(),
-        *_closed_over_http(endpoints),
+        *_restrictions(endpoints),
         *installation.arguments,
         *engine_arguments(repository),
     ]
 
 
-def _without_client_shared_memory() -> list[str]:
-    """Clients must not name memory of this machine. From release 26.04 they cannot; before, a key that nobody knows."""
-    rule = f"shared-memory:tritonclip={secrets.token_hex(16)}"
-    return [f"--grpc-restricted-protocol={rule}"]
-
-
-def _closed_over_http(endpoints: Endpoints) -> list[str]:
-    if endpoints.http is None:
-        return []
-    return [f"--http-restricted-api={_CLOSED_OVER_HTTP}:tritonclip={secrets.token_hex(16)}"]
+def _restrictions(endpoints: Endpoints) -> list[str]:
+    """Clients must neither load models nor name memory of this machine, nor change what is logged and traced."""
+    rule = f"{','.join(_RESTRICTED)}:{_KEY}={PLACEHOLDER}"
+    flags = ["--grpc-restricted-protocol", *(["--http-restricted-api"] if endpoints.http is not None else [])]
+    return [f"{flag}={rule}" for flag in flags]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -25,6 +25,12 @@ def ignore_signals() -> None:
     """Let nothing break in on what follows, inside `raise_on_signals`."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def call_on_signals(hurry: Callable[[], None]) -> None:
+    """From now on let SIGINT and SIGTERM do this instead, inside `raise_on_signals`."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: hurry())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,33 +10,42 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
-from tritonclip_serve.errors import LogFileError
+from tritonclip_serve.log import ServerLog
 
 _LAUNCHER = Path(__file__).with_name("die_with_parent.py")
-_SHARED_MEMORY = Path("/dev/shm")
+# Of /proc/PID/stat after the name.
+_STATE, _GROUP, _START_TIME = 0, 2, 19
 _KILL_WAIT_S = 5.0
 _POLL_S = 0.02
 
 
-def spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, with both outputs in a file; it ends when this process ends.
+def spawn(
+    command: Sequence[str], environment: Mapping[str, str], log: ServerLog, inherited: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, with both outputs appended to a file; it ends when this process ends.
+
+    Args:
+        inherited: further descriptors for the program.
 
     Raises:
         LogFileError: the log cannot be written.
     """
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
-    with _open_log(log_path) as log:
+    descriptor = log.open()
+    try:
         return subprocess.Popen(
             [*launcher, *command],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=descriptor,
             stderr=subprocess.STDOUT,
             env=dict(environment),
+            pass_fds=tuple(inherited),
             # A Ctrl-C in the terminal reaches the caller only, who stops the server in order.
             start_new_session=True,
         )
+    finally:
+        os.close(descriptor)
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
@@ -44,22 +53,8 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
     with suppress(subprocess.TimeoutExpired, ProcessLookupError):
         process.terminate()
         process.wait(timeout=grace_s)
-    _kill_group(process)
+    kill_group(process)
     process.wait(timeout=_KILL_WAIT_S)
-
-
-def remove_shared_memory(prefix: str) -> None:
-    """Remove the segments whose names begin with `prefix`, which a killed server leaves behind."""
-    for segment in _SHARED_MEMORY.glob(f"{prefix}*"):
-        segment.unlink(missing_ok=True)
-
-
-def _open_log(path: Path) -> BinaryIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
-    except OSError as error:
-        raise LogFileError(f"the log cannot be written to {path} ({error.strerror}); give another file") from error
 
 
 def live_members(group: int) -> list[int]:
@@ -67,7 +62,29 @@ def live_members(group: int) -> list[int]:
     return [pid for pid, state, member_of in _processes() if member_of == group and state not in "ZX"]
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def start_time(pid: int) -> int:
+    """When a process started, in the kernel's ticks; with the id it names one process for good. 0: there is none."""
+    fields = stat_fields(pid)
+    return int(fields[_START_TIME]) if fields else 0
+
+
+def is_process(pid: int, started: int) -> bool:
+    """Whether the process with this id and `start_time` still runs."""
+    fields = stat_fields(pid)
+    return bool(fields) and fields[_STATE] not in "ZX" and int(fields[_START_TIME]) == started
+
+
+def stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name, which may hold spaces: state, parent, group …; none: no process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 (often called)
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill the program and whatever else is in its process group."""
     deadline = time.monotonic() + _KILL_WAIT_S
     while live_members(process.pid) and time.monotonic() < deadline:
         with suppress(ProcessLookupError):
@@ -76,8 +93,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _processes() -> Iterator[tuple[int, str, int]]:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            # The name before the last bracket may hold spaces: state, parent and group follow it.
-            state, _, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            yield int(stat.parent.name), state, int(group)
+    for path in Path("/proc").glob("[0-9]*"):
+        fields = stat_fields(int(path.name))
+        if fields:
+            yield int(path.name), fields[_STATE], int(fields[_GROUP])

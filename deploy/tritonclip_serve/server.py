@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
+import secrets
 import subprocess
 import tempfile
 import time
@@ -11,25 +12,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tritonclip_serve import readiness
-from tritonclip_serve.arguments import command_line
+from tritonclip_serve import argv, connections, diagnosis, readiness
+from tritonclip_serve.arguments import command_line, control_headers
+from tritonclip_serve.die_with_parent import SECRET
 from tritonclip_serve.edge.access import Access
-from tritonclip_serve.edge.endpoints import LOOPBACK, Endpoints, check_exposure
-from tritonclip_serve.edge.pages import Pages, Reports
-from tritonclip_serve.edge.server import Edge
+from tritonclip_serve.edge.endpoints import Endpoints, check_exposure
+from tritonclip_serve.edge.pages import Reports
+from tritonclip_serve.edge.server import Edge, start_edge
 from tritonclip_serve.edge.tls import ServerTls
+from tritonclip_serve.environment import raise_file_limit, server_variables
 from tritonclip_serve.errors import NotReadyError, ServeError
 from tritonclip_serve.fit import check_fit
 from tritonclip_serve.installation import find_server
+from tritonclip_serve.log import DEFAULT_MAX_BYTES, ServerLog
 from tritonclip_serve.ports import is_listening
-from tritonclip_serve.process import end, remove_shared_memory, spawn
+from tritonclip_serve.process import end, kill_group, spawn
 from tritonclip_serve.repository import check_repository, model_names
+from tritonclip_serve.runs import RunFolder
 from tritonclip_serve.watch import Progress, StartupWatch, explain_end
 
 _POLL_S = 0.05
 _PROBE_TIMEOUT_S = 30.0
 # A server that never answered has nothing in flight to wait for.
 _GRACE_BEFORE_READY_S = 5.0
+# Of `stop_grace_s`, what models get to end after the last answer.
+_UNLOAD_S = 2.0
 
 
 class TritonServer:
@@ -39,8 +46,9 @@ class TritonServer:
             ClipClient(server.grpc_address)
 
     Entering starts it and waits until it embeds; leaving stops it with everything that it started. The server also
-    ends when the thread that started it ends, however that comes about (Linux; a killed caller leaves nothing but a
-    folder of a few links in the temporary directory).
+    ends when the thread that started it ends, however that comes about (Linux; a killed caller leaves a folder in the
+    temporary directory, which the next `tritonclip serve` removes). It may be started again after `stop`, on the same
+    ports. Models are under explicit control: who has `control_headers` may unload and load them.
 
     Args:
         repository: what `tritonclip export` wrote.
@@ -50,10 +58,12 @@ class TritonServer:
         tls: encrypts every port, and may ask callers for certificates.
         insecure: allows a host beyond loopback without `tls`.
         log_path: where the server's output goes; by default beside the repository, `NAME.tritonserver-GRPC_PORT.log`.
+        log_max_bytes: what `cap_log` leaves of it.
         server: `embedded`, `path` or `auto`, see `find_server`.
         extra_args: further flags for tritonserver; the last one given wins.
         startup_timeout_s: how long `wait_ready` waits.
-        stop_grace_s: how long `stop` lets requests in flight and models end before it kills them.
+        stop_grace_s: how long `stop` lets requests in flight and models end before it kills them. New calls get
+            UNAVAILABLE meanwhile.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class TritonServer:
         tls: ServerTls | None = None,
         insecure: bool = False,
         log_path: Path | None = None,
+        log_max_bytes: int = DEFAULT_MAX_BYTES,
         server: str = "auto",
         extra_args: Sequence[str] = (),
         startup_timeout_s: float = 120.0,
@@ -74,6 +85,8 @@ class TritonServer:
     ) -> None:
         self.repository = Path(repository).absolute()
         self.description = ""
+        #: Whether the key to model control cannot be read in the server's arguments any more.
+        self.key_is_hidden = False
         #: What the metrics port tells beside Triton's metrics; a supervisor fills it in.
         self.reports = Reports()
         self._endpoints = Endpoints(host, grpc=grpc_port, http=http_port, metrics=metrics_port)
@@ -83,13 +96,16 @@ class TritonServer:
         self._edge: Edge | None = None
         self._server = server
         self._log_path = Path(log_path).absolute() if log_path else None
+        self._log_max_bytes = log_max_bytes
+        self._log: ServerLog | None = None
         self._extra_args = tuple(extra_args)
         self._startup_timeout_s = startup_timeout_s
         self._stop_grace_s = stop_grace_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._run_dir: Path | None = None
+        self._run: RunFolder | None = None
         self._started_at = 0.0
         self._ready = False
+        self._key = secrets.token_hex(16)
 
     def __enter__(self) -> TritonServer:
         try:
@@ -143,6 +159,16 @@ class TritonServer:
         return self._log_path or default_log_path(self.repository, self._endpoints.grpc)
 
     @property
+    def control_headers(self) -> dict[str, str]:
+        """What a gRPC call carries that loads or unloads a model; keep it to this process."""
+        return control_headers(self._key)
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The folder of this run, for the server's processes; None before `start` and after `stop`."""
+        return self._run.path if self._run else None
+
+    @property
     def pid(self) -> int | None:
         """Process id of tritonserver, and of its process group; None before `start` and after `stop`."""
         return self._process.pid if self._process else None
@@ -161,7 +187,7 @@ class TritonServer:
         if self._tls is not None:
             self._tls.check()
         try:
-            self._start(Path(tempfile.mkdtemp(prefix="tritonclip-")))
+            self._start()
         except BaseException:
             self.stop()
             raise
@@ -181,11 +207,12 @@ class TritonServer:
             NotReadyError: it answers, but not with embeddings, or not in time.
         """
         probes = readiness.read_probes(self.repository)
-        watch = StartupWatch(self.log_path, model_names(self.repository), on_progress)
+        watch = StartupWatch(self._server_log(), model_names(self.repository), on_progress)
         deadline = self._started_at + self._startup_timeout_s
         last = None
         while (left_s := deadline - time.monotonic()) > 0:
             self._check_alive()
+            self._hide_key()
             watch.look()
             last = self._ask(probes, left_s)
             if last is None:
@@ -207,51 +234,91 @@ class TritonServer:
             self._check_alive()
             time.sleep(_POLL_S)
 
+    def poll(self) -> int | None:
+        """The exit status of a server that has ended (negative: the signal); None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def cap_log(self) -> None:
+        """Move the log away where it is longer than `log_max_bytes`."""
+        self._server_log().cap()
+
+    def cut_connections(self) -> int:
+        """End the connections of all callers, whose lost calls would wait for their deadlines; how many there were.
+
+        Raises:
+            OSError: this is not allowed here.
+        """
+        if self._process is None:
+            return 0
+        return connections.cut(self._process.pid, self._endpoints.served())
+
+    def last_words(self) -> str:
+        """The line with which the server said why it ended, or the last one of its log."""
+        return diagnosis.last_words(self._server_log().tail())
+
+    def kill(self) -> None:
+        """End the server at once; a `stop` that waits elsewhere goes on. Safe to call from a signal handler."""
+        if self._process is not None:
+            kill_group(self._process)
+
     def stop(self) -> None:
         """End the server and everything that it started; does nothing where nothing runs."""
-        process, run_dir, edge = self._process, self._run_dir, self._edge
-        self._process = self._run_dir = self._edge = None
+        try:
+            self.end_process()
+        finally:
+            edge, self._edge = self._edge, None
+            if edge is not None:
+                # Last, so that the end is told as long as it takes.
+                edge.stop()
+
+    def end_process(self) -> None:
+        """End tritonserver and remove what it leaves, but go on telling how the server is; `start` brings it back."""
+        process, run = self._process, self._run
         if process is not None:
             end(process, self._stop_grace_s if self._ready else min(self._stop_grace_s, _GRACE_BEFORE_READY_S))
             self._ready = False
-        if edge is not None:
-            # Last, so that the end is told as long as it takes.
-            edge.stop()
-        if run_dir is not None:
-            remove_shared_memory(_shared_memory_prefix(run_dir))
-            shutil.rmtree(run_dir, ignore_errors=True)
+        if run is not None:
+            run.remove()
+        self._process = self._run = None
 
-    def _start(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
-        installation = find_server(self._server, run_dir)
+    def _start(self) -> None:
+        raise_file_limit()
+        self._run = run = RunFolder()
+        installation = find_server(self._server, run.path)
         check_fit(self.repository, installation)
-        self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
-        self._access = Access(self._tls)
-        self._edge = self._start_edge()
+        if self._edge is None:
+            self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
+            self._access = Access(self._tls)
+            models = model_names(self.repository)
+            self._edge = start_edge(self._endpoints, self._tls, self._access, models, self.reports)
         self.description = installation.description
-        prefix, tls_arguments = _shared_memory_prefix(run_dir), self._access.arguments(run_dir)
-        command = command_line(installation, self.repository, self._endpoints, prefix, tls_arguments)
-        environment = {**os.environ, **installation.environment}
-        self._started_at = time.monotonic()
-        self._process = spawn([*command, *self._extra_args], environment, self.log_path)
-
-    def _start_edge(self) -> Edge:
-        ends, tls = self._endpoints, self._tls
-        # One object all along, whatever `self.access` becomes.
-        access, address = self._access, ends.address("grpc")
-        pages = Pages(
-            metrics=(LOOPBACK, ends.inner_metrics),
-            connect=lambda: access.channel(address),
-            models=model_names(self.repository),
-            reports=self.reports,
-            expires_at=None if tls is None else tls.expires_at(),
+        command = command_line(
+            installation,
+            self.repository,
+            self._endpoints,
+            run.shared_memory_prefix,
+            self._access.arguments(run.path),
+            exit_timeout_s=max(1, math.ceil(self._stop_grace_s - _UNLOAD_S)),
         )
-        http = None
-        if ends.http is not None and ends.inner_http is not None:
-            http = ((ends.host, ends.http), (LOOPBACK, ends.inner_http))
-        edge = Edge(pages, (ends.host, ends.metrics), http, None if tls is None else tls.server_context())
-        edge.start()
-        return edge
+        variables = {**server_variables(run.path), **os.environ, **installation.environment, SECRET: self._key}
+        log = self._server_log()
+        log.mark()
+        self.key_is_hidden = False
+        self._started_at = time.monotonic()
+        self._process = spawn([*command, *self._extra_args], variables, log, run.inherited())
+        run.note_server(self._process.pid)
+
+    def _hide_key(self) -> None:
+        """Take the key out of the server's arguments once it has read them, that is when it has written something."""
+        if not self.key_is_hidden and self._process is not None and self._server_log().has_grown():
+            self.key_is_hidden = argv.overwrite(self._process.pid, self._key)
+
+    def _server_log(self) -> ServerLog:
+        """The log, emptied when it is first needed; servers that follow append to it."""
+        if self._log is None:
+            self._log = ServerLog(self.log_path, self._log_max_bytes)
+            self._log.empty()
+        return self._log
 
     def _ask(self, probes: tuple[readiness.Probe, ...], left_s: float) -> str | None:
         """Why no embedding comes back yet; None when it does."""
@@ -268,7 +335,7 @@ class TritonServer:
             raise ServeError("this server is not running; call start() first")
         status = self._process.poll()
         if status is not None:
-            raise explain_end(status, self.log_path)
+            raise explain_end(status, self._server_log())
 
 
 def default_log_path(repository: Path, grpc_port: int) -> Path:
@@ -278,7 +345,3 @@ def default_log_path(repository: Path, grpc_port: int) -> Path:
     """
     parent = repository.parent if os.access(repository.parent, os.W_OK) else Path(tempfile.gettempdir())
     return parent / f"{repository.name}.tritonserver-{grpc_port}.log"
-
-
-def _shared_memory_prefix(run_dir: Path) -> str:
-    return f"{run_dir.name}-"

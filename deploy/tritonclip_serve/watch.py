@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from tritonclip_serve import diagnosis
 from tritonclip_serve.errors import ModelLoadError, ServeError, ServerDiedError
+from tritonclip_serve.log import ServerLog
 
 Progress = Callable[[str], None]
 
@@ -24,13 +25,13 @@ class StartupWatch:
     """Watches one server while it loads its models.
 
     Args:
-        log_path: the server's log.
+        log: the server's log.
         models: the names of all models that it has to load.
         on_progress: called with a short phrase whenever there is news.
     """
 
-    def __init__(self, log_path: Path, models: Sequence[str], on_progress: Progress | None = None) -> None:
-        self._log_path = log_path
+    def __init__(self, log: ServerLog, models: Sequence[str], on_progress: Progress | None = None) -> None:
+        self._log = log
         self._models = models
         self._on_progress = on_progress
         self._news = ""
@@ -42,17 +43,17 @@ class StartupWatch:
         Raises:
             ModelLoadError: a model failed, and the server has not ended by itself since.
         """
-        log = read_log(self._log_path)
+        log = self._log.read()
         self._report(log)
         failures = diagnosis.find_failures(log)
         if failures and self._failed_at is None:
             self._failed_at = time.monotonic()
         if self._failed_at is not None and time.monotonic() - self._failed_at > _SETTLE_S:
-            raise ModelLoadError(failures, self._log_path)
+            raise ModelLoadError(failures, self._log.path)
 
     def missing(self) -> str:
         """The models that have not loaded yet, as a phrase; empty when there is none."""
-        waiting = sorted(set(self._models) - diagnosis.loaded_models(read_log(self._log_path)))
+        waiting = sorted(set(self._models) - diagnosis.loaded_models(self._log.read()))
         return f"; not loaded: {', '.join(waiting)}" if waiting else ""
 
     def _report(self, log: str) -> None:
@@ -62,16 +63,25 @@ class StartupWatch:
         self._news = news
 
 
-def explain_end(status: int, log_path: Path) -> ServeError:
+def explain_end(status: int, log: ServerLog) -> ServeError:
     """Why a server ended, from its exit status (negative: the signal) and its log."""
-    log = read_log(log_path)
-    failures = diagnosis.find_failures(log)
+    failures = diagnosis.find_failures(log.read())
     if failures:
-        return ModelLoadError(failures, log_path)
-    how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return ModelLoadError(failures, log.path)
     return ServerDiedError(
-        f"tritonserver ended by itself ({how}): {diagnosis.last_words(log)}\n  the whole log is in {log_path}"
+        f"tritonserver ended by itself ({exit_cause(status)}): {diagnosis.last_words(log.tail())}\n"
+        f"  the whole log is in {log.path}"
     )
+
+
+def exit_cause(status: int) -> str:
+    """An exit status (negative: the signal) as a phrase."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
 
 
 @contextmanager
@@ -88,15 +98,16 @@ def copied_log(path: Path, target: BinaryIO) -> Iterator[None]:
 
 
 def _copy(path: Path, target: BinaryIO, ended: threading.Event) -> None:
-    with path.open("rb") as log:
-        while True:
-            is_last = ended.wait(_COPY_EVERY_S)
-            target.write(log.read())
+    position = 0
+    while True:
+        is_last = ended.wait(_COPY_EVERY_S)
+        # A reader of ours that is gone, such as a closed pipe, must not end the server.
+        with suppress(OSError), path.open("rb") as log:
+            # Shorter than before: it was moved away.
+            position = log.seek(position if position <= path.stat().st_size else 0)
+            piece = log.read()
+            position += len(piece)
+            target.write(piece)
             target.flush()
-            if is_last:
-                return
-
-
-def read_log(path: Path) -> str:
-    """The log so far."""
-    return path.read_text(encoding="utf-8", errors="replace")
+        if is_last:
+            return

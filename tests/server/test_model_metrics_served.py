@@ -58,16 +58,14 @@ def test_every_text_and_picture_is_counted(server: TritonServer, demo_repository
 
 
 def test_a_model_is_loaded_again_under_load_and_its_counters_go_on(demo_repository: Path, tmp_path: Path) -> None:
-    models = [folder.name for folder in demo_repository.iterdir() if (folder / "config.pbtxt").is_file()]
-    flags = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in models)]
     ports = {"grpc_port": 0, "metrics_port": 0}
-    with TritonServer(demo_repository, **ports, log_path=tmp_path / "log", extra_args=flags) as server:
+    with TritonServer(demo_repository, **ports, log_path=tmp_path / "log") as server:
         control = grpc.InferenceServerClient(server.grpc_address)
         with asking(server.grpc_address):
             for _ in range(RELOADS):
                 # A counter that the old model deletes when it ends, and the new one shares, crashes the server here.
-                control.unload_model("text_encoder", client_timeout=30)
-                control.load_model("text_encoder", client_timeout=30)
+                control.unload_model("text_encoder", headers=server.control_headers, client_timeout=30)
+                control.load_model("text_encoder", headers=server.control_headers, client_timeout=30)
                 time.sleep(0.5)
         control.close()
         server._check_alive()

@@ -19,6 +19,7 @@ from tritonclip_client.main import main
 from tritonclip_serve import ModelLoadError, TritonServer
 from tritonclip_serve.errors import NotReadyError, ServerDiedError
 from tritonclip_serve.process import live_members
+from tritonclip_serve.runs import sweep
 
 SHARED_MEMORY = Path("/dev/shm")
 ANY_PORTS = ("--grpc-port", "0", "--metrics-port", "0")
@@ -182,6 +183,7 @@ def test_a_server_does_not_outlive_a_killed_command(serve):
     prefix = shared_memory_prefix(processes[0].pid)
     command.kill()
     assert psutil.wait_procs(processes, timeout=30)[1] == []
+    sweep()
     assert segments(prefix) == []
 
 

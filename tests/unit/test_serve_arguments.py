@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tritonclip_serve.arguments import command_line
+from tritonclip_serve.die_with_parent import PLACEHOLDER
 from tritonclip_serve.edge.endpoints import Endpoints
 from tritonclip_serve.installation import Installation
 
@@ -30,10 +31,14 @@ def test_engines_for_newer_releases_are_let_in(tmp_path, runtime, version_compat
     assert (FLAG in flags(tmp_path, runtime=runtime, version_compatible=version_compatible)) is given
 
 
-def test_nobody_knows_the_key_to_client_shared_memory(tmp_path):
-    first, second = ({word for word in flags(tmp_path) if "shared-memory" in word} for _ in range(2))
-    assert {word.partition("=")[0] for word in first} == {"--grpc-restricted-protocol", "--http-restricted-api"}
-    assert not first & second
+def test_callers_cannot_control_models_logs_traces_or_shared_memory(tmp_path):
+    rules = {word.partition("=")[0]: word.partition("=")[2] for word in flags(tmp_path) if "restricted" in word}
+    assert set(rules) == {"--grpc-restricted-protocol", "--http-restricted-api"}
+    for rule in rules.values():
+        names, _, key = rule.partition(":")
+        assert set(names.split(",")) == {"model-repository", "shared-memory", "logging", "trace"}
+        # The key itself is filled in by the launcher, out of its environment.
+        assert key == f"tritonclip={PLACEHOLDER}"
 
 
 def test_the_installations_own_flags_come_after_the_common_ones(tmp_path):

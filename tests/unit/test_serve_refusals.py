@@ -21,6 +21,7 @@ from tritonclip_serve.errors import (
     TlsFileError,
 )
 from tritonclip_serve.installation import check_numpy, find_server
+from tritonclip_serve.log import ServerLog
 from tritonclip_serve.ports import claim_ports, is_listening
 from tritonclip_serve.process import live_members, spawn
 from tritonclip_serve.repository import check_repository, model_names, read_identity
@@ -47,7 +48,7 @@ def test_the_errors_are_one_tree_with_exit_codes():
 def test_a_log_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LogFileError, match=r"the log cannot be written to .*file/log \(.*\); give another file"):
-        spawn(["true"], {}, tmp_path / "file" / "log")
+        spawn(["true"], {}, ServerLog(tmp_path / "file" / "log"))
 
 
 def test_a_directory_that_does_not_exist(tmp_path, capsys):

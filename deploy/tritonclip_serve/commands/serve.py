@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from tritonclip_serve.edge import options as network
 from tritonclip_serve.installation import SERVER_KINDS
-from tritonclip_serve.interrupts import ignore_signals, raise_on_signals
+from tritonclip_serve.interrupts import call_on_signals, raise_on_signals
 from tritonclip_serve.repository import Identity, check_repository, read_identity
+from tritonclip_serve.runs import sweep
+from tritonclip_serve.supervision import options as staying_up
 from tritonclip_serve.watch import copied_log
 
 if TYPE_CHECKING:
     from tritonclip_serve.server import TritonServer
+    from tritonclip_serve.supervision.supervisor import Supervisor
 
 HELP = "serve a model repository on a real tritonserver until interrupted"
 
@@ -37,13 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="the wheel's tritonserver, the one on PATH, or whichever there is (default: %(default)s)",
     )
+    staying_up.add_arguments(parser)
     parser.add_argument(
         "--timeout", type=_seconds, default=120.0, help="seconds to wait for readiness (default: %(default)g)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal asks to stop; raises ServeError when the server does not start or does not last."""
+    """Serve until a signal asks to stop; raises ServeError when the server does not start or cannot be kept up."""
     with raise_on_signals(), ExitStack() as after_stop:
         from tritonclip_serve.server import TritonServer
 
@@ -52,22 +56,32 @@ def run(args: argparse.Namespace) -> int:
         server = TritonServer(
             args.repository,
             **network.server_options(args),
+            **staying_up.server_options(args),
             log_path=args.log_file,
             server=args.server,
             startup_timeout_s=args.timeout,
         )
+        supervisor = staying_up.make_supervisor(server, args)
         try:
+            _sweep()
             _start(server)
             if args.show_log:
                 after_stop.enter_context(copied_log(server.log_path, sys.stderr.buffer))
-            _wait(server, identity)
+            _wait(server, supervisor, identity)
         except KeyboardInterrupt:
-            _say("stopping …")
+            supervisor.drain()
+            _say(f"stopping: what has begun is answered for up to {args.drain_seconds:g} s; a second signal ends it …")
         finally:
-            ignore_signals()
+            call_on_signals(server.kill)
             server.stop()
     _say("stopped")
     return 0
+
+
+def _sweep() -> None:
+    left = sweep()
+    if left:
+        _say(f"removed what {len(left)} killed server{'s' * (len(left) > 1)} left behind: {', '.join(left)}")
 
 
 def _start(server: TritonServer) -> None:
@@ -75,14 +89,14 @@ def _start(server: TritonServer) -> None:
     _say(f"starting {server.description} on {server.repository}\nlog: {server.log_path}")
 
 
-def _wait(server: TritonServer, identity: Identity) -> None:
+def _wait(server: TritonServer, supervisor: Supervisor, identity: Identity) -> None:
     seconds = server.wait_ready(on_progress=_progress_printer())
     fingerprint = f", fingerprint {identity.fingerprint[:12]}" if identity.fingerprint else ""
     print(
         f"ready in {seconds:.1f} s: {identity.name}{fingerprint}, {network.describe(server)}; Ctrl-C stops it",
         flush=True,
     )
-    server.wait()
+    supervisor.run()
 
 
 def _progress_printer() -> Callable[[str], None]:

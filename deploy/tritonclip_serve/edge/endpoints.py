@@ -67,6 +67,11 @@ class Endpoints:
             inner_http=inner["http"] if encrypted and http is not None else None,
         )
 
+    def served(self) -> set[int]:
+        """The ports on which tritonserver itself answers inference."""
+        http = self.inner_http if self.inner_http is not None else self.http
+        return {self.grpc, *([] if http is None else [http])}
+
     def arguments(self) -> list[str]:
         """The flags of tritonserver."""
         flags = [f"--grpc-address={self.host}", f"--grpc-port={self.grpc}"]
