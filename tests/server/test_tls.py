@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -127,6 +128,15 @@ def test_control_of_the_server_is_closed_over_http(mutual: TritonServer, authori
             get(mutual.http_address, path, authority.certificate, pair)
         assert refusal.value.code == 403
         refusal.value.close()
+
+
+def test_other_users_of_the_machine_cannot_read_what_callers_send(mutual: TritonServer) -> None:
+    (prefix,) = re.findall(r"shm-region-prefix-name=([^\0]+)", Path(f"/proc/{mutual.pid}/cmdline").read_text())
+    segments = list(Path("/dev/shm").glob(f"{prefix}*"))
+    assert segments
+    assert {segment.stat().st_mode & 0o077 for segment in segments} == {0}
+    assert mutual.run_dir is not None
+    assert mutual.run_dir.stat().st_mode & 0o077 == 0
 
 
 def test_the_page_tells_when_the_certificate_ends(mutual: TritonServer, authority: Authority) -> None:
