@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tritonclip_serve.errors import RepositoryError
 MANIFEST = "manifest.json"
 CONFIG = "config.pbtxt"
 ENTRY_POINTS = ("embed_image", "embed_text")
+_STEP = re.compile(r'\bmodel_name\s*:\s*"([^"]+)"')
 EXPORT_HINT = "write one with: tritonclip export CHECKPOINT DIR"
 
 
@@ -75,3 +77,10 @@ def read_manifest(repository: Path) -> dict[str, Any]:
 def model_names(repository: Path) -> tuple[str, ...]:
     """The models that a server will load: the folders that have a config."""
     return tuple(sorted(path.parent.name for path in repository.glob(f"*/{CONFIG}")))
+
+
+def root_models(repository: Path) -> tuple[str, ...]:
+    """The models that are no step of an ensemble: where calls come in."""
+    configs = (path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}"))
+    steps = {name for config in configs for name in _STEP.findall(config)}
+    return tuple(name for name in model_names(repository) if name not in steps)

@@ -234,6 +234,11 @@ class TritonServer:
             self._check_alive()
             time.sleep(_POLL_S)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has embedded something, and runs."""
+        return self._ready and self.poll() is None
+
     def poll(self) -> int | None:
         """The exit status of a server that has ended (negative: the signal); None while it runs."""
         return self._process.poll() if self._process else None
@@ -261,21 +266,26 @@ class TritonServer:
         if self._process is not None:
             kill_group(self._process)
 
-    def stop(self) -> None:
-        """End the server and everything that it started; does nothing where nothing runs."""
+    def stop(self, grace_s: float | None = None) -> None:
+        """End the server and everything that it started; does nothing where nothing runs.
+
+        Args:
+            grace_s: instead of `stop_grace_s`.
+        """
         try:
-            self.end_process()
+            self.end_process(grace_s)
         finally:
             edge, self._edge = self._edge, None
             if edge is not None:
                 # Last, so that the end is told as long as it takes.
                 edge.stop()
 
-    def end_process(self) -> None:
+    def end_process(self, grace_s: float | None = None) -> None:
         """End tritonserver and remove what it leaves, but go on telling how the server is; `start` brings it back."""
         process, run = self._process, self._run
         if process is not None:
-            end(process, self._stop_grace_s if self._ready else min(self._stop_grace_s, _GRACE_BEFORE_READY_S))
+            grace_s = self._stop_grace_s if grace_s is None else grace_s
+            end(process, grace_s if self._ready else min(grace_s, _GRACE_BEFORE_READY_S))
             self._ready = False
         if run is not None:
             run.remove()
@@ -308,9 +318,10 @@ class TritonServer:
         self._process = spawn([*command, *self._extra_args], variables, log, run.inherited())
         run.note_server(self._process.pid)
 
-    def _hide_key(self) -> None:
+    def _hide_key(self, has_started: bool = False) -> None:
         """Take the key out of the server's arguments once it has read them, that is when it has written something."""
-        if not self.key_is_hidden and self._process is not None and self._server_log().has_grown():
+        has_started = has_started or self._server_log().has_grown()
+        if not self.key_is_hidden and self._process is not None and has_started:
             self.key_is_hidden = argv.overwrite(self._process.pid, self._key)
 
     def _server_log(self) -> ServerLog:
@@ -324,6 +335,7 @@ class TritonServer:
         """Why no embedding comes back yet; None when it does."""
         if not is_listening(*self._endpoints.connectable("grpc")):
             return "its gRPC port is not open yet"
+        self._hide_key(has_started=True)
         try:
             readiness.ask(self._access, self.grpc_address, probes, min(_PROBE_TIMEOUT_S, left_s))
         except readiness.StillStartingError as error:
