@@ -213,9 +213,11 @@ class TritonServer:
         while (left_s := deadline - time.monotonic()) > 0:
             self._check_alive()
             self._hide_key()
+            self.close_shared_memory()
             watch.look()
             last = self._ask(probes, left_s)
             if last is None:
+                self.close_shared_memory()
                 self._ready = True
                 return time.monotonic() - self._started_at
             time.sleep(_POLL_S)
@@ -246,6 +248,11 @@ class TritonServer:
     def cap_log(self) -> None:
         """Move the log away where it is longer than `log_max_bytes`."""
         self._server_log().cap()
+
+    def close_shared_memory(self) -> None:
+        """Close what models that were just loaded share with the server to other users of this machine."""
+        if self._run is not None:
+            self._run.close_segments()
 
     def cut_connections(self) -> int:
         """End the connections of all callers, whose lost calls would wait for their deadlines; how many there were.

@@ -132,12 +132,14 @@ class Supervisor:
             revival.add(deaths)
             revival.step(time.monotonic())
             if revival.is_back():
+                self._server.close_shared_memory()
                 watcher.look_for_stubs()
                 watcher.settle(revival.models())
             cause = watcher.server_cause() or revival.stuck
             if time.monotonic() >= upkeep_at:
                 upkeep_at = time.monotonic() + _UPKEEP_S
                 self._server.cap_log()
+                self._server.close_shared_memory()
                 cause = cause or pulse.step(time.monotonic()) or _too_many(watcher)
             if cause is not None:
                 self._server.kill()
