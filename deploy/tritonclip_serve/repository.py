@@ -84,3 +84,17 @@ def root_models(repository: Path) -> tuple[str, ...]:
     configs = (path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}"))
     steps = {name for config in configs for name in _STEP.findall(config)}
     return tuple(name for name in model_names(repository) if name not in steps)
+
+
+def needed_models(repository: Path) -> dict[str, frozenset[str]]:
+    """For every model all that have to work for it to answer: itself, and an ensemble's steps down to the last."""
+    steps = {
+        path.parent.name: set(_STEP.findall(path.read_text(encoding="utf-8")))
+        for path in repository.glob(f"*/{CONFIG}")
+    }
+
+    def all_of(name: str, above: frozenset[str]) -> frozenset[str]:
+        below = steps.get(name, set()) - above
+        return frozenset({name}).union(*(all_of(step, above | {name}) for step in below))
+
+    return {name: all_of(name, frozenset()) for name in steps}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
@@ -47,7 +47,7 @@ class Pages:
     Args:
         metrics: host and port of tritonserver's own metrics.
         connect: makes a gRPC channel to tritonserver.
-        models: the names that `/health/ready/NAME` knows.
+        models: for every name that `/health/ready/NAME` knows the models that it needs, itself included.
         reports: what else is known.
         expires_at: when the server's certificate ends, in seconds since 1970; None: there is none.
     """
@@ -56,7 +56,7 @@ class Pages:
         self,
         metrics: tuple[str, int],
         connect: Callable[[], grpc.Channel],
-        models: Collection[str],
+        models: Mapping[str, Collection[str]],
         reports: Reports,
         expires_at: float | None = None,
     ) -> None:
@@ -66,6 +66,7 @@ class Pages:
         self._expires_at = expires_at
         self._channel: grpc.Channel | None = None
         self._metrics = Cached(self._read_metrics)
+        self._needed = {name: frozenset(needed) for name, needed in models.items()}
         self._ready = {name: Cached(self._asker(name)) for name in ("", *models)}
 
     async def answer(self, path: str) -> Page:
@@ -101,7 +102,7 @@ class Pages:
         if self._reports.draining():
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "draining\n")
         unusable = self._reports.unusable()
-        if name in unusable or (unusable and not name):
+        if not self._needed.get(name, frozenset(unusable)).isdisjoint(unusable):
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
         if await cached.value():
             return Page(HTTPStatus.OK, "ready\n")
