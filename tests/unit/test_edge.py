@@ -37,6 +37,7 @@ class _Upstream(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1  # type: ignore[attr-defined]
+        time.sleep(self.server.pause_s)  # type: ignore[attr-defined]
         self._answer(METRICS.encode())
 
     def do_POST(self) -> None:
@@ -55,7 +56,7 @@ class _Upstream(BaseHTTPRequestHandler):
 @pytest.fixture
 def upstream() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer((LOOPBACK, 0), _Upstream)
-    server.asked = 0
+    server.asked, server.pause_s = 0, 0.0
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
@@ -154,13 +155,21 @@ def test_without_a_server_the_counters_are_still_told(triton) -> None:
     assert text.splitlines()[-2:] == ["tritonclip_server_up 0", "tritonclip_restarts_total 4"]
 
 
-def test_many_scrapes_at_once_ask_the_server_once(upstream, triton) -> None:
+def test_many_scrapes_at_once_ask_the_server_one_at_a_time(upstream, triton) -> None:
+    upstream.pause_s = 0.1
     with running(upstream.server_address, triton.address) as port, ThreadPoolExecutor(16) as pool:
         started = time.monotonic()
-        answers = list(pool.map(lambda _: ask(port, "/metrics"), range(16)))
+        answers = list(pool.map(lambda _: ask(port, "/metrics"), range(32)))
         took = time.monotonic() - started
     assert {status for status, _ in answers} == {200}
-    assert 1 <= upstream.asked <= 1 + took / 0.2
+    assert 1 <= upstream.asked <= 1 + took / upstream.pause_s
+
+
+def test_a_scrape_tells_what_was_counted_before_it(upstream, triton) -> None:
+    with running(upstream.server_address, triton.address) as port:
+        for number in range(1, 6):
+            ask(port, "/metrics")
+            assert upstream.asked == number
 
 
 def test_readiness_is_that_of_the_model(upstream, triton) -> None:
