@@ -24,8 +24,8 @@ from tritonclip_bench.errors import WrongAnswerError
 from tritonclip_bench.loadrun import LoadPlan, run_load
 from tritonclip_client import ClipClient
 from tritonclip_serve import TritonServer
-from tritonclip_serve.ports import claim_ports
 from tritonclip_serve.log import ServerLog
+from tritonclip_serve.ports import claim_ports
 from tritonclip_serve.process import end, spawn
 
 HOST = "127.0.0.1"

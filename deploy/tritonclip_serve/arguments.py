@@ -15,6 +15,8 @@ RESPONSE_CACHE_BYTES = 64 * _MIB
 # What only the holder of the key may ask for. Statistics stay open: they hold counts, and the load test reads them.
 _RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
 _KEY = "tritonclip"
+# The header by which models share themselves out between callers.
+CALLER_HEADER = "tritonclip-caller"
 
 
 def control_headers(key: str) -> dict[str, str]:
@@ -46,6 +48,8 @@ def command_line(
         "--load-model=*",
         f"--exit-timeout-secs={exit_timeout_s}",
         *endpoints.arguments(),
+        # Becomes a parameter of the request, which the models read; a proxy in front sets it.
+        f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",
         *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",

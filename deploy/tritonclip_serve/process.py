@@ -41,6 +41,8 @@ def spawn(
             stderr=subprocess.STDOUT,
             env=dict(environment),
             pass_fds=tuple(inherited),
+            # The Python backend's shared memory holds callers' pictures and texts: nobody else may read it.
+            umask=0o077,
             # A Ctrl-C in the terminal reaches the caller only, who stops the server in order.
             start_new_session=True,
         )

@@ -16,9 +16,9 @@ from tritonclip_serve import argv, connections, diagnosis, readiness
 from tritonclip_serve.arguments import command_line, control_headers
 from tritonclip_serve.die_with_parent import SECRET
 from tritonclip_serve.edge.access import Access
-from tritonclip_serve.edge.endpoints import LOOPBACK, Endpoints, check_exposure
-from tritonclip_serve.edge.pages import Pages, Reports
-from tritonclip_serve.edge.server import Edge
+from tritonclip_serve.edge.endpoints import Endpoints, check_exposure
+from tritonclip_serve.edge.pages import Reports
+from tritonclip_serve.edge.server import Edge, start_edge
 from tritonclip_serve.edge.tls import ServerTls
 from tritonclip_serve.environment import raise_file_limit, server_variables
 from tritonclip_serve.errors import NotReadyError, ServeError
@@ -299,7 +299,8 @@ class TritonServer:
         if self._edge is None:
             self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
             self._access = Access(self._tls)
-            self._edge = self._start_edge()
+            models = model_names(self.repository)
+            self._edge = start_edge(self._endpoints, self._tls, self._access, models, self.reports)
         self.description = installation.description
         command = command_line(
             installation,
@@ -329,24 +330,6 @@ class TritonServer:
             self._log = ServerLog(self.log_path, self._log_max_bytes)
             self._log.empty()
         return self._log
-
-    def _start_edge(self) -> Edge:
-        ends, tls = self._endpoints, self._tls
-        # One object all along, whatever `self.access` becomes.
-        access, address = self._access, ends.address("grpc")
-        pages = Pages(
-            metrics=(LOOPBACK, ends.inner_metrics),
-            connect=lambda: access.channel(address),
-            models=model_names(self.repository),
-            reports=self.reports,
-            expires_at=None if tls is None else tls.expires_at(),
-        )
-        http = None
-        if ends.http is not None and ends.inner_http is not None:
-            http = ((ends.host, ends.http), (LOOPBACK, ends.inner_http))
-        edge = Edge(pages, (ends.host, ends.metrics), http, None if tls is None else tls.server_context())
-        edge.start()
-        return edge
 
     def _ask(self, probes: tuple[readiness.Probe, ...], left_s: float) -> str | None:
         """Why no embedding comes back yet; None when it does."""

@@ -209,13 +209,13 @@ def fail_first(count: int, status: grpc.StatusCode, message: str = "planted") ->
 
 
 @contextmanager
-def serving(server: Server | None = None, workers: int = 16) -> Iterator[Server]:
-    """Serve on a free port of the loopback interface until the block ends."""
+def serving(server: Server | None = None, workers: int = 16, port: int = 0) -> Iterator[Server]:
+    """Serve on a port of the loopback interface, any free one unless it is given, until the block ends."""
     server = server or Server()
     with futures.ThreadPoolExecutor(workers) as pool:
         grpc_server = grpc.server(pool, options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server, grpc_server)
-        server.address = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
+        server.address = f"127.0.0.1:{grpc_server.add_insecure_port(f'127.0.0.1:{port}')}"
         grpc_server.start()
         try:
             yield server

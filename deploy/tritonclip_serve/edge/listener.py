@@ -52,6 +52,7 @@ class Listener:
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: dict[asyncio.Task[None], None] = {}
+        self._unbegun: set[socket.socket] = set()
 
     async def serve(self) -> None:
         """Accept until the task is cancelled; what is under way is cancelled with it."""
@@ -81,16 +82,25 @@ class Listener:
             oldest = next(iter(self._idle))
             self._forget(oldest)
             oldest.cancel()
+        self._unbegun.add(accepted)
         task = asyncio.ensure_future(self._attend(accepted))
         self._tasks.add(task)
         self._idle[task] = None
         task.add_done_callback(self._forget)
+        task.add_done_callback(lambda _: self._close_unbegun(accepted))
+
+    def _close_unbegun(self, accepted: socket.socket) -> None:
+        """A task that is cancelled before it ever ran has closed nothing."""
+        if accepted in self._unbegun:
+            self._unbegun.discard(accepted)
+            accepted.close()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._idle.pop(task, None)
 
     async def _attend(self, accepted: socket.socket) -> None:
+        self._unbegun.discard(accepted)
         try:
             connection = await self._opened(accepted)
             try:
