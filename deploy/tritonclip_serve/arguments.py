@@ -15,6 +15,7 @@ RESPONSE_CACHE_BYTES = 64 * _MIB
 # What only the holder of the key may ask for. Statistics stay open: they hold counts, and the load test reads them.
 _RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
 _KEY = "tritonclip"
+# The header by which models share themselves out between callers.
 CALLER_HEADER = "tritonclip-caller"
 
 
@@ -47,8 +48,7 @@ def command_line(
         "--load-model=*",
         f"--exit-timeout-secs={exit_timeout_s}",
         *endpoints.arguments(),
-        # Becomes a parameter of the request, by which the doors of the towers share between callers (clip_request.py).
-        f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",
+        *_callers(endpoints),
         *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
@@ -56,6 +56,12 @@ def command_line(
         *installation.arguments,
         *engine_arguments(repository),
     ]
+
+
+def _callers(endpoints: Endpoints) -> list[str]:
+    """Who calls becomes a parameter of the request, which the models read; a proxy in front sets it."""
+    protocols = ["grpc", *(["http"] if endpoints.http is not None else [])]
+    return [f"--{protocol}-header-forward-pattern=(?i)^{CALLER_HEADER}$" for protocol in protocols]
 
 
 def _restrictions(endpoints: Endpoints) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tritonclip_serve.errors import RepositoryError
 
 CONFIG = "config.pbtxt"
 ENTRY_POINTS = ("embed_image", "embed_text")
+_STEP = re.compile(r'\bmodel_name\s*:\s*"([^"]+)"')
 EXPORT_HINT = "write one with: tritonclip export CHECKPOINT DIR"
 
 
@@ -71,3 +73,24 @@ def read_manifest(repository: Path) -> dict[str, Any]:
 def model_names(repository: Path) -> tuple[str, ...]:
     """The models that a server will load: the folders that have a config."""
     return tuple(sorted(path.parent.name for path in repository.glob(f"*/{CONFIG}")))
+
+
+def root_models(repository: Path) -> tuple[str, ...]:
+    """The models that are no step of an ensemble: where calls come in."""
+    configs = (path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}"))
+    steps = {name for config in configs for name in _STEP.findall(config)}
+    return tuple(name for name in model_names(repository) if name not in steps)
+
+
+def needed_models(repository: Path) -> dict[str, frozenset[str]]:
+    """For every model all that have to work for it to answer: itself, and an ensemble's steps down to the last."""
+    steps = {
+        path.parent.name: set(_STEP.findall(path.read_text(encoding="utf-8")))
+        for path in repository.glob(f"*/{CONFIG}")
+    }
+
+    def all_of(name: str, above: frozenset[str]) -> frozenset[str]:
+        below = steps.get(name, set()) - above
+        return frozenset({name}).union(*(all_of(step, above | {name}) for step in below))
+
+    return {name: all_of(name, frozenset()) for name in steps}

@@ -46,6 +46,15 @@ class RunFolder:
         """Record which process serves, so that a sweep can end it when its owner was killed."""
         _write_process(self.path / _SERVER, pid)
 
+    def close_segments(self) -> None:
+        """Let only this user read the shared memory, which holds callers' pictures and texts.
+
+        The Python backend makes its segments readable by everybody, whatever the umask.
+        """
+        for segment in SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+            with suppress(OSError):
+                segment.chmod(0o600)
+
     def remove(self) -> None:
         """Remove the folder and the segments; the server has ended."""
         for lock in self.locks:

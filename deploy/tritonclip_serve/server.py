@@ -16,9 +16,9 @@ from tritonclip_serve import argv, connections, diagnosis, readiness
 from tritonclip_serve.arguments import command_line, control_headers
 from tritonclip_serve.die_with_parent import SECRET
 from tritonclip_serve.edge.access import Access
-from tritonclip_serve.edge.endpoints import LOOPBACK, Endpoints, check_exposure
-from tritonclip_serve.edge.pages import Pages, Reports
-from tritonclip_serve.edge.server import Edge
+from tritonclip_serve.edge.endpoints import Endpoints, check_exposure
+from tritonclip_serve.edge.pages import Reports
+from tritonclip_serve.edge.server import Edge, start_edge
 from tritonclip_serve.edge.tls import ServerTls
 from tritonclip_serve.environment import raise_file_limit, server_variables
 from tritonclip_serve.errors import NotReadyError, ServeError
@@ -27,7 +27,7 @@ from tritonclip_serve.installation import find_server
 from tritonclip_serve.log import DEFAULT_MAX_BYTES, ServerLog
 from tritonclip_serve.ports import is_listening
 from tritonclip_serve.process import end, kill_group, spawn
-from tritonclip_serve.repository import check_repository, model_names
+from tritonclip_serve.repository import check_repository, model_names, needed_models
 from tritonclip_serve.runs import RunFolder
 from tritonclip_serve.verified import ALL, lay_out
 from tritonclip_serve.watch import Progress, StartupWatch, explain_end
@@ -220,9 +220,11 @@ class TritonServer:
         while (left_s := deadline - time.monotonic()) > 0:
             self._check_alive()
             self._hide_key()
+            self.close_shared_memory()
             watch.look()
             last = self._ask(probes, left_s)
             if last is None:
+                self.close_shared_memory()
                 self._ready = True
                 return time.monotonic() - self._started_at
             time.sleep(_POLL_S)
@@ -241,6 +243,11 @@ class TritonServer:
             self._check_alive()
             time.sleep(_POLL_S)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has embedded something, and runs."""
+        return self._ready and self.poll() is None
+
     def poll(self) -> int | None:
         """The exit status of a server that has ended (negative: the signal); None while it runs."""
         return self._process.poll() if self._process else None
@@ -248,6 +255,11 @@ class TritonServer:
     def cap_log(self) -> None:
         """Move the log away where it is longer than `log_max_bytes`."""
         self._server_log().cap()
+
+    def close_shared_memory(self) -> None:
+        """Close what models that were just loaded share with the server to other users of this machine."""
+        if self._run is not None:
+            self._run.close_segments()
 
     def cut_connections(self) -> int:
         """End the connections of all callers, whose lost calls would wait for their deadlines; how many there were.
@@ -268,21 +280,26 @@ class TritonServer:
         if self._process is not None:
             kill_group(self._process)
 
-    def stop(self) -> None:
-        """End the server and everything that it started; does nothing where nothing runs."""
+    def stop(self, grace_s: float | None = None) -> None:
+        """End the server and everything that it started; does nothing where nothing runs.
+
+        Args:
+            grace_s: instead of `stop_grace_s`.
+        """
         try:
-            self.end_process()
+            self.end_process(grace_s)
         finally:
             edge, self._edge = self._edge, None
             if edge is not None:
                 # Last, so that the end is told as long as it takes.
                 edge.stop()
 
-    def end_process(self) -> None:
+    def end_process(self, grace_s: float | None = None) -> None:
         """End tritonserver and remove what it leaves, but go on telling how the server is; `start` brings it back."""
         process, run = self._process, self._run
         if process is not None:
-            end(process, self._stop_grace_s if self._ready else min(self._stop_grace_s, _GRACE_BEFORE_READY_S))
+            grace_s = self._stop_grace_s if grace_s is None else grace_s
+            end(process, grace_s if self._ready else min(grace_s, _GRACE_BEFORE_READY_S))
             self._ready = False
         if run is not None:
             run.remove()
@@ -297,7 +314,8 @@ class TritonServer:
         if self._edge is None:
             self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
             self._access = Access(self._tls)
-            self._edge = self._start_edge()
+            models = needed_models(self.repository)
+            self._edge = start_edge(self._endpoints, self._tls, self._access, models, self.reports)
         self.description = installation.description
         command = command_line(
             installation,
@@ -315,9 +333,10 @@ class TritonServer:
         self._process = spawn([*command, *self._extra_args], variables, log, run.inherited())
         run.note_server(self._process.pid)
 
-    def _hide_key(self) -> None:
+    def _hide_key(self, has_started: bool = False) -> None:
         """Take the key out of the server's arguments once it has read them, that is when it has written something."""
-        if not self.key_is_hidden and self._process is not None and self._server_log().has_grown():
+        has_started = has_started or self._server_log().has_grown()
+        if not self.key_is_hidden and self._process is not None and has_started:
             self.key_is_hidden = argv.overwrite(self._process.pid, self._key)
 
     def _server_log(self) -> ServerLog:
@@ -327,28 +346,11 @@ class TritonServer:
             self._log.empty()
         return self._log
 
-    def _start_edge(self) -> Edge:
-        ends, tls = self._endpoints, self._tls
-        # One object all along, whatever `self.access` becomes.
-        access, address = self._access, ends.address("grpc")
-        pages = Pages(
-            metrics=(LOOPBACK, ends.inner_metrics),
-            connect=lambda: access.channel(address),
-            models=model_names(self.repository),
-            reports=self.reports,
-            expires_at=None if tls is None else tls.expires_at(),
-        )
-        http = None
-        if ends.http is not None and ends.inner_http is not None:
-            http = ((ends.host, ends.http), (LOOPBACK, ends.inner_http))
-        edge = Edge(pages, (ends.host, ends.metrics), http, None if tls is None else tls.server_context())
-        edge.start()
-        return edge
-
     def _ask(self, probes: tuple[readiness.Probe, ...], left_s: float) -> str | None:
         """Why no embedding comes back yet; None when it does."""
         if not is_listening(*self._endpoints.connectable("grpc")):
             return "its gRPC port is not open yet"
+        self._hide_key(has_started=True)
         try:
             readiness.ask(self._access, self.grpc_address, probes, min(_PROBE_TIMEOUT_S, left_s))
         except readiness.StillStartingError as error:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import ssl
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -129,6 +134,15 @@ def test_control_of_the_server_is_closed_over_http(mutual: TritonServer, authori
         refusal.value.close()
 
 
+def test_other_users_of_the_machine_cannot_read_what_callers_send(mutual: TritonServer) -> None:
+    (prefix,) = re.findall(r"shm-region-prefix-name=([^\0]+)", Path(f"/proc/{mutual.pid}/cmdline").read_text())
+    segments = list(Path("/dev/shm").glob(f"{prefix}*"))
+    assert segments
+    assert {segment.stat().st_mode & 0o077 for segment in segments} == {0}
+    assert mutual.run_dir is not None
+    assert mutual.run_dir.stat().st_mode & 0o077 == 0
+
+
 def test_the_page_tells_when_the_certificate_ends(mutual: TritonServer, authority: Authority) -> None:
     pair = authority.sign("monitoring")
     context = ssl.create_default_context(cafile=str(authority.certificate))
@@ -161,3 +175,49 @@ def test_certificates_change_with_a_restart(tmp_path: Path, authority: Authority
             assert get(server.metrics_address, "/health/ready", let_in.certificate, None) == 200
             with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
                 get(server.metrics_address, "/health/ready", kept_out.certificate, None)
+
+
+def test_the_supervisor_revives_a_model_under_mutual_tls(tmp_path: Path, authority: Authority) -> None:
+    repository = write_tiny_repository(tmp_path / "repository")
+    pair = authority.sign("supervised", "127.0.0.1")
+    files = (pair.certificate, pair.key, authority.certificate)
+    options = (
+        option for given in zip(("--tls-cert", "--tls-key", "--tls-client-ca"), files, strict=True) for option in given
+    )
+    command = [sys.executable, "-m", "tritonclip_client.main", "serve", repository, *options]
+    ports = ("--grpc-port", "0", "--metrics-port", "0")
+    with subprocess.Popen([*map(str, command), *ports], stdout=subprocess.PIPE, text=True) as serve:
+        try:
+            assert serve.stdout is not None
+            ready = serve.stdout.readline()
+            assert ", mutual TLS; Ctrl-C stops it" in ready
+            metrics = ready.partition("metrics ")[2].partition(",")[0]
+            caller = authority.sign("watching")
+
+            def is_ready() -> bool:
+                try:
+                    return get(metrics, "/health/ready/embed_text", authority.certificate, caller) == 200
+                except urllib.error.HTTPError as error:
+                    error.close()
+                    return False
+
+            assert is_ready()
+            stub = next(
+                process
+                for process in psutil.Process(serve.pid).children(recursive=True)
+                if any(word.endswith("/embed_text/1/model.py") for word in process.cmdline())
+            )
+            stub.kill()
+            assert wait_for(lambda: not is_ready())
+            assert wait_for(is_ready)
+        finally:
+            serve.terminate()
+            serve.communicate(timeout=60)
+    assert serve.returncode == 0
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +23,10 @@ from tritonclip_serve.edge import server as edge_server
 from tritonclip_serve.edge.pages import Pages, Reports
 from tritonclip_serve.edge.server import Edge
 from tritonclip_serve.ports import claim_ports
+from tritonclip_serve.repository import needed_models
 
 LOOPBACK = "127.0.0.1"
+CLIP = {"clip": ("clip", "similarity")}
 METRICS = "# HELP nv_inference_count of items\nnv_inference_count 7\n"
 
 
@@ -35,6 +37,7 @@ class _Upstream(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1  # type: ignore[attr-defined]
+        time.sleep(self.server.pause_s)  # type: ignore[attr-defined]
         self._answer(METRICS.encode())
 
     def do_POST(self) -> None:
@@ -53,7 +56,7 @@ class _Upstream(BaseHTTPRequestHandler):
 @pytest.fixture
 def upstream() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer((LOOPBACK, 0), _Upstream)
-    server.asked = 0
+    server.asked, server.pause_s = 0, 0.0
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
@@ -69,11 +72,14 @@ def triton() -> Iterator[kserve_server.Server]:
 
 @contextmanager
 def running(
-    metrics: tuple[str, int], grpc_address: str, reports: Reports | None = None, models: tuple[str, ...] = ("clip",)
+    metrics: tuple[str, int],
+    grpc_address: str,
+    reports: Reports | None = None,
+    needed: Mapping[str, Collection[str]] = CLIP,
 ) -> Iterator[int]:
     """The edge; yields its port."""
     (port,) = claim_ports(LOOPBACK, {"port": 0}).values()
-    pages = Pages(metrics, lambda: grpc.insecure_channel(grpc_address), models, reports or Reports())
+    pages = Pages(metrics, lambda: grpc.insecure_channel(grpc_address), needed, reports or Reports())
     edge = Edge(pages, (LOOPBACK, port))
     edge.start()
     try:
@@ -149,18 +155,26 @@ def test_without_a_server_the_counters_are_still_told(triton) -> None:
     assert text.splitlines()[-2:] == ["tritonclip_server_up 0", "tritonclip_restarts_total 4"]
 
 
-def test_many_scrapes_at_once_ask_the_server_once(upstream, triton) -> None:
+def test_many_scrapes_at_once_ask_the_server_one_at_a_time(upstream, triton) -> None:
+    upstream.pause_s = 0.1
     with running(upstream.server_address, triton.address) as port, ThreadPoolExecutor(16) as pool:
         started = time.monotonic()
-        answers = list(pool.map(lambda _: ask(port, "/metrics"), range(16)))
+        answers = list(pool.map(lambda _: ask(port, "/metrics"), range(32)))
         took = time.monotonic() - started
     assert {status for status, _ in answers} == {200}
-    assert 1 <= upstream.asked <= 1 + took / 0.2
+    assert 1 <= upstream.asked <= 1 + took / upstream.pause_s
+
+
+def test_a_scrape_tells_what_was_counted_before_it(upstream, triton) -> None:
+    with running(upstream.server_address, triton.address) as port:
+        for number in range(1, 6):
+            ask(port, "/metrics")
+            assert upstream.asked == number
 
 
 def test_readiness_is_that_of_the_model(upstream, triton) -> None:
     triton.not_ready = frozenset({"embed_image"})
-    with running(upstream.server_address, triton.address, models=("embed_image", "embed_text")) as port:
+    with running(upstream.server_address, triton.address, needed={"embed_image": (), "embed_text": ()}) as port:
         assert ask(port, "/health/ready/embed_text") == (200, "ready\n")
         assert ask(port, "/health/ready/embed_image") == (503, "not ready\n")
         triton.not_ready = frozenset()
@@ -170,16 +184,31 @@ def test_readiness_is_that_of_the_model(upstream, triton) -> None:
 
 def test_what_the_supervisor_knows_comes_first(upstream, triton) -> None:
     draining, unusable = [False], set()
+    needed = {"clip": ("clip", "image_encoder"), "similarity": ("similarity",)}
     reports = Reports(draining=lambda: draining[0], unusable=lambda: unusable)
-    with running(upstream.server_address, triton.address, reports, models=("clip", "similarity")) as port:
+    with running(upstream.server_address, triton.address, reports, needed) as port:
         assert ask(port, "/health/ready/clip") == (200, "ready\n")
-        unusable.add("clip")
+        unusable.add("image_encoder")
         assert ask(port, "/health/ready/clip") == (503, "not ready\n")
         assert ask(port, "/health/ready") == (503, "not ready\n")
         assert ask(port, "/health/ready/similarity") == (200, "ready\n")
         draining[0] = True
         assert ask(port, "/health/ready/similarity") == (503, "draining\n")
         assert ask(port, "/health/live") == (200, "live\n")
+
+
+def test_an_ensemble_needs_its_steps_down_to_the_last(tmp_path: Path) -> None:
+    steps = {"clip": ("embed", "similarity"), "embed": ("encoder",), "encoder": (), "similarity": ()}
+    for model, names in steps.items():
+        (tmp_path / model).mkdir()
+        text = "".join(f'  step {{\n    model_name: "{name}"\n    model_version: -1\n  }}\n' for name in names)
+        (tmp_path / model / "config.pbtxt").write_text(f'name: "{model}"\nensemble_scheduling {{\n{text}}}\n')
+    assert needed_models(tmp_path) == {
+        "clip": {"clip", "embed", "encoder", "similarity"},
+        "embed": {"embed", "encoder"},
+        "encoder": {"encoder"},
+        "similarity": {"similarity"},
+    }
 
 
 def test_a_server_that_comes_back_is_ready_again(upstream) -> None:
@@ -238,7 +267,7 @@ def test_a_connection_under_tls_is_carried_both_ways(upstream, triton, tmp_path:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
     metrics, public = claim_ports(LOOPBACK, {"metrics": 0, "http": 0}).values()
-    pages = Pages(upstream.server_address, lambda: grpc.insecure_channel(triton.address), (), Reports())
+    pages = Pages(upstream.server_address, lambda: grpc.insecure_channel(triton.address), {}, Reports())
     http_addresses = ((LOOPBACK, public), upstream.server_address)
     edge = Edge(pages, (LOOPBACK, metrics), http_addresses, context)
     edge.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_callers_cannot_control_models_logs_traces_or_shared_memory(tmp_path):
         assert set(names.split(",")) == {"model-repository", "shared-memory", "logging", "trace"}
         # The key itself is filled in by the launcher, out of its environment.
         assert key == f"tritonclip={PLACEHOLDER}"
+
+
+def test_the_header_that_names_a_caller_reaches_the_models_and_no_other_does(tmp_path):
+    patterns = dict(word.split("=", 1) for word in flags(tmp_path) if "header-forward-pattern" in word)
+    assert set(patterns) == {"--grpc-header-forward-pattern", "--http-header-forward-pattern"}
+    for pattern in patterns.values():
+        assert re.search(pattern, "Tritonclip-Caller")
+        assert not re.search(pattern, "x-tritonclip-caller")
+        assert not re.search(pattern, "authorization")
 
 
 def test_the_installations_own_flags_come_after_the_common_ones(tmp_path):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tritonclip_serve.server import TritonServer
     from tritonclip_serve.supervision.supervisor import Supervisor
 
+# What models get to end, after the calls in them have been answered.
+_END_S = 3.0
 HELP = "serve a model repository on a real tritonserver until interrupted"
 
 
@@ -81,11 +83,12 @@ def run(args: argparse.Namespace) -> int:
                 after_stop.enter_context(copied_log(server.log_path, sys.stderr.buffer))
             _wait(server, supervisor, identity)
         except KeyboardInterrupt:
-            supervisor.drain()
+            call_on_signals(server.kill)
             _say(f"stopping: what has begun is answered for up to {args.drain_seconds:g} s; a second signal ends it …")
+            supervisor.drain(args.drain_seconds)
         finally:
             call_on_signals(server.kill)
-            server.stop()
+            server.stop(_END_S)
     _say("stopped")
     return 0
 

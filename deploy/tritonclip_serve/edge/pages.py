@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ from tritonclip_serve.edge.http import Page
 
 T = TypeVar("T")
 
-# What a probe or a scrape costs the server, at most five times a second each.
+# What probes cost the server: a question for each model, at most five times a second.
 FRESH_S = 0.2
 _ASK_S = 2.0
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,7 +47,7 @@ class Pages:
     Args:
         metrics: host and port of tritonserver's own metrics.
         connect: makes a gRPC channel to tritonserver.
-        models: the names that `/health/ready/NAME` knows.
+        models: for every name that `/health/ready/NAME` knows the models that it needs, itself included.
         reports: what else is known.
         expires_at: when the server's certificate ends, in seconds since 1970; None: there is none.
     """
@@ -56,7 +56,7 @@ class Pages:
         self,
         metrics: tuple[str, int],
         connect: Callable[[], grpc.Channel],
-        models: Collection[str],
+        models: Mapping[str, Collection[str]],
         reports: Reports,
         expires_at: float | None = None,
     ) -> None:
@@ -65,8 +65,10 @@ class Pages:
         self._reports = reports
         self._expires_at = expires_at
         self._channel: grpc.Channel | None = None
-        self._metrics = Cached(self._read_metrics)
-        self._ready = {name: Cached(self._asker(name)) for name in ("", *models)}
+        # Counters that were read before a request would miss it.
+        self._metrics = Cached(self._read_metrics, fresh_s=0)
+        self._needed = {name: frozenset(needed) for name, needed in models.items()}
+        self._ready = {name: Cached(self._asker(name), FRESH_S) for name in ("", *models)}
 
     async def answer(self, path: str) -> Page:
         """The page at a path."""
@@ -101,7 +103,7 @@ class Pages:
         if self._reports.draining():
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "draining\n")
         unusable = self._reports.unusable()
-        if name in unusable or (unusable and not name):
+        if not self._needed.get(name, frozenset(unusable)).isdisjoint(unusable):
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
         if await cached.value():
             return Page(HTTPStatus.OK, "ready\n")
@@ -138,17 +140,18 @@ class Pages:
 
 
 class Cached(Generic[T]):
-    """Asks at most once at a time, and keeps the answer for `FRESH_S` seconds."""
+    """Asks at most once at a time, and keeps the answer for `fresh_s` seconds."""
 
-    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[T]], fresh_s: float) -> None:
         self._ask = ask
+        self._fresh_s = fresh_s
         self._asking: asyncio.Future[T] | None = None
-        self._answered_at = -FRESH_S
+        self._answered_at = 0.0
 
     async def value(self) -> T:
-        """The answer, no older than `FRESH_S`."""
+        """The answer, no older than `fresh_s`, or that of a question under way."""
         asking = self._asking
-        if asking is None or (asking.done() and time.monotonic() - self._answered_at > FRESH_S):
+        if asking is None or (asking.done() and time.monotonic() - self._answered_at >= self._fresh_s):
             asking = self._asking = asyncio.ensure_future(self._answer())
         # A caller that goes away must not take the answer from the others.
         return await asyncio.shield(asking)

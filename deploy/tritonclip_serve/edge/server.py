@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 
+from tritonclip_serve.edge.access import Access
+from tritonclip_serve.edge.endpoints import LOOPBACK, Endpoints
 from tritonclip_serve.edge.http import serve_page
 from tritonclip_serve.edge.listener import Connection, Listener
-from tritonclip_serve.edge.pages import Pages
+from tritonclip_serve.edge.pages import Pages, Reports
 from tritonclip_serve.edge.pump import pump
+from tritonclip_serve.edge.tls import ServerTls
 
 MAX_PAGE_CONNECTIONS = 64
 MAX_HTTP_CONNECTIONS = 512
@@ -92,6 +95,29 @@ class Edge:
             self._loop.run_until_complete(serve())
         finally:
             _end(self._loop)
+
+
+def start_edge(
+    ends: Endpoints, tls: ServerTls | None, access: Access, models: Mapping[str, Collection[str]], reports: Reports
+) -> Edge:
+    """An edge that serves: in front of a tritonserver at `ends`, which need not run yet.
+
+    Raises:
+        AddressError: an address cannot be listened on.
+    """
+    pages = Pages(
+        metrics=(LOOPBACK, ends.inner_metrics),
+        connect=lambda: access.channel(ends.address("grpc")),
+        models=models,
+        reports=reports,
+        expires_at=None if tls is None else tls.expires_at(),
+    )
+    http = None
+    if ends.http is not None and ends.inner_http is not None:
+        http = ((ends.host, ends.http), (LOOPBACK, ends.inner_http))
+    edge = Edge(pages, (ends.host, ends.metrics), http, None if tls is None else tls.server_context())
+    edge.start()
+    return edge
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:

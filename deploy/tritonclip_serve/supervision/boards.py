@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Board:
     """The mapped board of one process."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             self._map = mmap.mmap(descriptor, _LAYOUT.size, access=mmap.ACCESS_READ)
@@ -50,6 +52,11 @@ class Board:
     def close(self) -> None:
         """Unmap it."""
         self._map.close()
+
+    def remove(self) -> None:
+        """Remove the file, whose process has ended."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def find_board(run_dir: Path, pid: int) -> Board | None:

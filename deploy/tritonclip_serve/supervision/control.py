@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ _CALL_S = 5.0
 # Away from service for longer, all models are better off with a new server.
 _UNLOAD_LIMIT_S = 1.5
 _PROBE_LIMIT_S = 5.0
+# States of a version in Triton's index: an unloading one still has calls to answer.
+_AT_WORK = ("READY", "UNLOADING")
 
 
 class StuckError(Exception):
@@ -83,6 +85,21 @@ class ModelControl:
             return
         except NotReadyError as error:
             raise LoadError(str(error)) from error
+
+    def unload(self, models: Collection[str]) -> None:
+        """Let no new calls in to some models; those that run go on. Failures are left to `unloaded`."""
+        with self._client() as client, suppress(InferenceServerException):
+            for model in models:
+                client.unload_model(model, headers=self._headers, client_timeout=_CALL_S)
+
+    def unloaded(self, models: Collection[str]) -> bool:
+        """Whether nothing runs any more in models for which `unload` was called, or nobody can tell."""
+        try:
+            with self._client() as client:
+                index = client.get_model_repository_index(headers=self._headers, client_timeout=_CALL_S)
+        except InferenceServerException:
+            return True
+        return all(model.state not in _AT_WORK for model in index.models if model.name in models)
 
     def is_live(self, timeout_s: float) -> bool:
         """Whether the server answers at all; from one thread at a time."""

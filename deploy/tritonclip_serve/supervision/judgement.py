@@ -14,6 +14,9 @@ TICK_S = 0.2
 HEARTBEAT_LIMIT_S = 1.5
 # A supervisor that was late by so much has not had a core either (or the machine slept), and judges nobody for a while.
 LATE_S = 0.5
+# A process that is over the limit of one piece of work, but computes, may have met its first large batch: it gets more.
+PATIENCE = 10
+IDLE_CORES = 0.05
 _STOPPED = "T"
 
 
@@ -32,14 +35,17 @@ class Clock:
         return now >= self._judging_from
 
 
-def hang(state: str, reading: Reading | None, now: float, judge_hearts: bool) -> Cause | None:
+def hang(
+    state: str, reading: Reading | None, now: float, judge_hearts: bool = True, cores: float = 0.0
+) -> Cause | None:
     """Why a process counts as hung; None: it does not.
 
     Args:
         state: the letter of /proc/PID/stat.
         reading: of its board; None where it has none.
         now: of CLOCK_MONOTONIC, seconds.
-        judge_hearts: whether this process had a core itself lately.
+        judge_hearts: whether silence means something: the model is loaded, and this process had a core itself lately.
+        cores: how many of them the process used of late.
     """
     if state == _STOPPED:
         return Cause("stopped", "stopped by a signal")
@@ -49,8 +55,9 @@ def hang(state: str, reading: Reading | None, now: float, judge_hearts: bool) ->
     if reading.heartbeat and silent > HEARTBEAT_LIMIT_S:
         return Cause("hung", f"hung for {silent:.1f} s")
     busy = now - reading.busy_since
-    if reading.busy_since and reading.limit_s and busy > reading.limit_s:
-        return Cause("hung", f"hung in one piece of work for {busy:.1f} s, limit {reading.limit_s:.1f} s")
+    limit_s = reading.limit_s * (PATIENCE if cores > IDLE_CORES else 1)
+    if reading.busy_since and reading.limit_s and busy > limit_s:
+        return Cause("hung", f"hung in one piece of work for {busy:.1f} s, limit {limit_s:.1f} s")
     return None
 
 

@@ -45,6 +45,7 @@ class Revival:
 
     Attributes:
         stuck: why only a new server helps, once that is so.
+        lost_calls: whether processes ended with calls in them.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Revival:
         retire: Callable[[Collection[str]], None],
     ) -> None:
         self.stuck: Cause | None = None
+        self.lost_calls = False
         self._control = control
         self._events = events
         self._cut = cut
@@ -83,6 +85,7 @@ class Revival:
     def add(self, deaths: Collection[Death]) -> None:
         """Note processes that have ended."""
         for death in deaths:
+            self.lost_calls |= death.was_busy
             model = death.stub.model
             fallen = self._fallen.get(model)
             # A new process that ended while its model was being loaded: the end of the loading tells what that means.

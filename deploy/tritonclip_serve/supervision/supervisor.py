@@ -12,6 +12,7 @@ from tritonclip_serve import readiness
 from tritonclip_serve.errors import ServeError, ServerDiedError
 from tritonclip_serve.server import TritonServer
 from tritonclip_serve.supervision.control import ModelControl
+from tritonclip_serve.supervision.drain import drain
 from tritonclip_serve.supervision.events import Cause, Events
 from tritonclip_serve.supervision.options import DEFAULT_RESTART_LIMIT
 from tritonclip_serve.supervision.policies import Backoff, RestartLimit
@@ -56,6 +57,7 @@ class Supervisor:
         self._backoff = Backoff(_CALM_S)
         self._revival: Revival | None = None
         self._draining = False
+        self._lost_calls = False
         server.reports.counters = self.events.prometheus
         server.reports.draining = lambda: self._draining
         server.reports.unusable = self.unusable
@@ -65,9 +67,22 @@ class Supervisor:
         revival = self._revival
         return revival.models() if revival is not None else ()
 
-    def drain(self) -> None:
-        """From now on say that the server takes no new work."""
+    def drain(self, seconds: float) -> None:
+        """After `run` was interrupted: let no new calls in, and wait so long for those that run; stops nothing."""
         self._draining = True
+        server, began = self._server, time.monotonic()
+        if not server.is_ready or server.run_dir is None or server.pid is None:
+            return
+        watcher = Watcher(server.pid, server.run_dir)
+        try:
+            done = drain(self._control(), server.repository, server.run_dir, watcher.is_idle, self._lost_calls, seconds)
+        finally:
+            watcher.close()
+        passed = time.monotonic() - began
+        if not done or server.poll() is not None:
+            self.events.say(f"server tritonserver: not drained within {passed:.2f} s, calls that still run are lost")
+        else:
+            self.events.say(f"server tritonserver: drained in {passed:.2f} s")
 
     def run(self) -> None:
         """Supervise until the server cannot be kept; call it from the thread that started the server.
@@ -83,19 +98,24 @@ class Supervisor:
             cause = self._watch()
             self._restart(cause, time.monotonic())
 
+    def _control(self) -> ModelControl:
+        server = self._server
+        probes = readiness.read_probes(server.repository)
+        return ModelControl(server.access, server.grpc_address, server.control_headers, probes)
+
     def _watch(self) -> Cause:
         """Revive models until tritonserver has ended; returns why it did."""
         server = self._server
         assert server.pid is not None
         assert server.run_dir is not None
         watcher = Watcher(server.pid, server.run_dir, self._limits.model_memory_mb)
-        probes = readiness.read_probes(server.repository)
-        control = ModelControl(server.access, server.grpc_address, server.control_headers, probes)
+        control = self._control()
         self._revival = Revival(control, self.events, server.cut_connections, watcher.retire)
         pulse = Pulse(lambda: control.is_live(_LIVE_TIMEOUT_S))
         try:
             return self._watch_with(watcher, self._revival, pulse)
         finally:
+            self._lost_calls = self._revival.lost_calls
             self._revival.close()
             self._revival = None
             pulse.close()
@@ -112,11 +132,14 @@ class Supervisor:
             revival.add(deaths)
             revival.step(time.monotonic())
             if revival.is_back():
+                self._server.close_shared_memory()
                 watcher.look_for_stubs()
+                watcher.settle(revival.models())
             cause = watcher.server_cause() or revival.stuck
             if time.monotonic() >= upkeep_at:
                 upkeep_at = time.monotonic() + _UPKEEP_S
                 self._server.cap_log()
+                self._server.close_shared_memory()
                 cause = cause or pulse.step(time.monotonic()) or _too_many(watcher)
             if cause is not None:
                 self._server.kill()

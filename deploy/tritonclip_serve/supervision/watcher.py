@@ -18,7 +18,9 @@ from tritonclip_serve.supervision.judgement import TICK_S, Clock, exit_cause, ha
 from tritonclip_serve.supervision.stubs import Stub, StubFinder
 
 _SLOW_TICK_S = 1.0
-_STATE, _RESIDENT_PAGES, _EXIT_CODE = 0, 21, -1
+# Of /proc/PID/stat after the name.
+_STATE, _USER_TICKS, _SYSTEM_TICKS, _RESIDENT_PAGES, _EXIT_CODE = 0, 11, 12, 21, -1
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGESIZE")
 _MB = 1_000_000
 
@@ -39,13 +41,28 @@ class Death:
 
 @dataclass
 class _Watched:
+    """A process under watch.
+
+    Attributes:
+        settled: whether its model has been loaded; before, long silence is nothing special.
+        doomed: why it was killed here.
+        cores: how many it used between the last two slow ticks.
+    """
+
     stub: Stub
     pidfd: int | None
     board: Board | None = None
+    settled: bool = False
     doomed: Cause | None = None
+    cores: float = 0.0
+    used_s: float = 0.0
 
     def reading(self) -> Reading | None:
         return self.board.read() if self.board else None
+
+    def measure(self, fields: list[str], seconds: float) -> None:
+        used_s = (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / _TICKS_PER_S
+        self.cores, self.used_s = (used_s - self.used_s) / seconds, used_s
 
     def close(self) -> None:
         if self.pidfd is not None:
@@ -76,8 +93,9 @@ class Watcher:
         if self._server_fd is not None:
             self._poll.register(self._server_fd, select.POLLIN)
         self._clock = Clock(time.monotonic())
-        self._slow_at = 0.0
+        self._slow_at = time.monotonic()
         self.look_for_stubs()
+        self.settle()
 
     def close(self) -> None:
         """Stop watching."""
@@ -105,6 +123,16 @@ class Watcher:
                 self._by_fd[watched.pidfd] = stub.pid
                 self._poll.register(watched.pidfd, select.POLLIN)
 
+    def settle(self, loading: Collection[str] = ()) -> None:
+        """The models have been loaded, except for those that still are."""
+        for watched in self._watched.values():
+            watched.settled = watched.settled or watched.stub.model not in loading
+
+    def is_idle(self) -> bool:
+        """Whether no process with a board is at work."""
+        readings = (watched.reading() for watched in self._watched.values())
+        return not any(reading.busy_since for reading in readings if reading is not None)
+
     def retire(self, models: Collection[str]) -> None:
         """Watch the present processes of some models no more: their end is asked for."""
         for watched in list(self._watched.values()):
@@ -116,9 +144,9 @@ class Watcher:
         events = self._poll.poll(TICK_S * 1000)
         now = time.monotonic()
         dead = {self._by_fd[fd] for fd, _ in events if fd in self._by_fd}
-        if now >= self._slow_at:
-            self._slow_at = now + _SLOW_TICK_S
-            self._slow_tick()
+        if (passed := now - self._slow_at) >= _SLOW_TICK_S:
+            self._slow_at = now
+            self._slow_tick(passed)
         judge_hearts = self._clock.tick(now)
         return [
             death
@@ -131,18 +159,21 @@ class Watcher:
         fields = stat_fields(self._server_pid)
         return hang(fields[_STATE], None, 0.0, judge_hearts=False) if fields else None
 
-    def _slow_tick(self) -> None:
+    def _slow_tick(self, passed: float) -> None:
         self.look_for_stubs()
         for pid, watched in self._watched.items():
             if watched.board is None:
                 watched.board = find_board(self._run_dir, pid)
+            if fields := stat_fields(pid):
+                watched.measure(fields, passed)
 
     def _look(self, pid: int, now: float, judge_hearts: bool, has_ended: bool) -> Death | None:
         watched = self._watched[pid]
         fields = stat_fields(pid)
         if has_ended or not fields or fields[_STATE] in "ZX":
             return self._bury(watched, fields, now)
-        cause = hang(fields[_STATE], watched.reading(), now, judge_hearts) or self._greed(fields)
+        cause = hang(fields[_STATE], watched.reading(), now, judge_hearts and watched.settled, watched.cores)
+        cause = cause or self._greed(fields)
         if cause is not None and watched.doomed is None:
             watched.doomed = cause
             # Not SIGCONT: a model that Triton has given up takes the server with it when it wakes.
@@ -154,6 +185,8 @@ class Watcher:
         reading = watched.reading()
         cause = watched.doomed or _ended(fields)
         death = Death(watched.stub, cause, now, was_busy=reading is None or reading.busy_since > 0)
+        if watched.board:
+            watched.board.remove()
         self._forget(watched)
         return death
 
