@@ -140,7 +140,9 @@ def test_a_malformed_tensor_fails_alone(server: TritonServer, parameters: dict[s
 @pytest.mark.parametrize("count", [0, 33])
 def test_the_number_of_images_is_limited(server: TritonServer, count: int) -> None:
     with grpcclient.InferenceServerClient(server.grpc_address) as client:
-        with pytest.raises(InferenceServerException, match="1 to 32 are allowed; .* raise --max-image-batch of") as caught:
+        with pytest.raises(
+            InferenceServerException, match="1 to 32 are allowed; .* raise --max-image-batch of"
+        ) as caught:
             client.infer("preprocess", [tensor([GOOD] * count)], client_timeout=30)
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
         pixels = client.infer("preprocess", [tensor([GOOD] * 32)], client_timeout=30).as_numpy("pixels")

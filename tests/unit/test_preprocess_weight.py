@@ -76,7 +76,9 @@ def test_sides_are_limited(made: bytes) -> None:
 
 
 def test_a_webp_that_cannot_fit_its_memory_is_refused_from_its_header() -> None:
-    with pytest.raises(PictureError, match="needs more than 500 MB .* raise --image-megabytes of `tritonclip configure`"):
+    with pytest.raises(
+        PictureError, match="needs more than 500 MB .* raise --image-megabytes of `tritonclip configure`"
+    ):
         weigh(bombs.webp_lossless(bombs.SIDE), SETTINGS)
     assert weigh(bombs.webp_lossless(1000), SETTINGS).small
 
