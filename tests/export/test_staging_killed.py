@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from configuring import configure
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client.main import main
 from tritonclip_export.errors import RepositoryError
@@ -59,10 +58,8 @@ def test_what_a_killed_export_left_goes_with_the_next_and_no_living_one_does(exp
     assert list(out.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["dali", "cpu", "folder", "export"])
+@pytest.mark.parametrize("what", [pytest.param("dali", marks=pytest.mark.slow), "folders", "export"])
 def test_a_change_that_is_killed_at_any_step_is_undone_or_done(what: str, repository: Path) -> None:
-    if what == "cpu":
-        configure(repository, "--preprocess", "dali")
     command = [sys.executable, str(SUPPORT / "killed_change.py"), str(repository), what]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
@@ -128,11 +125,11 @@ def test_a_folder_that_was_swept_while_it_was_made_is_made_again(tmp_path: Path,
     """Between the folder and its lock there is a moment in which it looks dead."""
     real, swept = os.open, []
 
-    def sweep_first(path, flags, *mode):
+    def sweep_first(path, flags, *mode, **of_folder):
         if not swept and Path(path).name.startswith(".out."):
             swept.append(path)
             sweep(tmp_path / "out")
-        return real(path, flags, *mode)
+        return real(path, flags, *mode, **of_folder)
 
     monkeypatch.setattr(os, "open", sweep_first)
     with claimed(tmp_path / f".out.partial-{unique()}") as folder:

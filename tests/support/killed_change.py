@@ -28,31 +28,26 @@ def dali(repository: Path) -> None:
     assert main(["configure", str(repository), "--preprocess", "dali"]) == 0
 
 
-def cpu(repository: Path) -> None:
-    """The folder goes again."""
-    assert main(["configure", str(repository), "--preprocess", "cpu"]) == 0
-
-
-def folder(repository: Path) -> None:
-    """A folder takes the place of one."""
+def folders(repository: Path) -> None:
+    """A folder takes the place of one, and another goes."""
     with staged_beside(repository, "classifier") as staging:
         shutil.copytree(repository / "similarity", staging / "similarity")
         (staging / "similarity" / "1" / "more.py").touch()
         manifest = read_manifest(repository)
-        save(staging, {**manifest, "files": {**manifest["files"], **file_hashes(staging)}})
-        put_in_place(staging, repository, ["similarity"])
+        kept = {name: digest for name, digest in manifest["files"].items() if not name.startswith("split_text/")}
+        save(staging, {**manifest, "files": {**kept, **file_hashes(staging)}})
+        put_in_place(staging, repository, ["similarity"], ["split_text"])
 
 
 def export(repository: Path) -> None:
     """Another repository takes its place."""
     with claimed(repository.parent / f".{repository.name}.partial-{unique()}") as staging:
         shutil.copytree(repository, staging, dirs_exist_ok=True)
-        cpu_manifest = read_manifest(staging)
-        save(staging, {**cpu_manifest, "created": "later"})
+        save(staging, {**read_manifest(staging), "created": "later"})
         _replace(staging, repository)
 
 
-CHANGES: dict[str, Callable[[Path], None]] = {"dali": dali, "cpu": cpu, "folder": folder, "export": export}
+CHANGES: dict[str, Callable[[Path], None]] = {"dali": dali, "folders": folders, "export": export}
 
 
 def killed_at(step: int) -> None:
@@ -81,6 +76,7 @@ def one(original: Path, what: str, step: int) -> bool:
     before = content(repository)
     child = os.fork()
     if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         killed_at(step)
         CHANGES[what](repository)
         os._exit(0)
