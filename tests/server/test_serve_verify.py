@@ -36,9 +36,9 @@ def evil(marker: Path) -> str:
 
 
 def plant(source: Path, code: str) -> Path:
-    """A cache that Python takes for that of `source` without looking at it, and that runs `code` first."""
+    """A cache that Python takes for that of `source` without looking at it, and that runs `code` too."""
     whole = source.with_name("whole.py")
-    whole.write_text(code + source.read_text())
+    whole.write_text(source.read_text() + code)
     cache = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
     py_compile.compile(str(whole), str(cache), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     whole.unlink()
@@ -59,7 +59,7 @@ def cached(repository: Path, marker: Path) -> None:
 
 def changed(repository: Path, marker: Path) -> None:
     path = repository / CODE
-    path.write_text(evil(marker) + path.read_text())
+    path.write_text(path.read_text() + evil(marker))
 
 
 def linked(repository: Path, marker: Path) -> None:
