@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import ALL, LEVELS, verify
+from tritonclip_export.manifest import ALL, LEVELS, save, verify
 from tritonclip_export.tree import LARGE, is_executed
 from tritonclip_serve.errors import RepositoryError
 
@@ -41,6 +41,7 @@ def lay_out(repository: Path, target: Path, *, level: str = ALL, key: str | None
         manifest = verify(repository, level=level, key=key)
         for name, digest in manifest["files"].items():
             _put(repository / name, target / name, digest)
+        save(target, manifest)
     except ExportError as error:
         raise RepositoryError(str(error)) from error
     except OSError as error:
