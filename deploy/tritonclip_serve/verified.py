@@ -7,12 +7,11 @@ when a model is loaded again. Python's caches are written and looked for beside 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import ALL, LEVELS, MANIFEST, verify
+from tritonclip_export.manifest import ALL, LEVELS, save, verify
 from tritonclip_export.tree import LARGE, is_executed
 from tritonclip_serve.errors import RepositoryError
 
@@ -42,7 +41,7 @@ def lay_out(repository: Path, target: Path, *, level: str = ALL, key: str | None
         manifest = verify(repository, level=level, key=key)
         for name, digest in manifest["files"].items():
             _put(repository / name, target / name, digest)
-        (target / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        save(target, manifest)
     except ExportError as error:
         raise RepositoryError(str(error)) from error
     except OSError as error:
