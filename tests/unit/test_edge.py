@@ -79,12 +79,14 @@ def running(
     (port,) = claim_ports(LOOPBACK, {"port": 0}).values()
     pages = Pages(metrics, lambda: grpc.insecure_channel(grpc_address), models, reports or Reports())
     edge = Edge(pages, (LOOPBACK, port))
+    before = set(threading.enumerate())
     edge.start()
+    (started,) = set(threading.enumerate()) - before
     try:
         yield port
     finally:
         edge.stop()
-        assert "edge" not in {thread.name for thread in threading.enumerate()}
+        assert not started.is_alive()
 
 
 def ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
