@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,20 +78,19 @@ def model_names(repository: Path) -> tuple[str, ...]:
 
 def root_models(repository: Path) -> tuple[str, ...]:
     """The models that are no step of an ensemble: where calls come in."""
-    configs = (path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}"))
-    steps = {name for config in configs for name in _STEP.findall(config)}
+    steps = {name for names in _steps(repository).values() for name in names}
     return tuple(name for name in model_names(repository) if name not in steps)
 
 
-def needed_models(repository: Path) -> dict[str, frozenset[str]]:
-    """For every model all that have to work for it to answer: itself, and an ensemble's steps down to the last."""
-    steps = {
-        path.parent.name: set(_STEP.findall(path.read_text(encoding="utf-8")))
-        for path in repository.glob(f"*/{CONFIG}")
-    }
+def with_dependents(repository: Path, models: Collection[str]) -> frozenset[str]:
+    """Some models, and every ensemble that cannot answer without them."""
+    steps, found = _steps(repository), set(models)
+    while more := {name for name, names in steps.items() if found & names} - found:
+        found |= more
+    return frozenset(found)
 
-    def all_of(name: str, above: frozenset[str]) -> frozenset[str]:
-        below = steps.get(name, set()) - above
-        return frozenset({name}).union(*(all_of(step, above | {name}) for step in below))
 
-    return {name: all_of(name, frozenset()) for name in steps}
+def _steps(repository: Path) -> dict[str, set[str]]:
+    """The models that each ensemble runs."""
+    configs = {path.parent.name: path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")}
+    return {name: set(_STEP.findall(config)) for name, config in configs.items()}

@@ -27,7 +27,7 @@ from tritonclip_serve.installation import find_server
 from tritonclip_serve.log import DEFAULT_MAX_BYTES, ServerLog
 from tritonclip_serve.ports import is_listening
 from tritonclip_serve.process import end, kill_group, spawn
-from tritonclip_serve.repository import check_repository, model_names, needed_models
+from tritonclip_serve.repository import check_repository, model_names
 from tritonclip_serve.runs import RunFolder
 from tritonclip_serve.verified import ALL, lay_out
 from tritonclip_serve.watch import Progress, StartupWatch, explain_end
@@ -314,7 +314,7 @@ class TritonServer:
         if self._edge is None:
             self._endpoints = self._endpoints.claimed(encrypted=self._tls is not None)
             self._access = Access(self._tls)
-            models = needed_models(self.repository)
+            models = model_names(self.repository)
             self._edge = start_edge(self._endpoints, self._tls, self._access, models, self.reports)
         self.description = installation.description
         command = command_line(

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,10 +23,8 @@ from tritonclip_serve.edge import server as edge_server
 from tritonclip_serve.edge.pages import Pages, Reports
 from tritonclip_serve.edge.server import Edge
 from tritonclip_serve.ports import claim_ports
-from tritonclip_serve.repository import needed_models
 
 LOOPBACK = "127.0.0.1"
-CLIP = {"clip": ("clip", "similarity")}
 METRICS = "# HELP nv_inference_count of items\nnv_inference_count 7\n"
 
 
@@ -75,18 +73,20 @@ def running(
     metrics: tuple[str, int],
     grpc_address: str,
     reports: Reports | None = None,
-    needed: Mapping[str, Collection[str]] = CLIP,
+    models: Collection[str] = ("clip",),
 ) -> Iterator[int]:
     """The edge; yields its port."""
     (port,) = claim_ports(LOOPBACK, {"port": 0}).values()
-    pages = Pages(metrics, lambda: grpc.insecure_channel(grpc_address), needed, reports or Reports())
+    pages = Pages(metrics, lambda: grpc.insecure_channel(grpc_address), models, reports or Reports())
     edge = Edge(pages, (LOOPBACK, port))
+    before = set(threading.enumerate())
     edge.start()
+    (started,) = set(threading.enumerate()) - before
     try:
         yield port
     finally:
         edge.stop()
-        assert "edge" not in {thread.name for thread in threading.enumerate()}
+        assert not started.is_alive()
 
 
 def ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
@@ -174,7 +174,7 @@ def test_a_scrape_tells_what_was_counted_before_it(upstream, triton) -> None:
 
 def test_readiness_is_that_of_the_model(upstream, triton) -> None:
     triton.not_ready = frozenset({"embed_image"})
-    with running(upstream.server_address, triton.address, needed={"embed_image": (), "embed_text": ()}) as port:
+    with running(upstream.server_address, triton.address, models=("embed_image", "embed_text")) as port:
         assert ask(port, "/health/ready/embed_text") == (200, "ready\n")
         assert ask(port, "/health/ready/embed_image") == (503, "not ready\n")
         triton.not_ready = frozenset()
@@ -184,31 +184,16 @@ def test_readiness_is_that_of_the_model(upstream, triton) -> None:
 
 def test_what_the_supervisor_knows_comes_first(upstream, triton) -> None:
     draining, unusable = [False], set()
-    needed = {"clip": ("clip", "image_encoder"), "similarity": ("similarity",)}
     reports = Reports(draining=lambda: draining[0], unusable=lambda: unusable)
-    with running(upstream.server_address, triton.address, reports, needed) as port:
+    with running(upstream.server_address, triton.address, reports, ("clip", "similarity")) as port:
         assert ask(port, "/health/ready/clip") == (200, "ready\n")
-        unusable.add("image_encoder")
+        unusable.add("clip")
         assert ask(port, "/health/ready/clip") == (503, "not ready\n")
         assert ask(port, "/health/ready") == (503, "not ready\n")
         assert ask(port, "/health/ready/similarity") == (200, "ready\n")
         draining[0] = True
         assert ask(port, "/health/ready/similarity") == (503, "draining\n")
         assert ask(port, "/health/live") == (200, "live\n")
-
-
-def test_an_ensemble_needs_its_steps_down_to_the_last(tmp_path: Path) -> None:
-    steps = {"clip": ("embed", "similarity"), "embed": ("encoder",), "encoder": (), "similarity": ()}
-    for model, names in steps.items():
-        (tmp_path / model).mkdir()
-        text = "".join(f'  step {{\n    model_name: "{name}"\n    model_version: -1\n  }}\n' for name in names)
-        (tmp_path / model / "config.pbtxt").write_text(f'name: "{model}"\nensemble_scheduling {{\n{text}}}\n')
-    assert needed_models(tmp_path) == {
-        "clip": {"clip", "embed", "encoder", "similarity"},
-        "embed": {"embed", "encoder"},
-        "encoder": {"encoder"},
-        "similarity": {"similarity"},
-    }
 
 
 def test_a_server_that_comes_back_is_ready_again(upstream) -> None:
@@ -267,7 +252,7 @@ def test_a_connection_under_tls_is_carried_both_ways(upstream, triton, tmp_path:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
     metrics, public = claim_ports(LOOPBACK, {"metrics": 0, "http": 0}).values()
-    pages = Pages(upstream.server_address, lambda: grpc.insecure_channel(triton.address), {}, Reports())
+    pages = Pages(upstream.server_address, lambda: grpc.insecure_channel(triton.address), (), Reports())
     http_addresses = ((LOOPBACK, public), upstream.server_address)
     edge = Edge(pages, (LOOPBACK, metrics), http_addresses, context)
     edge.start()

@@ -35,9 +35,10 @@ def serve(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: object) 
     assert main(["serve", str(repository), *ANY, *map(str, options)]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.count("\n") == 1
+    # What other servers on this machine left behind is none of this test's.
+    (error,) = [line for line in shown.err.splitlines() if not line.startswith("removed what")]
     assert not list(tmp_path.glob("*.log"))
-    return shown.err
+    return error
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com"])

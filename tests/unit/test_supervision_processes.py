@@ -19,7 +19,7 @@ from tritonclip_serve.environment import raise_file_limit
 from tritonclip_serve.errors import LogFileError
 from tritonclip_serve.log import ServerLog
 from tritonclip_serve.process import is_process, spawn, start_time
-from tritonclip_serve.repository import root_models
+from tritonclip_serve.repository import root_models, with_dependents
 from tritonclip_serve.runs import RunFolder
 from tritonclip_serve.supervision.boards import find_board
 from tritonclip_serve.supervision.watcher import Death, Watcher
@@ -313,3 +313,5 @@ def test_calls_come_in_where_no_ensemble_has_a_step(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(config)
     assert root_models(tmp_path) == ("embed_text", "split_text")
+    assert with_dependents(tmp_path, ["tower"]) == {"tower", "embed_text"}
+    assert with_dependents(tmp_path, ["split_text"]) == {"split_text"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
@@ -33,7 +33,7 @@ class Reports:
     Attributes:
         counters: lines in Prometheus' text format.
         draining: whether the server takes no new work because it is about to end.
-        unusable: models that are known to be dead or hung, whatever tritonserver says of them.
+        unusable: models that are known to be dead or hung, and the ensembles around them, whatever tritonserver says.
     """
 
     counters: Callable[[], str] = lambda: ""
@@ -47,7 +47,7 @@ class Pages:
     Args:
         metrics: host and port of tritonserver's own metrics.
         connect: makes a gRPC channel to tritonserver.
-        models: for every name that `/health/ready/NAME` knows the models that it needs, itself included.
+        models: the names that `/health/ready/NAME` knows.
         reports: what else is known.
         expires_at: when the server's certificate ends, in seconds since 1970; None: there is none.
     """
@@ -56,7 +56,7 @@ class Pages:
         self,
         metrics: tuple[str, int],
         connect: Callable[[], grpc.Channel],
-        models: Mapping[str, Collection[str]],
+        models: Collection[str],
         reports: Reports,
         expires_at: float | None = None,
     ) -> None:
@@ -67,7 +67,6 @@ class Pages:
         self._channel: grpc.Channel | None = None
         # Counters that were read before a request would miss it.
         self._metrics = Cached(self._read_metrics, fresh_s=0)
-        self._needed = {name: frozenset(needed) for name, needed in models.items()}
         self._ready = {name: Cached(self._asker(name), FRESH_S) for name in ("", *models)}
 
     async def answer(self, path: str) -> Page:
@@ -103,7 +102,7 @@ class Pages:
         if self._reports.draining():
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "draining\n")
         unusable = self._reports.unusable()
-        if not self._needed.get(name, frozenset(unusable)).isdisjoint(unusable):
+        if name in unusable or (unusable and not name):
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
         if await cached.value():
             return Page(HTTPStatus.OK, "ready\n")

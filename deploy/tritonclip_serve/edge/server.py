@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 
 from tritonclip_serve.edge.access import Access
@@ -98,7 +98,7 @@ class Edge:
 
 
 def start_edge(
-    ends: Endpoints, tls: ServerTls | None, access: Access, models: Mapping[str, Collection[str]], reports: Reports
+    ends: Endpoints, tls: ServerTls | None, access: Access, models: Collection[str], reports: Reports
 ) -> Edge:
     """An edge that serves: in front of a tritonserver at `ends`, which need not run yet.
 

@@ -113,13 +113,19 @@ class Revival:
             self._running = self._pool.submit(self._revive, [fallen.name for fallen in due])
 
     def _revive(self, models: list[str]) -> dict[str, str]:
+        """Why by model, for those that are not back."""
         failed = self._control.reload(models)
-        if not failed:
-            try:
-                self._control.prove()
-            except LoadError as error:
-                return {model: str(error) for model in models}
-        return failed
+        if failed or self._others_are_down(models):
+            return failed
+        try:
+            self._control.prove()
+        except LoadError as error:
+            # The next to fall may be why.
+            return {} if self._others_are_down(models) else dict.fromkeys(models, str(error))
+        return {}
+
+    def _others_are_down(self, models: list[str]) -> bool:
+        return bool(self._late or set(self._fallen) - set(models))
 
     def _finish(self, done: Future[dict[str, str]], now: float) -> None:
         try:

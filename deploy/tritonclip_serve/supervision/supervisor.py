@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tritonclip_serve import readiness
 from tritonclip_serve.errors import ServeError, ServerDiedError
+from tritonclip_serve.repository import with_dependents
 from tritonclip_serve.server import TritonServer
 from tritonclip_serve.supervision.control import ModelControl
 from tritonclip_serve.supervision.drain import drain
@@ -63,9 +64,10 @@ class Supervisor:
         server.reports.unusable = self.unusable
 
     def unusable(self) -> Collection[str]:
-        """Models that cannot answer now: their process died or hung, and they are not back yet."""
+        """Models that cannot answer now, ensembles among them: a process died or hung, and is not back yet."""
         revival = self._revival
-        return revival.models() if revival is not None else ()
+        models = revival.models() if revival is not None else ()
+        return with_dependents(self._server.repository, models) if models else ()
 
     def drain(self, seconds: float) -> None:
         """After `run` was interrupted: let no new calls in, and wait so long for those that run; stops nothing."""

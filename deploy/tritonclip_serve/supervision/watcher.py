@@ -18,6 +18,9 @@ from tritonclip_serve.supervision.judgement import TICK_S, Clock, exit_cause, ha
 from tritonclip_serve.supervision.stubs import Stub, StubFinder
 
 _SLOW_TICK_S = 1.0
+_TOGETHER_S = 0.01
+# Triton gives a model that it unloads a second or two to end.
+_RETIREMENT_S = 15.0
 # Of /proc/PID/stat after the name.
 _STATE, _USER_TICKS, _SYSTEM_TICKS, _RESIDENT_PAGES, _EXIT_CODE = 0, 11, 12, 21, -1
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -89,6 +92,7 @@ class Watcher:
         self._watched: dict[int, _Watched] = {}
         self._by_fd: dict[int, int] = {}
         self._unreaped: set[int] = set()
+        self._retired: dict[int, float] = {}
         self._server_fd = _open_pidfd(server_pid)
         if self._server_fd is not None:
             self._poll.register(self._server_fd, select.POLLIN)
@@ -138,15 +142,20 @@ class Watcher:
         for watched in list(self._watched.values()):
             if watched.stub.model in models:
                 self._forget(watched)
+                self._retired[watched.stub.pid] = time.monotonic() + _RETIREMENT_S
 
     def wait(self) -> list[Death]:
         """Return after a tick, or at once when something has ended, with the stubs that have."""
         events = self._poll.poll(TICK_S * 1000)
+        if events:
+            # Processes that die together are revived together.
+            time.sleep(_TOGETHER_S)
+            events = self._poll.poll(0)
         now = time.monotonic()
         dead = {self._by_fd[fd] for fd, _ in events if fd in self._by_fd}
         if (passed := now - self._slow_at) >= _SLOW_TICK_S:
             self._slow_at = now
-            self._slow_tick(passed)
+            self._slow_tick(now, passed)
         judge_hearts = self._clock.tick(now)
         return [
             death
@@ -159,13 +168,24 @@ class Watcher:
         fields = stat_fields(self._server_pid)
         return hang(fields[_STATE], None, 0.0, judge_hearts=False) if fields else None
 
-    def _slow_tick(self, passed: float) -> None:
+    def _slow_tick(self, now: float, passed: float) -> None:
         self.look_for_stubs()
+        self._end_retired(now)
         for pid, watched in self._watched.items():
             if watched.board is None:
                 watched.board = find_board(self._run_dir, pid)
             if fields := stat_fields(pid):
                 watched.measure(fields, passed)
+
+    def _end_retired(self, now: float) -> None:
+        """End processes that were to end by themselves, but are stopped or hang."""
+        for pid, deadline in list(self._retired.items()):
+            fields = stat_fields(pid)
+            if not fields or fields[_STATE] in "ZX":
+                del self._retired[pid]
+            elif now > deadline:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _look(self, pid: int, now: float, judge_hearts: bool, has_ended: bool) -> Death | None:
         watched = self._watched[pid]
