@@ -53,6 +53,7 @@ def _failing(stage: Stage, instance: str) -> Record:
     def undo() -> None:
         for file, place in hidden:
             place.rename(file)
+        hidden[0][1].parent.rmdir()
         hidden.clear()
 
     for _ in range(stage.context.pick(TIMES, 1)):
