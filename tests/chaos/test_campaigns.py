@@ -15,8 +15,8 @@ from tritonclip_chaos.records import Record
 from tritonclip_chaos.runner import run_campaigns
 from tritonclip_chaos.served import tree
 
-# The targets of `make chaos` are for a quiet machine; here a second more is no defect.
-PATIENT_S = 8.0
+# The targets of `make chaos` are for a quiet machine; here some seconds more are no defect.
+PATIENT_S = 20.0
 
 
 def assert_held(records: list[Record]) -> None:

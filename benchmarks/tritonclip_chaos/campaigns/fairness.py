@@ -13,7 +13,7 @@ from tritonclip_chaos.flood.outcome import FlowPlan, Outcome, Source, flood
 from tritonclip_chaos.flood.sources import LARGE, MIDDLE, SMALL, pictures, texts
 from tritonclip_chaos.records import Record
 
-SECONDS, SHORT_SECONDS = 20.0, 5.0
+SECONDS, SHORT_SECONDS = 12.0, 5.0
 # One caller asks for three times what the server can do, the other for a tenth of that: less than half of it.
 GREEDY, MODEST = 3.0, 0.3
 # Small requests come at this share of what the server can do without the large ones, of which so many are always there.

@@ -23,7 +23,7 @@ LEVELS, SHORT_LEVELS = (0.5, 1.0, 2.0, 5.0, 10.0), (1.0, 10.0)
 SECONDS, SHORT_SECONDS = 30.0, 5.0
 DEADLINE_S = 5.0
 # In flight while the capacity is measured.
-WIDTH, CAPACITY_S = 16, 8.0
+WIDTH, CAPACITY_S = 16, 6.0
 GOODPUT, MEMORY, RECOVERY_S, REFUSED_S, LOST = 0.9, 1.3, 3.0, 0.05, 0.01
 # A generator that is later than so does not do what it says.
 LATE_S = 0.5

@@ -19,7 +19,7 @@ TIMES = 3
 
 
 def run(context: Context) -> Iterator[Record]:
-    """On a copy of the repository."""
+    """On a copy of the repository, or on the copy of that which the server makes for itself."""
     assert context.repository is not None
     copy = context.folder / "reloaded"
     shutil.copytree(context.repository, copy)
@@ -30,22 +30,31 @@ def run(context: Context) -> Iterator[Record]:
             record.skipped = "the image encoder is no Python model here"
             yield record
             return
-        yield _failing(stage, encoder.instance, copy / encoder.model)
+        yield _failing(stage, encoder.instance)
         yield _slow(stage, encoder.instance)
         yield stage.closed()
 
 
-def _failing(stage: Stage, instance: str, model: Path) -> Record:
-    """The file of the model's code is away when it is to be loaded again."""
-    record = stage.case(f"{instance} killed, its model.py away for {AWAY_S:g} s")
-    file, away = model / "1" / "model.py", model.parent.parent / "away.py"
+def _failing(stage: Stage, instance: str) -> Record:
+    """The model's weights are away when it is to be loaded again."""
+    record = stage.case(f"{instance} killed, its weights away for {AWAY_S:g} s")
+    hidden: list[tuple[Path, Path]] = []
 
     def act() -> None:
-        file.rename(away)
+        folder = next(stub.folder for stub in stage.server.stubs() if stub.instance == instance)
+        # Into a folder of the same file system, where the server does not look.
+        away = folder.parents[1] / "away"
+        away.mkdir(exist_ok=True)
+        hidden.extend((file, away / file.name) for file in sorted(folder.glob("*.onnx*")))
+        for file, place in hidden:
+            file.rename(place)
         stage.signal(instance, signal.SIGKILL)
 
     def undo() -> None:
-        away.rename(file)
+        for file, place in hidden:
+            place.rename(file)
+        hidden[0][1].parent.rmdir()
+        hidden.clear()
 
     for _ in range(stage.context.pick(TIMES, 1)):
         if not stage.fault(record, act, undo, AWAY_S, instance=instance):

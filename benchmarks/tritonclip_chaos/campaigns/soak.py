@@ -24,8 +24,11 @@ GROWTH = 0.05
 
 
 def run(context: Context) -> Iterator[Record]:
-    """Traffic, and every so often a kill of a process drawn by lot."""
+    """Traffic, and every so often a kill of a process drawn by lot; of a server that is not ours, no kills."""
     seconds = 60 * (context.minutes or context.pick(MINUTES, SHORT_MINUTES))
+    if context.address is not None:
+        yield _without_kills(context, context.address, seconds)
+        return
     chosen = context.draw("soak")
     with Stage(context, "soak", "--restart-limit", "1000") as stage:
         record = stage.case(f"{seconds / 60:.3g} minutes of mixed traffic and kills")
@@ -46,6 +49,22 @@ def run(context: Context) -> Iterator[Record]:
             _hold(record, f"{kind} ms", slope(_medians(_latencies(samples, kind), first_s)), seconds)
         yield stage.judged(record, MODEL_LIMIT_S)
         yield stage.closed()
+
+
+def _without_kills(context: Context, address: str, seconds: float) -> Record:
+    record = Record("soak", f"{seconds / 60:.3g} minutes of mixed traffic", context.seed)
+    context.say(f"soak: {record.case}")
+    began_s = time.monotonic()
+    with context.calling(address) as callers:
+        time.sleep(seconds)
+    samples = callers.take()
+    record.add(samples)
+    for kind in callers.kinds:
+        points = _medians(_latencies(samples, kind), began_s + WARM_UP * seconds)
+        _hold(record, f"{kind} ms", slope(points), seconds)
+    record.check("wrong answers", record.wrong, 0)
+    record.check("calls failed, refused or lost", record.failed + record.refused + record.lost, 0)
+    return record
 
 
 def _hold(record: Record, what: str, found: Slope | None, seconds: float) -> None:
@@ -76,6 +95,7 @@ CAMPAIGN = Campaign(
     "soak",
     "twenty minutes of mixed traffic and kills: slopes of memory, handles and latency",
     run,
+    own_server=False,
     about=f"A process drawn by lot is killed every {KILL_EVERY_S:g} s. Slopes are least squares over medians of "
     f"{WINDOW_S:g} s, after the first {WARM_UP:.0%} of the time, with confidence intervals of 95 %.",
 )

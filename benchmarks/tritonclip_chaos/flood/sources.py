@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tritonclip_bench.pictures import draw_pictures
 from tritonclip_chaos.flood.outcome import Source
@@ -17,11 +19,13 @@ LARGE, MIDDLE, SMALL = (4000, 3000), (1024, 768), (256, 256)
 # In a request of texts, and how many differing requests there are: what is in the response cache is no work.
 TEXTS_EACH, TEXT_REQUESTS = 32, 10_000
 PICTURES_EACH_SIZE = 3
+# 12 megapixels are 1.1 MB then, as from a phone; sending them must cost the generator little.
+QUALITY = 80
 
 
 def pictures(address: str, folder: Path, size: tuple[int, int], deadline_s: float, seed: int, batch: int = 1) -> Source:
     """Requests of `batch` drawn JPEGs of one size."""
-    encoded = draw_pictures([size], PICTURES_EACH_SIZE, seed).encoded
+    encoded = [_smaller(one) for one in draw_pictures([size], PICTURES_EACH_SIZE, seed).encoded]
     with ClipClient(address, timeout_s=REFERENCE_TIMEOUT_S) as client:
         features = np.concatenate([client.embed_images([one]) for one in encoded])
     places = (np.arange(batch) + np.arange(PICTURES_EACH_SIZE)[:, None]) % PICTURES_EACH_SIZE
@@ -29,6 +33,12 @@ def pictures(address: str, folder: Path, size: tuple[int, int], deadline_s: floa
     path = folder / f"{size[0]}x{size[1]}x{batch}.requests"
     write_requests(path, requests)
     return Source(path, places, features)
+
+
+def _smaller(picture: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(picture)).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
 
 
 def texts(material: Material, folder: Path, deadline_s: float, seed: int, batch: int = TEXTS_EACH) -> Source:

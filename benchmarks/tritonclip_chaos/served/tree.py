@@ -24,11 +24,13 @@ class Stub:
         model: its name in the repository.
         instance: as Triton calls it, such as `preprocess_0_1`.
         pid: of the process.
+        folder: of the files that it was loaded from, as the server names it.
     """
 
     model: str
     instance: str
     pid: int
+    folder: Path
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -52,7 +54,8 @@ def stubs(pid: int) -> list[Stub]:
             words = process.cmdline()
             # Its arguments: model.py, memory, two sizes, parent, library, handle, instance, kind of runtime.
             if Path(words[0]).name == STUB:
-                found.append(Stub(Path(words[1]).parents[1].name, words[-2], process.pid))
+                folder = Path(words[1]).parent
+                found.append(Stub(folder.parent.name, words[-2], process.pid, folder))
     return sorted(found, key=lambda stub: stub.instance)
 
 
