@@ -28,7 +28,7 @@ from clip_tokenize import ClipTokenizer, TextError, TextSettings
 FAMILIES = list(hostile(1000))
 TANGLED = list(tangled(1000))
 # How often splitting may look at a character; without bounds it was thousands of times.
-MOST_LOOKS = 40
+MOST_LOOKS = 20
 SETTINGS = TextSettings(77, (16, 32, 77), 0, 49406, 49407, "lower", 65536)
 
 
