@@ -23,8 +23,6 @@ from tritonclip_export.templates import templates
 ENSEMBLES = ("embed_image", "embed_text", "clip")
 # The models that requests enter a tower by, and the setting that says how many items one may have.
 DOORS = {"preprocess": "image_batch", "tokenizer": "text_batch"}
-# A request that waited so long for a door to see it is rejected: the door counts a timeout from then on.
-DOOR_SECONDS = 1.0
 EMBEDDINGS = ("embedding", "image_embedding", "text_embedding", "image_features", "text_features")
 HEADER = "# Written by tritonclip; the commented original is in its model_repository/.\n"
 CONFIG = "config.pbtxt"
@@ -158,8 +156,7 @@ def _set_sizes(config: ModelConfig, spec: ServingSpec, settings: Settings) -> No
 def _set_queue(config: ModelConfig, settings: Settings) -> None:
     if config.HasField("dynamic_batching"):
         policy = config.dynamic_batching.default_queue_policy
-        seconds = min(settings.queue_seconds, DOOR_SECONDS) if config.name in DOORS else settings.queue_seconds
-        policy.default_timeout_microseconds = round(seconds * 1e6)
+        policy.default_timeout_microseconds = round(settings.queue_seconds * 1e6)
         policy.max_queue_size = settings.triton_queue_size
 
 
