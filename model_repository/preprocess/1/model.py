@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import clip_board
-import clip_caller
 import clip_door
 import clip_metrics
 import clip_preprocess
+import clip_request
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -27,13 +27,15 @@ class TritonPythonModel:
         self.spent = clip_preprocess.Spent()
         self.metrics = clip_metrics.Metrics(args, {**clip_preprocess.COUNTS, **clip_door.COUNTS}, self._counts)
 
-    def execute(self, requests: list[Any]) -> None:
-        for request in requests:
-            sender = request.get_response_sender()
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answers what is known at once; the door answers the rest."""
+        replies = [clip_request.Reply(request) for request in requests]
+        for request, reply in zip(requests, replies, strict=True):
             try:
-                self._take_in(request, sender)
+                self._take_in(request, reply)
             except Exception as error:
-                _send(sender, _failure(error))
+                reply.send(_failure(error))
+        return clip_request.ended(replies)
 
     def finalize(self) -> None:
         self.door.close()
@@ -43,8 +45,8 @@ class TritonPythonModel:
     def _counts(self) -> dict[str, float]:
         return {**self.spent.counts(), **self.door.counts()}
 
-    def _take_in(self, request: Any, sender: Any) -> None:
-        caller, timeout_s = clip_caller.asked_by(request)
+    def _take_in(self, request: Any, reply: clip_request.Reply) -> None:
+        caller, timeout_s = clip_request.asked_by(request)
         pictures = pictures_of(request)
         if not 0 < len(pictures) <= self.most:
             raise clip_preprocess.PictureError(
@@ -60,10 +62,7 @@ class TritonPythonModel:
                 raise clip_preprocess.PictureError(f"image[{index}]: {error}") from error
 
         def answer(error: Exception | None) -> None:
-            if error is None:
-                _send(sender, pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)]))
-            else:
-                _send(sender, _failure(error))
+            reply.send(_failure(error) if error is not None else _response(pixels))
 
         sizes = [max(1, len(picture)) for picture in pictures]
         self.door.submit(clip_door.Ticket(sizes, work, answer, caller=caller, timeout_s=timeout_s, size=sum(sizes)))
@@ -74,15 +73,9 @@ def pictures_of(request: Any) -> Any:
     return pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel()
 
 
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+def _response(pixels: Any) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])
 
 
 def _failure(error: Exception) -> Any:
-    if isinstance(error, clip_preprocess.PictureError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    elif isinstance(error, clip_door.OverloadError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    else:
-        failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=failure)
+    return clip_request.failure(error, "preprocessing", invalid=(clip_preprocess.PictureError,))
