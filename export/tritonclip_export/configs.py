@@ -184,8 +184,7 @@ def _set_images(preprocess: ModelConfig, settings: Settings) -> None:
 def _set_queue(config: ModelConfig, settings: Settings) -> None:
     if config.HasField("dynamic_batching"):
         policy = config.dynamic_batching.default_queue_policy
-        seconds = min(settings.queue_seconds, DOOR_SECONDS) if config.name in DOORS else settings.queue_seconds
-        policy.default_timeout_microseconds = round(seconds * 1e6)
+        policy.default_timeout_microseconds = round(settings.queue_seconds * 1e6)
         policy.max_queue_size = settings.triton_queue_size
 
 

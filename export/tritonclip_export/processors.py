@@ -174,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file; raises CheckpointError where there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds {type(values).__name__}, not an object")

@@ -46,18 +46,19 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = sorted({Path(file).name for file in named})
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index} is no index of weights ({error!r}); copy or download it again") from error
-    if any(str(file).endswith(INDEX_SUFFIX) for file in files):
+    if any(file.endswith(INDEX_SUFFIX) for file in files):
         raise CheckpointError(f"{index} lists another index; copy or download it again")
-    absent = [Path(file).name for file in files if not (index.parent / Path(file).name).is_file()]
+    absent = [file for file in files if not (index.parent / file).is_file()]
     if absent or not files:
         raise CheckpointError(
             f"{index} lists {len(files)} files of weights, {len(absent)} of them missing ({', '.join(absent[:3])}); "
             "copy or download the whole directory again"
         )
-    shards = [read_weights(index.parent / Path(file).name) for file in files]
+    shards = [read_weights(index.parent / file) for file in files]
     return {name: tensor for shard in shards for name, tensor in shard.items()}
 
 

@@ -136,6 +136,39 @@ def missing_shard(folder: Path) -> Words:
     return [folder / "siglip"]
 
 
+def index(folder: Path, content: str) -> Words:
+    (folder / "siglip" / HF_WEIGHTS).unlink()
+    (folder / "siglip" / "model.safetensors.index.json").write_text(content)
+    return [folder / "siglip"]
+
+
+def index_without_a_map(folder: Path) -> Words:
+    return index(folder, '{"a": 5}')
+
+
+def index_of_numbers(folder: Path) -> Words:
+    return index(folder, '{"weight_map": {"a": 5}}')
+
+
+def index_of_many_layers(folder: Path) -> Words:
+    return index(folder, "[" * 100_000)
+
+
+def settings_of_many_layers(folder: Path) -> Words:
+    (folder / "siglip" / "config.json").write_text("[" * 100_000)
+    return [folder / "siglip"]
+
+
+def preprocessing_of_many_layers(folder: Path) -> Words:
+    (folder / "siglip" / "preprocessor_config.json").write_text("[" * 100_000)
+    return [folder / "siglip"]
+
+
+def adapter_of_many_layers(folder: Path) -> Words:
+    (folder / "lora" / "adapter_config.json").write_text("[" * 100_000)
+    return [folder / "clip", "--adapter", folder / "lora"]
+
+
 def other_semantics_of_peft(folder: Path) -> Words:
     edit(folder / "lora" / "adapter_config.json", lambda given: {**given, "peft_version": "9.0.0"})
     return [folder / "clip", "--adapter", folder / "lora"]
@@ -174,6 +207,12 @@ CASES = {
     truncated_weights: r"open_clip_model\.safetensors is not a whole safetensors file .* copy or download it again",
     truncated_adapter: r"lora/adapter_model\.safetensors is not a whole safetensors file .* copy or download it again",
     missing_shard: r"index\.json lists 1 files of weights, 1 of them missing \(model-00002-of-00002\.safetensors\)",
+    index_without_a_map: r"index\.json is no index of weights \(KeyError\('weight_map'\)\); copy or download it again",
+    index_of_numbers: r"index\.json is no index of weights \(TypeError\(.*\)\); copy or download it again",
+    index_of_many_layers: r"index\.json is no index of weights \(RecursionError\(.*\)\); copy or download it again",
+    settings_of_many_layers: r"config\.json cannot be read as JSON \(maximum recursion depth exceeded",
+    preprocessing_of_many_layers: r"preprocessor_config\.json cannot be read as JSON \(maximum recursion depth exceeded",
+    adapter_of_many_layers: r"adapter_config\.json is not readable JSON \(maximum recursion depth exceeded",
     other_semantics_of_peft: r"lora was trained with PEFT 9\.0\.0, .* set peft_version in .*adapter_config\.json",
     tokenizer_of_another_size: r"chinese_clip makes ids up to \d+, the text tower knows \d+ tokens; give the tokenizer",
     tokenizer_of_other_padding: r"the text tower masks the id 0, the tokenizer pads with 4; give the tokenizer",

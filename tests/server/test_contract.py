@@ -23,7 +23,7 @@ CONTRACT = {
     "tokenizer": ({"text": "BYTES"}, {"input_ids": "INT32", "truncated": "BOOL"}),
     "text_encoder": ({"input_ids": "INT32"}, {"text_embedding": "FP32"}),
     "cached_text_encoder": ({"input_ids": "INT32"}, {"text_embedding": "FP32"}),
-    "split_text": ({"texts": "BYTES"}, {"chunks": "BYTES", "owner": "INT32"}),
+    "split_text": ({"texts": "BYTES"}, {"chunks": "UINT8", "lengths": "INT32", "owner": "INT32"}),
     "similarity": (
         {"image_embedding": "FP32", "text_embedding": "FP32"},
         {"logits": "FP32", "probabilities": "FP32", "image_features": "FP32", "text_features": "FP32"},

@@ -134,6 +134,10 @@ def sentences_of(chunk: str) -> list[str]:
         ("one\n\n two?! three", ["one\n\n ", "two?! ", "three"]),
         ("यह है। वह है", ["यह है। ", "वह है"]),
         ("no end", ["no end"]),
+        ("so... it is?!\" he asked...", ["so... ", 'it is?!" ', "he asked..."]),
+        ("....", ["...."]),
+        ('a."." b', ['a."." ', "b"]),
+        ("猫。... 犬", ["猫。", "... ", "犬"]),
     ],
 )
 def test_where_sentences_end(text, ends):
@@ -169,15 +173,22 @@ def test_a_bad_text_is_named_with_its_index(tmp_path):
         clip_splitter(tmp_path).split([b"good", b"caf\xe9"])
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 16, 17, 100])
-def test_the_furthest_is_found_in_few_tries(count):
+@pytest.mark.parametrize("near", [0, 10, 14, 60, 109, 500])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 16, 17, 99, 100])
+def test_the_furthest_is_found_in_few_tries(count, near):
     tried = []
     ends = range(10, 110)
 
-    found = clip_split._furthest(ends, 0, lambda end: tried.append(end) or end < 10 + count)
+    found = clip_split._furthest(ends, 0, near, lambda end: tried.append(end) or end < 10 + count)
 
     assert found == (10 + count - 1 if count else None)
-    assert len(tried) <= 14
+    assert len(tried) == len(set(tried)) <= 14
+
+
+@pytest.mark.parametrize("first", [0, 3, 9])
+def test_the_furthest_is_none_before_the_first(first):
+    assert clip_split._furthest(range(10), first, 5, lambda end: end < first) is None
+    assert clip_split._furthest([], 0, 5, lambda end: True) is None
 
 
 def clip_splitter(folder: Path, **changes) -> Splitter:

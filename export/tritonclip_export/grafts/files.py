@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not readable JSON ({error}); copy or save the adapter again") from error
     if not isinstance(raw, dict):
         raise AdapterError(f"{path} holds a {type(raw).__name__}, not the settings of an adapter")

@@ -137,7 +137,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} has no {path.name}; an adapter is the directory that PEFT's save_pretrained "
             "writes. Give that directory."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not readable JSON ({error}); copy or save the adapter again.") from error
     if not isinstance(raw, dict):
         raise AdapterError(f"{path} holds a {type(raw).__name__}, not the settings of an adapter.")

@@ -75,7 +75,7 @@ class Splitter:
             if chunk := text[start:end].strip():
                 yield chunk
                 # What a chunk may hold changes little from one to the next, so that few lengths have to be tried.
-                guess = max(len(chunk), self._room // 4, 1)
+                guess = max(len(chunk), 4)
             start = end
 
     def _end(self, text: str, start: int, ends: Sequence[Sequence[int]], guess: int) -> int:

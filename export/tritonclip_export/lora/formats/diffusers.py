@@ -97,6 +97,6 @@ def _settings(file: AdapterFile, model: str) -> LoraSettings | None:
     try:
         header: dict[str, Any] = json.loads(text)
         raw = {key.removeprefix(f"{model}."): value for key, value in header.items() if key.startswith(f"{model}.")}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise AdapterError(f"{METADATA_KEY} in the header of {file.path} is not readable JSON ({error}).") from error
     return parse_settings({"peft_type": "LORA", **raw}, file.path) if raw else None
