@@ -147,15 +147,24 @@ def _without_decoder(model: Path, copy: Path) -> None:
 
 
 @pytest.mark.network
-def test_a_mixed_batch_is_one_call_of_what_dali_takes(served: Served) -> None:
+def test_of_a_mixed_request_dali_decodes_what_it_takes(served: Served) -> None:
     pictures, requests = served.calls()
     made = served.pixels(*MIXED)
-    assert served.calls() == (pictures + SENT, requests + 1)
+    assert served.calls()[0] == pictures + SENT
+    assert requests < served.calls()[1] <= requests + SENT
     away = np.abs(made - preprocess_batch(MIXED, served.settings))
     assert away.max() <= 12
     assert away.mean() <= 0.05
     by_cpu = [index for index, one in enumerate(MIXED) if one[:2] != b"\xff\xd8"]
     assert away[by_cpu].max() == 0
+
+
+@pytest.mark.network
+def test_what_waits_is_one_call(served: Served) -> None:
+    pictures, requests = served.calls()
+    served.pixels(*[PLAIN] * 32)
+    assert served.calls()[0] == pictures + 32
+    assert served.calls()[1] <= requests + 8
 
 
 @pytest.mark.network
@@ -181,7 +190,7 @@ def test_without_the_decoder_the_cpu_serves(served: Served) -> None:
     before = served.fallbacks("absent")
     made = served.infer("preprocess_alone", MIXED, "pixels")
     assert np.array_equal(made, preprocess_batch(MIXED, served.settings))
-    assert served.fallbacks("absent") == before + 1
+    assert before < served.fallbacks("absent") <= before + SENT
 
 
 @pytest.mark.network

@@ -1,4 +1,4 @@
-"""On a real server: an image that costs too much, a malformed tensor or a killed decoder is its own request's affair."""
+"""On a real server: an image that costs too much, a malformed tensor or a killed decoder fails its own request."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from sample_pictures import PICTURES
 from tritonclip_export.configs import read_config
 from tritonclip_serve import TritonServer
 
-MODEL = Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"
-sys.path.append(str(MODEL))
+sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
 from clip_preprocess import preprocess, settings_from
 
@@ -140,9 +139,7 @@ def test_a_malformed_tensor_fails_alone(server: TritonServer, parameters: dict[s
 @pytest.mark.parametrize("count", [0, 33])
 def test_the_number_of_images_is_limited(server: TritonServer, count: int) -> None:
     with grpcclient.InferenceServerClient(server.grpc_address) as client:
-        with pytest.raises(
-            InferenceServerException, match="1 to 32 are allowed; .* raise --max-image-batch of"
-        ) as caught:
+        with pytest.raises(InferenceServerException, match="1 to 32 are allowed; .* --max-image-batch of") as caught:
             client.infer("preprocess", [tensor([GOOD] * count)], client_timeout=30)
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
         pixels = client.infer("preprocess", [tensor([GOOD] * 32)], client_timeout=30).as_numpy("pixels")

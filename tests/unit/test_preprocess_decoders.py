@@ -19,13 +19,13 @@ import pytest
 import bombs
 from sample_pictures import PICTURES
 
-MODEL = Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"
-sys.path.append(str(MODEL))
+sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
 import clip_decoders
 from clip_decoders import Decoder, DecoderError
 from clip_preprocess import PictureError, preprocess, settings_from
 
+MODEL = Path(clip_decoders.__file__).parent
 PARAMETERS = {
     "image_height": "64",
     "image_width": "64",

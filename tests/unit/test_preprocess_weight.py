@@ -76,19 +76,24 @@ def test_sides_are_limited(made: bytes) -> None:
 
 
 def test_a_webp_that_cannot_fit_its_memory_is_refused_from_its_header() -> None:
-    with pytest.raises(
-        PictureError, match="needs more than 500 MB .* raise --image-megabytes of `tritonclip configure`"
-    ):
+    with pytest.raises(PictureError, match="needs more than 500 MB .* raise --image-megabytes"):
         weigh(bombs.webp_lossless(bombs.SIDE), SETTINGS)
     assert weigh(bombs.webp_lossless(1000), SETTINGS).small
 
 
 @pytest.mark.parametrize("kind", bombs.BOMBS)
 def test_no_bomb_is_decoded_by_a_thread(kind: str) -> None:
+    said = refusal(bombs.BOMBS[kind]())
+    assert said.count("; ") >= 2 or not weigh(bombs.BOMBS[kind](), SETTINGS).small
+
+
+def refusal(encoded: bytes) -> str:
+    """The words with which it is refused, "" if it is not: what was given, what is allowed, what to do."""
     try:
-        assert not weigh(bombs.BOMBS[kind](), SETTINGS).small
+        weigh(encoded, settings_from(PARAMETERS | {"max_bytes": str(1 << 26)}))
     except PictureError as error:
-        assert str(error).count("; ") >= 2  # what was given, what is allowed, what to do
+        return str(error)
+    return ""
 
 
 HEADER = encode(photo(), "JPEG", progressive=True)
@@ -103,12 +108,8 @@ FILLED = {
 
 @pytest.mark.parametrize("kind", FILLED)
 def test_looking_takes_linear_time(kind: str) -> None:
-    settings = settings_from(PARAMETERS | {"max_bytes": str(1 << 26)})
     begun = time.thread_time()
-    try:
-        assert not weigh(FILLED[kind], settings).small
-    except PictureError:
-        pass
+    refusal(FILLED[kind])
     assert time.thread_time() - begun < LOOK_S
 
 

@@ -121,9 +121,8 @@ class Decoder:
                 f"send a smaller or simpler picture or {raise_option('--image-seconds')}"
             )
         if -status in _FROM_OUTSIDE:
-            return DecoderEndedError(
-                f"overloaded: a decoder process was ended from outside ({signal.Signals(-status).name}); retry in 1.0 s"
-            )
+            name = signal.Signals(-status).name
+            return DecoderEndedError(f"overloaded: a decoder process was ended by {name} from outside; retry in 1.0 s")
         if status < 0:
             return PictureError(
                 f"a picture on which its decoder crashed ({signal.Signals(-status).name}); send it in another format"

@@ -1,7 +1,6 @@
 """Decodes the images of all requests at once: small ones on threads, all others in decoder processes.
 
-The two kinds wait at doors of their own, so that small images never wait for others. A request with an image that is
-not small is of the other kind as a whole.
+The two kinds wait at doors of their own, so that small images never wait for others.
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
+from typing import TypeVar
 
 import clip_door
 import clip_preprocess
@@ -21,6 +22,7 @@ from clip_weight import weigh
 __all__ = ["COUNTS", "DecoderError", "Images", "OverloadError", "PictureError", "Pool"]
 
 OverloadError = clip_door.OverloadError
+Result = TypeVar("Result")
 Answer = Callable[["Pixels | Exception"], None]
 
 ENDED = "tritonclip_preprocess_decoders_ended"
@@ -33,6 +35,14 @@ COUNTS = {
 MOST_WAITING = 32
 # The least that an image costs, of a core's seconds.
 _LEAST_S = 1e-4
+
+
+def named(index: int, do: Callable[[], Result]) -> Result:
+    """Do it, with the image's number in front of a refusal."""
+    try:
+        return do()
+    except PictureError as error:
+        raise PictureError(f"image[{index}]: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,43 @@ class Images:
     caller: str = ""
     timeout_s: float = 0.0
     came: float | None = None
+
+
+class _Request:
+    """The tickets of one request, one at each door that it needs."""
+
+    def __init__(self, images: Images, pixels: Pixels, answer: Answer) -> None:
+        self._images, self._pixels, self._answer = images, pixels, answer
+        self._lock = threading.Lock()
+        self._left = 0
+        self._answered = False
+
+    def ticket(self, places: list[int], costs: list[float], decode: Callable[[bytes], Pixels]) -> clip_door.Ticket:
+        """For the images at `places`. All tickets are made before one is handed in."""
+        self._left += 1
+
+        def work(piece: int) -> None:
+            if not self._answered:
+                index = places[piece]
+                self._pixels[index] = named(index, partial(decode, self._images.encoded[index]))
+
+        return clip_door.Ticket(
+            costs,
+            work,
+            self._end,
+            caller=self._images.caller,
+            timeout_s=self._images.timeout_s,
+            size=sum(len(self._images.encoded[index]) for index in places),
+            came=self._images.came,
+        )
+
+    def _end(self, error: Exception | None) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._answered or (error is None and self._left):
+                return
+            self._answered = True
+        self._answer(self._pixels if error is None else error)
 
 
 class _Unseen:
@@ -101,24 +148,15 @@ class Pool:
         Raises:
             PictureError: an image is empty or beyond a limit.
         """
-        weights = [self._named(index, weigh, encoded) for index, encoded in enumerate(images.encoded)]
-        small = all(weight.small for weight in weights)
-        pixels = np.empty((len(weights), *self.settings.pixel_shape), np.uint8)
-        decode = self.decode if small else self._decode_apart
-
-        def work(index: int) -> None:
-            pixels[index] = self._named(index, lambda encoded, _: decode(encoded), images.encoded[index])
-
-        ticket = clip_door.Ticket(
-            [weight.seconds for weight in weights],
-            work,
-            lambda error: answer(pixels if error is None else error),
-            caller=images.caller,
-            timeout_s=images.timeout_s,
-            size=sum(map(len, images.encoded)),
-            came=images.came,
-        )
-        (self._small if small else self._others).submit(ticket)
+        weights = [named(index, partial(weigh, encoded, self.settings)) for index, encoded in enumerate(images.encoded)]
+        request = _Request(images, np.empty((len(weights), *self.settings.pixel_shape), np.uint8), answer)
+        parts = []
+        for small, door, decode in ((True, self._small, self.decode), (False, self._others, self._decode_apart)):
+            places = [index for index, weight in enumerate(weights) if weight.small == small]
+            if places:
+                parts.append((door, request.ticket(places, [weights[index].seconds for index in places], decode)))
+        for door, ticket in parts:
+            door.submit(ticket)
 
     def decode(self, encoded: bytes) -> Pixels:
         """A small image, in the thread that calls."""
@@ -154,10 +192,3 @@ class Pool:
             return decoder.decode(encoded)
         finally:
             self._free.put(decoder)
-
-    def _named(self, index: int, do: Callable, encoded: bytes):  # noqa: ANN202, whatever `do` returns
-        """Do it, with the image's number in front of a refusal."""
-        try:
-            return do(encoded, self.settings)
-        except PictureError as error:
-            raise PictureError(f"image[{index}]: {error}") from error
