@@ -15,14 +15,13 @@ from .causes import Cause
 from .errors import ClipError, InvalidInputError, ProtocolError, unavailable
 from .items import Chunk, Item
 from .options import Options
-from .requests import IMAGE, TEXT, Requests
+from .requests import IMAGE, SPLIT, TEXT, Requests
 from .spec import ServingSpec
 from .steps import CallFlow, Flow, Gather
 
 # A question refused by what others do says nothing of the models; whatever else fails is told at once.
 WAITED_FOR: Final = frozenset({Cause.OVERLOADED, Cause.NEIGHBOUR})
 
-SPLIT = "split_text"
 ENTRY_POINTS: Final = (IMAGE.model, TEXT.model, "clip", SPLIT)
 CLASSIFIERS = "classify_"
 
