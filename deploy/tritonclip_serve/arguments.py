@@ -47,6 +47,8 @@ def command_line(
         "--model-control-mode=explicit",
         "--load-model=*",
         f"--exit-timeout-secs={exit_timeout_s}",
+        # Requests kept for the next ones would keep the memory of the largest messages that they ever held.
+        "--grpc-infer-allocation-pool-size=0",
         *endpoints.arguments(),
         # Becomes a parameter of the request, which the models read; a proxy in front sets it.
         f"--grpc-header-forward-pattern=(?i)^{CALLER_HEADER}$",

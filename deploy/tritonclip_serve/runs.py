@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tritonclip_serve.process import is_process, start_time
+from tritonclip_serve.process import is_process, live_members, start_time
 
 SHARED_MEMORY = Path("/dev/shm")
 BOARDS = "boards"
@@ -136,9 +136,11 @@ def _is_orphan(folder: Path) -> bool:
 
 def _end_orphan(folder: Path, lock: Path) -> bool:
     server = _read_process(folder / _SERVER)
-    if server is not None and is_process(*server):
+    for pid in live_members(server[0]) if server is not None else ():
+        # The number may be another group's by now; the server and its models name their memory.
         with suppress(OSError):
-            os.killpg(server[0], signal.SIGKILL)
+            if folder.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + _KILL_WAIT_S
     while not (free := _is_free(lock)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
