@@ -136,15 +136,22 @@ def _is_orphan(folder: Path) -> bool:
 
 def _end_orphan(folder: Path, lock: Path) -> bool:
     server = _read_process(folder / _SERVER)
-    for pid in live_members(server[0]) if server is not None else ():
-        # The number may be another group's by now; the server and its models name their memory.
+    members = live_members(server[0]) if server is not None else []
+    # The number may be another group's by now; the server and its models name their memory in their arguments.
+    if server is not None and any(_names(pid, folder.name) for pid in members):
         with suppress(OSError):
-            if folder.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+            os.killpg(server[0], signal.SIGKILL)
     deadline = time.monotonic() + _KILL_WAIT_S
     while not (free := _is_free(lock)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return free
+
+
+def _names(pid: int, name: str) -> bool:
+    try:
+        return name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _write_process(path: Path, pid: int) -> None:
