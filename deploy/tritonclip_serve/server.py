@@ -325,7 +325,7 @@ class TritonServer:
             self._access.arguments(run.path),
             exit_timeout_s=max(1, math.ceil(self._stop_grace_s - _UNLOAD_S)),
         )
-        variables = {**server_variables(run.path), **os.environ, **installation.environment, SECRET: self._key}
+        variables = {**os.environ, **server_variables(run.path), **installation.environment, SECRET: self._key}
         log = self._server_log()
         log.mark()
         self.key_is_hidden = False
