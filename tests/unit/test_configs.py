@@ -111,6 +111,8 @@ def test_limits_are_applied_and_no_more(repository: Path) -> None:
     assert [parameters(repository, name)["max_batch"] for name in ("preprocess", "tokenizer")] == ["12", "24"]
     assert parameters(repository, "preprocess")["threads"] == "5"
     assert parameters(repository, "image_encoder")["threads"] == "3"
+    assert parameters(repository, "text_encoder")["vocab_size"] == "49408"
+    assert parameters(repository, "text_encoder")["context_length"] == "50"
     for name in EXPORTED:
         original, edited = (read_config(root / name / "config.pbtxt") for root in (TEMPLATES, repository))
         assert edited.dynamic_batching == original.dynamic_batching
