@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
 import clip_onnx
+from clip_jobs import Job
 from clip_onnx import REFUSALS, Encoder
 
 
@@ -27,7 +28,7 @@ def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encode(encoder: Encoder, batch: np.ndarray) -> np.ndarray | Exception:
     answers: queue.Queue[np.ndarray | Exception] = queue.Queue()
-    encoder.submit(batch, answers.put)
+    encoder.submit(Job(batch, answers.put))
     return answers.get(timeout=10)
 
 

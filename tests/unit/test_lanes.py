@@ -11,7 +11,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
 import clip_lanes
-from clip_lanes import Job, Lanes
+from clip_fair import ENOUGH_MEASURED, Limits, OverloadError
+from clip_jobs import Job
+from clip_lanes import Lanes
 
 TIMEOUT_S = 10.0
 
@@ -53,8 +55,8 @@ class Answers:
         self.results: dict[int, np.ndarray | Exception] = {}
         self._done = threading.Condition()
 
-    def submit(self, lanes: Lanes, key: int, rows: np.ndarray) -> None:
-        lanes.submit(Job(rows, lambda result: self._note(key, result)))
+    def submit(self, lanes: Lanes, key: int, rows: np.ndarray, caller: str = "", timeout_s: float = 0.0) -> None:
+        lanes.submit(Job(rows, lambda result: self._note(key, result), caller=caller, timeout_s=timeout_s))
 
     def _note(self, key: int, result: np.ndarray | Exception) -> None:
         with self._done:
@@ -150,20 +152,69 @@ def test_an_answer_that_cannot_be_sent_costs_nobody_else_theirs(
     assert "no shared memory left" in capsys.readouterr().err
 
 
-def test_a_full_queue_holds_the_caller_until_there_is_room(graph: Graph) -> None:
+def test_a_full_queue_turns_away_at_once_and_never_blocks(graph: Graph) -> None:
     graph.gate.clear()
-    engine, answers = Lanes(graph.narrow, graph.wide, 1, 2), Answers()
+    engine, answers = Lanes(graph.narrow, graph.wide, 1, 2, Limits(entries=2)), Answers()
     answers.submit(engine, 0, rows(2))
     graph.wait_for_runs(1)
-    answers.submit(engine, 1, rows(2))
-    third = threading.Thread(target=answers.submit, args=(engine, 2, rows(1)))
-    third.start()
-    third.join(0.1)
-    assert third.is_alive()
+    for key in (1, 2, 3):
+        answers.submit(engine, key, rows(2))
+    assert list(answers.wait(1)) == [3]
+    assert isinstance(answers.results[3], OverloadError)
     graph.gate.set()
-    third.join(TIMEOUT_S)
-    assert not third.is_alive()
-    answers.wait(3)
+    assert np.array_equal(answers.wait(4)[2], rows(2) + 1)
+    assert engine.turned_away()["tritonclip_door_refused"] == 1
+    engine.close()
+
+
+def test_a_single_row_does_not_wait_for_a_batch_that_came_before(graph: Graph) -> None:
+    graph.gate.clear()
+    order: list[str] = []
+    engine = Lanes(graph.narrow, graph.wide, 1, 4)
+    engine.submit(Job(rows(4), lambda _: order.append("first")))
+    graph.wait_for_runs(1)
+    engine.submit(Job(rows(64), lambda _: order.append("batch")))
+    engine.submit(Job(rows(1), lambda _: order.append("single")))
+    graph.gate.set()
+    engine.close()
+    assert order == ["first", "single", "batch"]
+
+
+def test_what_waited_too_long_is_answered_and_not_run(graph: Graph) -> None:
+    graph.gate.clear()
+    engine, answers = Lanes(graph.narrow, graph.wide, 1, 4), Answers()
+    answers.submit(engine, 0, rows(4))
+    graph.wait_for_runs(1)
+    answers.submit(engine, 1, rows(4), timeout_s=0.1)
+    answers.submit(engine, 2, rows(4))
+    time.sleep(0.15)
+    graph.gate.set()
+    results = answers.wait(3)
+    engine.close()
+    assert isinstance(results[1], OverloadError)
+    assert "waited its share" in str(results[1])
+    assert np.array_equal(results[2], rows(4) + 1)
+    assert sum(graph.narrow_runs) == 8
+    assert engine.turned_away() == {"tritonclip_door_refused": 0, "tritonclip_door_expired": 1}
+    assert engine.sums().requests == 2
+
+
+def test_what_cannot_be_in_time_is_refused_when_it_comes(graph: Graph) -> None:
+    def slow(batch: np.ndarray) -> np.ndarray:
+        time.sleep(0.005 * len(batch))
+        return batch
+
+    engine, answers = Lanes(slow, slow, 1, 4), Answers()
+    count = ENOUGH_MEASURED + 4
+    for key in range(count):
+        answers.submit(engine, key, rows(4))
+    answers.wait(count)
+    for key in range(count, count + 40):
+        answers.submit(engine, key, rows(4), timeout_s=0.4)
+    refused = [key for key, result in answers.wait(count + 40).items() if isinstance(result, OverloadError)]
+    engine.close()
+    assert 20 <= len(refused) < 40
+    assert engine.turned_away()["tritonclip_door_refused"] >= 20
 
 
 class OneByOne(Graph):

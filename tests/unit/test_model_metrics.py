@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
-from clip_lanes import Job, Lanes
+from clip_jobs import Job
+from clip_lanes import Lanes
 
 ARGS = {"model_name": "image_encoder", "model_version": "3"}
 SLEEP_S = 0.02
@@ -96,7 +97,7 @@ def test_lanes_count_requests_rows_and_where_their_time_went() -> None:
 
     lanes = Lanes(run, run, 1, 4)
     came = time.monotonic() - 1.0
-    lanes.submit(Job(np.ones((6, 2), np.float32), lambda _: None, came))
+    lanes.submit(Job(np.ones((6, 2), np.float32), lambda _: None, came=came))
     lanes.submit(Job(-np.ones((1, 2), np.float32), lambda _: None))
     lanes.close()
     sums = lanes.sums()

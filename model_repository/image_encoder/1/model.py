@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import clip_board
-import clip_caller
 import clip_fair
 import clip_jobs
 import clip_metrics
 import clip_onnx
+import clip_request
 import triton_python_backend_utils as pb_utils
+
+
+class InputError(ValueError):
+    """An input that the graph does not take."""
 
 
 class TritonPythonModel:
@@ -40,26 +44,29 @@ class TritonPythonModel:
         )
         self.metrics = clip_metrics.Metrics(args, clip_onnx.COUNTS, self.encoder.counts)
 
-    def execute(self, requests: list[Any]) -> None:
+    def execute(self, requests: list[Any]) -> list[Any] | None:
         """Return at once: the encoder holds what waits, and refuses what it could not answer in time."""
         came = time.monotonic()
-        for request in requests:
-            sender = request.get_response_sender()
+        replies = [clip_request.Reply(request) for request in requests]
+        for request, reply in zip(requests, replies, strict=True):
             try:
-                array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
-                if fault := self._fault(array):
-                    self._send(sender, self._error(f"{self.input_name} {fault}", pb_utils.TritonError.INVALID_ARG))
-                    continue
-                caller, timeout_s = clip_caller.asked_by(request)
-                answer = self._answer(sender, array)
-                self.encoder.submit(clip_jobs.Job(array, answer, caller=caller, timeout_s=timeout_s, came=came))
+                self._take_in(request, reply, came)
             except Exception as error:  # raised, it would fail the requests that came along
-                self._send(sender, self._error(repr(error), pb_utils.TritonError.INTERNAL))
+                reply.send(clip_request.failure(error, "the encoder", invalid=(InputError,)))
+        return clip_request.ended(replies)
 
     def finalize(self) -> None:
         self.encoder.close()
         self.metrics.close()
         self.board.close()
+
+    def _take_in(self, request: Any, reply: clip_request.Reply, came: float) -> None:
+        array = pb_utils.get_input_tensor_by_name(request, self.input_name).as_numpy()
+        if fault := self._fault(array):
+            raise InputError(f"{self.input_name} {fault}")
+        caller, timeout_s = clip_request.asked_by(request)
+        answer = self._answer(reply, array)
+        self.encoder.submit(clip_jobs.Job(array, answer, caller=caller, timeout_s=timeout_s, came=came))
 
     def _fault(self, array: Any) -> str | None:
         """What is wrong with an input; what the graph would refuse must not join the rows of other requests."""
@@ -73,31 +80,22 @@ class TritonPythonModel:
             )
         return None
 
-    def _answer(self, sender: Any, array: Any) -> Callable[[Any], None]:
+    def _answer(self, reply: clip_request.Reply, array: Any) -> Callable[[Any], None]:
         shape = list(array.shape)
 
         def answer(result: Any) -> None:
             try:
                 response = self._failure(result, shape) if isinstance(result, Exception) else self._response(result)
             except Exception as error:  # such as no shared memory left
-                response = self._error(f"the answer failed: {error!r}", pb_utils.TritonError.INTERNAL)
-            self._send(sender, response)
+                response = clip_request.failure(error, "the answer")
+            reply.send(response)
 
         return answer
-
-    def _send(self, sender: Any, response: Any) -> None:
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _response(self, embedding: Any) -> Any:
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output_name, embedding)])
 
     def _failure(self, error: Exception, shape: list[int]) -> Any:
-        if isinstance(error, clip_fair.OverloadError):
-            return self._error(str(error), pb_utils.TritonError.UNAVAILABLE)
         if clip_onnx.is_refusal(error):
-            message = f"{self.input_name} {shape}: values or a length that the graph does not take; {error}"
-            return self._error(message, pb_utils.TritonError.INVALID_ARG)
-        return self._error(f"the graph failed: {error!r}", pb_utils.TritonError.INTERNAL)
-
-    def _error(self, message: str, code: int) -> Any:
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+            error = InputError(f"{self.input_name} {shape}: values or a length that the graph does not take; {error}")
+        return clip_request.failure(error, "the graph", invalid=(InputError,))

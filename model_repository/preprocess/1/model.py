@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import clip_board
-import clip_caller
 import clip_metrics
 import clip_pool
+import clip_request
 import triton_python_backend_utils as pb_utils
 
 
@@ -25,24 +25,29 @@ class TritonPythonModel:
         self.pool = self.pool_type(parameters, self.board, clip_board.Backlog(parameters["behind"]).seconds)
         self.metrics = clip_metrics.Metrics(args, clip_pool.COUNTS, self.pool.counts)
 
-    def execute(self, requests: list[Any]) -> None:
-        """Return at once, so that later requests can come in."""
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answers what is known at once; the pool answers the rest."""
         came = time.monotonic()
-        for request in requests:
-            answer = answer_to(request)
+        replies = [clip_request.Reply(request) for request in requests]
+        for request, reply in zip(requests, replies, strict=True):
+            answer = partial(_answer, reply)
             try:
-                caller, timeout_s = clip_caller.asked_by(request)
-                # Before its images are copied.
-                if refusal := self.pool.refusal(caller, timeout_s):
-                    raise refusal
-                self.pool.submit(clip_pool.Images(images_of(request, self.most), caller, timeout_s, came), answer)
+                self._take_in(request, answer, came)
             except Exception as error:  # raised, it would fail the requests that came along
                 answer(error)
+        return clip_request.ended(replies)
 
     def finalize(self) -> None:
         self.pool.close()
         self.metrics.close()
         self.board.close()
+
+    def _take_in(self, request: Any, answer: clip_pool.Answer, came: float) -> None:
+        caller, timeout_s = clip_request.asked_by(request)
+        # Before its images are copied.
+        if refusal := self.pool.refusal(caller, timeout_s):
+            raise refusal
+        self.pool.submit(clip_pool.Images(images_of(request, self.most), caller, timeout_s, came), answer)
 
 
 def images_of(request: Any, most: int) -> list[bytes]:
@@ -63,18 +68,13 @@ def images_of(request: Any, most: int) -> list[bytes]:
     return images
 
 
-def answer_to(request: Any) -> Callable[[Any], None]:
-    """Sends the pixels or the error that it is called with."""
-    sender = request.get_response_sender()
-
-    def answer(result: Any) -> None:
-        try:
-            response = _failure(result) if isinstance(result, Exception) else _pixels(result)
-        except Exception as error:  # such as no shared memory left
-            response = _failure(error)
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    return answer
+def _answer(reply: clip_request.Reply, result: Any) -> None:
+    """Send the pixels, or what went wrong."""
+    try:
+        response = _failure(result) if isinstance(result, Exception) else _pixels(result)
+    except Exception as error:  # such as no shared memory left
+        response = _failure(error)
+    reply.send(response)
 
 
 def _pixels(pixels: Any) -> Any:
@@ -82,10 +82,4 @@ def _pixels(pixels: Any) -> Any:
 
 
 def _failure(error: Exception) -> Any:
-    if isinstance(error, clip_pool.PictureError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    elif isinstance(error, (clip_pool.OverloadError, clip_pool.DecoderError)):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    else:
-        failure = pb_utils.TritonError(f"preprocessing failed: {error!r}", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=failure)
+    return clip_request.failure(error, "preprocessing", invalid=(clip_pool.PictureError,))

@@ -1,14 +1,15 @@
 """Triton's side of the tokenizer: BYTES [B, 1] in, INT32 ids [B, L] out; the door of the text tower."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import clip_board
-import clip_caller
 import clip_door
 import clip_metrics
+import clip_request
 import clip_tokenize
 import triton_python_backend_utils as pb_utils
 
@@ -34,17 +35,19 @@ class TritonPythonModel:
         self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
         behind = clip_board.Backlog(parameters["behind"]).seconds
         self.door = clip_door.Door(1, self.board, clip_door.Limits.of(parameters), behind)
+        self.counting = threading.Lock()
         self.counts = dict.fromkeys(COUNTS, 0)
         self.metrics = clip_metrics.Metrics(args, {**COUNTS, **clip_door.COUNTS}, self._counts)
 
-    def execute(self, requests: list[Any]) -> None:
-        """Return at once; the door answers each request."""
-        for request in requests:
-            sender = request.get_response_sender()
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answers what is known at once; the door answers the rest."""
+        replies = [clip_request.Reply(request) for request in requests]
+        for request, reply in zip(requests, replies, strict=True):
             try:
-                self._take_in(request, sender)
+                self._take_in(request, reply)
             except Exception as error:
-                _send(sender, _failure(error))
+                reply.send(_failure(error))
+        return clip_request.ended(replies)
 
     def finalize(self) -> None:
         self.door.close()
@@ -54,19 +57,19 @@ class TritonPythonModel:
     def _counts(self) -> dict[str, float]:
         return {**self.counts, **self.door.counts()}
 
-    def _take_in(self, request: Any, sender: Any) -> None:
+    def _take_in(self, request: Any, reply: clip_request.Reply) -> None:
         texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel()
         if not 0 < len(texts) <= self.most:
             raise clip_tokenize.TextError(
                 f"text has {len(texts)} rows; 1 to {self.most} are allowed; send several requests, or raise "
                 "--max-text-batch of `tritonclip configure`"
             )
-        caller, timeout_s = clip_caller.asked_by(request)
+        caller, timeout_s = clip_request.asked_by(request)
         size = sum(map(len, texts))
         self.door.submit(
             clip_door.Ticket(
                 [size + TEXT_COST * len(texts)],
-                *self._work(texts, sender),
+                *self._work(texts, reply),
                 caller=caller,
                 timeout_s=timeout_s,
                 size=size,
@@ -74,7 +77,9 @@ class TritonPythonModel:
             here=size <= HERE_BYTES,
         )
 
-    def _work(self, texts: Any, sender: Any) -> tuple[Callable[[int], None], Callable[[Exception | None], None]]:
+    def _work(
+        self, texts: Any, reply: clip_request.Reply
+    ) -> tuple[Callable[[int], None], Callable[[Exception | None], None]]:
         """What tokenizes the texts, and what answers."""
         made: list[clip_tokenize.Tokens] = []
 
@@ -82,25 +87,17 @@ class TritonPythonModel:
             made.append(self.tokenizer.encode(texts))
 
         def answer(error: Exception | None) -> None:
-            if error is not None:
-                return _send(sender, _failure(error))
-            self.counts["tritonclip_tokenizer_texts"] += len(texts)
-            self.counts["tritonclip_tokenizer_truncated"] += int(made[0].truncated.sum())
-            ids, truncated = pb_utils.Tensor("input_ids", made[0].ids), pb_utils.Tensor("truncated", made[0].truncated)
-            return _send(sender, pb_utils.InferenceResponse([ids, truncated]))
+            reply.send(_failure(error) if error is not None else self._response(made[0]))
 
         return work, answer
 
-
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def _response(self, tokens: clip_tokenize.Tokens) -> Any:
+        with self.counting:
+            self.counts["tritonclip_tokenizer_texts"] += len(tokens.ids)
+            self.counts["tritonclip_tokenizer_truncated"] += int(tokens.truncated.sum())
+        ids, truncated = pb_utils.Tensor("input_ids", tokens.ids), pb_utils.Tensor("truncated", tokens.truncated)
+        return pb_utils.InferenceResponse([ids, truncated])
 
 
 def _failure(error: Exception) -> Any:
-    if isinstance(error, clip_tokenize.TextError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    elif isinstance(error, clip_door.OverloadError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    else:
-        failure = pb_utils.TritonError(f"the tokenizer failed: {error!r}", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=failure)
+    return clip_request.failure(error, "the tokenizer", invalid=(clip_tokenize.TextError,))
