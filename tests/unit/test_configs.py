@@ -67,11 +67,9 @@ def test_every_ensemble_step_maps_tensors_that_exist() -> None:
     for config in configs.values():
         for step in config.ensemble_scheduling.step:
             model = configs[step.model_name]
-            required = {tensor.name for tensor in model.input if not tensor.optional}
-            assert required <= set(step.input_map) <= {tensor.name for tensor in model.input}, (
-                config.name,
-                step.model_name,
-            )
+            needed = {tensor.name for tensor in model.input if not tensor.optional}
+            assert needed <= set(step.input_map), (config.name, step.model_name)
+            assert set(step.input_map) <= {tensor.name for tensor in model.input}, (config.name, step.model_name)
             assert set(step.output_map) <= {tensor.name for tensor in model.output}, (config.name, step.model_name)
 
 
@@ -106,9 +104,12 @@ def test_limits_are_applied_and_no_more(repository: Path) -> None:
     batches = {name: read_config(repository / name / "config.pbtxt").max_batch_size for name in EXPORTED}
     images = dict.fromkeys(("image_encoder", "embed_image"), 12)
     texts = dict.fromkeys(("text_encoder", "cached_text_encoder", "embed_text"), 24)
-    unbatched = dict.fromkeys(("preprocess", "tokenizer", "similarity", "split_text", "clip"), 0)
-    assert batches == {**images, **texts, **unbatched}
-    assert [parameters(repository, name)["max_batch"] for name in ("preprocess", "tokenizer")] == ["12", "24"]
+    one_by_one = dict.fromkeys(("preprocess", "tokenizer", "similarity", "split_text", "clip"), 0)
+    assert batches == {**images, **texts, **one_by_one}
+    assert {name: parameters(repository, name)["max_batch"] for name in ("preprocess", "tokenizer")} == {
+        "preprocess": "12",
+        "tokenizer": "24",
+    }
     assert parameters(repository, "preprocess")["threads"] == "5"
     assert parameters(repository, "image_encoder")["threads"] == "3"
     assert parameters(repository, "text_encoder")["vocab_size"] == "49408"
