@@ -109,8 +109,14 @@ def test_texts_without_a_byte_are_pieces_without_a_byte(client):
     [
         ([b"a"] * 257, "texts has 257 rows; 1 to 256 are allowed; send several requests, or raise --max-split-rows of"),
         ([], "texts has 0 rows; 1 to 256 are allowed"),
-        ([b"x" * 60_000] * 18, "texts have 1080000 bytes together; at most 1048576 are allowed; .*--max-split-bytes of"),
-        ([b"a", b"x" * 65_537], r"text\[1\]: 65537 bytes; at most 65536 are allowed; .*--max-text-bytes of `tritonclip"),
+        (
+            [b"x" * 60_000] * 18,
+            "texts have 1080000 bytes together; at most 1048576 are allowed; .*--max-split-bytes of",
+        ),
+        (
+            [b"a", b"x" * 65_537],
+            r"text\[1\]: 65537 bytes; at most 65536 are allowed; .*--max-text-bytes of `tritonclip",
+        ),
         ([b"a", b"\xff"], r"text\[1\]: bytes that are not UTF-8"),
         ([b"&" + b"amp;" * 10_000], r"text\[0\]: HTML entities or wrongly decoded letters are nested in more layers"),
     ],

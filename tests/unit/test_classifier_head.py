@@ -74,7 +74,9 @@ def test_an_embedding_that_is_not_finite_is_named(folder: Path, bad: float) -> N
 def test_an_embedding_whose_logits_overflow_is_named(folder: Path) -> None:
     embeddings = unit(3, WIDTH, seed=1)
     embeddings[1] *= np.float32(1e38)
-    with pytest.raises(ValueError, match=r"image_embedding\[1\]: is too large for the logits; send an embedding of unit"):
+    with pytest.raises(
+        ValueError, match=r"image_embedding\[1\]: is too large for the logits; send an embedding of unit"
+    ):
         Head(folder, 100.0).logits(embeddings)
 
 

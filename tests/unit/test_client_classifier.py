@@ -29,7 +29,9 @@ def test_indices_become_labels(ask):
 
     scores = ranked(IMAGES, 3)
     assert found(answers) == expected(server.labels)
-    np.testing.assert_array_equal([[s.probability for s in answer.scores] for answer in answers], scores["probabilities"])
+    np.testing.assert_array_equal(
+        [[s.probability for s in answer.scores] for answer in answers], scores["probabilities"]
+    )
     np.testing.assert_array_equal([[s.logit for s in answer.scores] for answer in answers], scores["logits"])
 
 
@@ -56,7 +58,10 @@ NONSENSE = {
     "a class without a label": ({"class_indices": [[0, 3, 1]]}, "classes that its 3 labels do not name"),
     "below 0": ({"class_indices": [[0, -1, 1]]}, "classes that its 3 labels do not name"),
     "no class": ({"class_indices": np.zeros((1, 0), np.int32)}, "classes that its 3 labels do not name"),
-    "another number of images": ({"class_indices": [[0, 1, 2]] * 2}, "'class_indices' is int32 .2, 3., not int32 .1, 3."),
+    "another number of images": (
+        {"class_indices": [[0, 1, 2]] * 2},
+        "'class_indices' is int32 .2, 3., not int32 .1, 3.",
+    ),
     "another dtype": ({"class_indices": np.zeros((1, 3), np.int64)}, "int64"),
     "scores of another shape": ({"logits": np.zeros((1, 2), np.float32)}, "'logits' is float32"),
 }
@@ -74,7 +79,11 @@ def test_answers_that_make_no_sense_are_refused(change, message, monkeypatch):
 @pytest.mark.parametrize("labels", ["[", json.dumps({"a": 1}), json.dumps(["a", 2])])
 def test_labels_that_are_no_list_of_texts_are_refused(labels, monkeypatch):
     monkeypatch.setattr("kserve_server.json.dumps", lambda value: labels if isinstance(value, list) else "{}")
-    with serving() as server, ClipClient(server.address) as client, pytest.raises(ProtocolError, match="the labels of the"):
+    with (
+        serving() as server,
+        ClipClient(server.address) as client,
+        pytest.raises(ProtocolError, match="the labels of the"),
+    ):
         client.classify_baked(IMAGES, "pets")
 
 

@@ -18,8 +18,8 @@ from tritonclip_client import (
     ProtocolError,
     ServerError,
     TruncationWarning,
+    wire,
 )
-from tritonclip_client import wire
 from tritonclip_client.items import Item
 from tritonclip_client.long_texts import aggregate_chunks
 from tritonclip_client.main import main
@@ -192,7 +192,10 @@ NONSENSE = {
 @pytest.mark.parametrize(("change", "message"), NONSENSE.values(), ids=NONSENSE)
 def test_pieces_that_make_no_sense_are_refused(change, message, monkeypatch):
     answer = split_answer([[b"a", b"b"], [b"c"]])
-    answer |= {name: np.asarray(value, answer[name].dtype if isinstance(value, list) else None) for name, value in change.items()}
+    answer |= {
+        name: np.asarray(value, answer[name].dtype if isinstance(value, list) else None)
+        for name, value in change.items()
+    }
     monkeypatch.setattr(Server, "_outputs", lambda self, call: answer)
     with serving() as server, pytest.raises(ProtocolError, match=message):
         ask_blocking(server.address, lambda client: client.embed_texts(SHORT[:2], long_text="chunk"))

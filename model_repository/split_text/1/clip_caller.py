@@ -1,1 +1,0 @@
-../../image_encoder/1/clip_caller.py
