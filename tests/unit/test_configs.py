@@ -44,7 +44,7 @@ def parameters(repository: Path, model: str) -> dict[str, str]:
 
 
 def test_the_repository_holds_the_contract() -> None:
-    towers = {"preprocess", "image_encoder", "tokenizer", "text_encoder", "similarity", "text_gate", "split_text"}
+    towers = {"preprocess", "image_encoder", "tokenizer", "text_encoder", "similarity", "split_text"}
     assert set(MODELS) == towers | {"cached_text_encoder", "embed_image", "embed_text", "clip", "preprocess_dali"}
 
 
@@ -67,7 +67,9 @@ def test_every_ensemble_step_maps_tensors_that_exist() -> None:
     for config in configs.values():
         for step in config.ensemble_scheduling.step:
             model = configs[step.model_name]
-            assert set(step.input_map) == {tensor.name for tensor in model.input}, (config.name, step.model_name)
+            needed = {tensor.name for tensor in model.input if not tensor.optional}
+            assert needed <= set(step.input_map), (config.name, step.model_name)
+            assert set(step.input_map) <= {tensor.name for tensor in model.input}, (config.name, step.model_name)
             assert set(step.output_map) <= {tensor.name for tensor in model.output}, (config.name, step.model_name)
 
 
@@ -76,7 +78,7 @@ def test_dims_follow_the_checkpoint(repository: Path) -> None:
         config = read_config(repository / name / "config.pbtxt")
         for tensor in (*config.input, *config.output):
             if tensor.name == "pixels":
-                assert list(tensor.dims) == [60, 64, 3]
+                assert list(tensor.dims) == [60, 64, 3] if config.max_batch_size else [-1, 60, 64, 3]
             elif tensor.name.endswith(("embedding", "features")):
                 assert tensor.dims[-1] == 48, (name, tensor.name)
     warmups = read_config(repository / "image_encoder" / "config.pbtxt").model_warmup
@@ -100,11 +102,18 @@ def test_parameters_follow_the_checkpoint(repository: Path) -> None:
 
 def test_limits_are_applied_and_no_more(repository: Path) -> None:
     batches = {name: read_config(repository / name / "config.pbtxt").max_batch_size for name in EXPORTED}
-    images = dict.fromkeys(("preprocess", "image_encoder", "embed_image"), 12)
-    texts = dict.fromkeys(("tokenizer", "text_encoder", "cached_text_encoder", "embed_text"), 24)
-    assert batches == {**images, **texts, "similarity": 0, "text_gate": 0, "split_text": 0, "clip": 0}
-    assert read_config(repository / "preprocess" / "config.pbtxt").instance_group[0].count == 5
+    images = dict.fromkeys(("image_encoder", "embed_image"), 12)
+    texts = dict.fromkeys(("text_encoder", "cached_text_encoder", "embed_text"), 24)
+    one_by_one = dict.fromkeys(("preprocess", "tokenizer", "similarity", "split_text", "clip"), 0)
+    assert batches == {**images, **texts, **one_by_one}
+    assert {name: parameters(repository, name)["max_batch"] for name in ("preprocess", "tokenizer")} == {
+        "preprocess": "12",
+        "tokenizer": "24",
+    }
+    assert parameters(repository, "preprocess")["threads"] == "5"
     assert parameters(repository, "image_encoder")["threads"] == "3"
+    assert parameters(repository, "text_encoder")["vocab_size"] == "49408"
+    assert parameters(repository, "text_encoder")["context_length"] == "50"
     for name in EXPORTED:
         original, edited = (read_config(root / name / "config.pbtxt") for root in (TEMPLATES, repository))
         assert edited.dynamic_batching == original.dynamic_batching
