@@ -95,7 +95,7 @@ def test_parameters_follow_the_checkpoint(repository: Path) -> None:
     tokenizer = parameters(repository, "tokenizer")
     assert (tokenizer["context_length"], tokenizer["buckets"], tokenizer["clean"]) == ("50", "20,50", "canonicalize")
     similarity = parameters(repository, "similarity")
-    assert similarity == {"scoring": "sigmoid", "logit_scale": "12.5", "logit_bias": "-3.25"}
+    assert similarity == {"scoring": "sigmoid", "logit_scale": "12.5", "logit_bias": "-3.25", "max_scores": "4194304"}
     for name in ("embed_image", "embed_text", "clip"):
         assert parameters(repository, name) == {"serving_spec": SPEC.to_json(), "fingerprint": "f" * 64}
 
@@ -168,3 +168,23 @@ def test_a_limit_of_zero_is_refused(name: str) -> None:
 def test_a_negative_number_of_threads_is_refused() -> None:
     with pytest.raises(RepositoryError, match="threads is -1; it must be at least 0"):
         Settings(threads=-1)
+
+
+def test_what_a_request_may_cost_is_a_setting() -> None:
+    settings = Settings(max_text_bytes=1000, max_split_rows=3, max_split_bytes=5000, max_scores=99)
+    made = served_configs(read_configs(TEMPLATES), SPEC, settings, engines={})
+    found = {
+        name: {key: value.string_value for key, value in config.parameters.items()} for name, config in made.items()
+    }
+    assert found["tokenizer"]["max_bytes"] == found["split_text"]["max_bytes"] == "1000"
+    assert (found["split_text"]["max_batch"], found["split_text"]["max_request_bytes"]) == ("3", "5000")
+    assert found["similarity"]["max_scores"] == "99"
+    # Of a picture, which is another matter.
+    original = read_config(TEMPLATES / "preprocess" / "config.pbtxt")
+    assert found["preprocess"]["max_bytes"] == original.parameters["max_bytes"].string_value
+
+
+@pytest.mark.parametrize("name", ["max_text_bytes", "max_split_rows", "max_split_bytes", "max_scores"])
+def test_limits_are_at_least_one(name: str) -> None:
+    with pytest.raises(RepositoryError, match=f"{name} is 0; it must be at least 1"):
+        Settings(**{name: 0})
