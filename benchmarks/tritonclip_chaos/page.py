@@ -83,7 +83,7 @@ def _measured_on(documents: Sequence[Mapping[str, Any]], before: Mapping[str, An
 
 
 def _grouped(documents: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Campaigns by machine, date, commit and seed."""
+    """Campaigns by machine, date, commit, seed, and how busy the machine was before."""
     grouped: dict[str, list[str]] = {}
     for one in documents:
         machine, triton = one["machine"], one["versions"].get("nvidia-pytriton", "")
@@ -91,7 +91,7 @@ def _grouped(documents: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         told = (
             f"{one['date']}, commit {one['commit']}, {machine['cpu']}, {machine['cores_usable']} cores, "
             f"{machine['memory_gib']} GiB, tritonserver of nvidia-pytriton {triton}, seed {one['seed']}, "
-            f"{one['callers']} callers{short}"
+            f"{one['callers']} callers{short}, load of other work {one['load']:.1f}"
         )
         grouped.setdefault(told, []).append(f"[{one['campaign']}](#{one['campaign']})")
     return grouped
@@ -127,10 +127,10 @@ def _campaign(document: Mapping[str, Any], before: Mapping[str, Any]) -> Iterato
         if record.skipped:
             continue
         rows.append(_row(record.case, "now", vars(record)))
-        if record.case in earlier:
+        if "tried" in earlier.get(record.case, ()):
             rows.append(_row(record.case, before["commit"], earlier[record.case]))
     now = {record.case for record in records}
-    rows += [_row(case, before["commit"], one) for case, one in earlier.items() if case not in now]
+    rows += [_row(case, before["commit"], one) for case, one in earlier.items() if case not in now and "tried" in one]
     yield table(COLUMNS, rows)
     if figures := _figures(records, earlier, before["commit"]):
         yield figures
