@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import ALL, LEVELS, save, verify
+from tritonclip_export.manifest import ALL, CODE, LEVELS, save, verify
 from tritonclip_export.tree import LARGE, is_executed
 from tritonclip_serve.errors import RepositoryError
 
-__all__ = ["ALL", "LEVELS", "NONE", "lay_out"]
+__all__ = ["ALL", "CODE", "LEVELS", "NONE", "lay_out"]
 
 # For a copy that was made here of what was compared before: it is served as it stands.
 NONE = "none"

@@ -101,6 +101,8 @@ class _Unseen:
     """A board for the door of the decoder processes: their limits bound how long an image takes, and what waits there
     does not hold up anybody else."""
 
+    is_draining = False
+
     def begin(self) -> int:
         return 0
 

@@ -77,6 +77,8 @@ class TritonPythonModel:
                 size=sum(sizes),
             ),
             here=sum(sizes) <= HERE_BYTES,
+            # In `clip` the images were embedded before.
+            begun=self.board.is_draining and pb_utils.get_input_tensor_by_name(request, "after") is not None,
         )
 
     def _work(
