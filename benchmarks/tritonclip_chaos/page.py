@@ -30,8 +30,8 @@ $ tritonclip chaos run kills overload --repository DIR
 $ tritonclip chaos run overload --address HOST:PORT
 ```
 
-The first runs everything but the soak on the demo; the second tries a repository of yours; the third a running server, to
-which nothing is done that damages it.
+The first runs everything but the soak on the demo; the second tries a repository of yours; the third a running server,
+to which nothing is done that damages it.
 
 **answered**: right, held against references that a server gave to which nothing had happened (bitwise, or with a cosine
 of at least 0.99999: another batch may round otherwise). **refused**: an error that the campaign allows, such as
