@@ -71,7 +71,7 @@ CAMPAIGN = Campaign(
     "coverage-guided fuzzing (atheris) of our own parsers, without a server",
     run,
     own_server=False,
-    about="Per parser: inputs that were read (answered), refused with a documented error, or failed. `image` is the look "
-    "at an image's structure, `clean`, `mend` and `split` are what is done to texts (`mend` held against ftfy itself), "
-    "`spec`, `manifest` and `pieces` what the client and `tritonclip serve` read.",
+    about="Per parser: inputs that were read (answered), refused with a documented error, or failed. `image` is the "
+    "look at an image's structure; `clean`, `mend` and `split` are what is done to texts, `mend` held against ftfy "
+    "itself; `spec`, `manifest` and `pieces` are what the client and `tritonclip serve` read.",
 )

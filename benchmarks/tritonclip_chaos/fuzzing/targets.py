@@ -74,7 +74,7 @@ def _clean(_: Path) -> Prepared:
 def _mend(_: Path) -> Prepared:
     _served("tokenizer")
     import clip_mend
-    import ftfy  # type: ignore[import-not-found]
+    import ftfy
 
     def parse(data: bytes) -> None:
         text = data.decode("utf-8", "replace")

@@ -59,9 +59,9 @@ def _malformed_json(chance: random.Random) -> list[bytes]:
 
 def _wrong_types(chance: random.Random) -> list[bytes]:
     """A document of the right keys whose values have other types."""
-    value = chance.choice((None, -1, 1.5, "x", [], {}, [[[]]], True))
-    tensor = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a cat"]}
-    tensor[chance.choice(("name", "shape", "datatype", "data"))] = value  # type: ignore[assignment]
+    value: object = chance.choice((None, -1, 1.5, "x", [], {}, [[[]]], True))
+    tensor: dict[str, object] = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a cat"]}
+    tensor[chance.choice(("name", "shape", "datatype", "data"))] = value
     return _infer("embed_text", {"inputs": [tensor], "outputs": chance.choice((value, []))})
 
 
@@ -113,6 +113,19 @@ def send(address: str, parts: list[bytes], timeout_s: float = TIMEOUT_S) -> int 
         if len(head) > 1 and head[1].isdigit():
             return int(head[1])
     return None
+
+
+def embeds(address: str) -> bool:
+    """Whether whoever listens there embeds a text over HTTP."""
+    tensor = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a cat"]}
+    (request,) = _infer("embed_text", {"inputs": [tensor]})
+    host, _, port = address.rpartition(":")
+    answer = b""
+    with suppress(OSError), closing(socket.create_connection((host, int(port)), TIMEOUT_S)) as connection:
+        connection.sendall(request)
+        while piece := connection.recv(1 << 16):
+            answer += piece
+    return b'"embedding"' in answer
 
 
 @contextmanager
