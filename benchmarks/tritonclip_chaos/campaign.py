@@ -31,6 +31,8 @@ NAMES = (
     "images",
     "texts",
     "requests",
+    "http",
+    "parsers",
     "soak",
 )
 # Longer than all others together; it runs only where it is asked for by name.

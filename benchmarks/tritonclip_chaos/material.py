@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from tritonclip_bench.captions import paragraph, walk
-from tritonclip_chaos.errors import ChaosError
-from tritonclip_client import ClipClient, TruncationWarning
+from tritonclip_chaos.errors import ChaosError, ServerFault
+from tritonclip_client import ClipClient, ClipError, TruncationWarning
 from tritonclip_client.results import Floats
 from tritonclip_client.spec import Scoring
 
@@ -53,17 +53,14 @@ def take_references(address: str, seed: int) -> Material:
 
     Raises:
         ChaosError: it answers differing questions alike, so that no mix-up could be seen.
+        ServerFault: it does not answer, or not as this client understands it.
     """
     chosen = random.Random(f"{seed}:material")
     pictures = [draw_picture(chosen) for _ in range(PICTURES * CANDIDATES_EACH)]
     first = chosen.randrange(1 << 30)
     texts = [walk(first + step) for step in range(TEXTS * CANDIDATES_EACH)]
     long_texts = [". ".join((paragraph(first + 2 * n), paragraph(first + 2 * n + 1))) + "." for n in range(LONG_TEXTS)]
-    with ClipClient(address, timeout_s=REFERENCE_TIMEOUT_S) as client, warnings.catch_warnings():
-        warnings.simplefilter("ignore", TruncationWarning)
-        scoring = client.spec.scoring
-        picture_features, text_features = client.embed_images(pictures), client.embed_texts(texts)
-        long_features = client.embed_texts(long_texts, long_text="chunk")
+    scoring, picture_features, text_features, long_features = _asked(address, pictures, texts, long_texts)
     kept = {
         name: _distinct(name, features, most)
         for name, features, most in (
@@ -81,6 +78,25 @@ def take_references(address: str, seed: int) -> Material:
         long_features[kept["long texts"]],
         scoring,
     )
+
+
+def _asked(
+    address: str, pictures: Sequence[bytes], texts: Sequence[str], long_texts: Sequence[str]
+) -> tuple[Scoring, Floats, Floats, Floats]:
+    try:
+        with ClipClient(address, timeout_s=REFERENCE_TIMEOUT_S) as client, warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)
+            return (
+                client.spec.scoring,
+                client.embed_images(pictures),
+                client.embed_texts(texts),
+                client.embed_texts(long_texts, long_text="chunk"),
+            )
+    except ClipError as error:
+        raise ServerFault(
+            f"the server at {address} does not answer ordinary questions, so that nothing can be held against its "
+            f"answers ({error}); give one that `tritonclip health --address {address}` calls healthy"
+        ) from error
 
 
 def draw_picture(chosen: random.Random) -> bytes:

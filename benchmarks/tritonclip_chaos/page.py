@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tritonclip_chaos import mirrors
 from tritonclip_chaos.campaign import NAMES
 from tritonclip_chaos.errors import ChaosError
 from tritonclip_chaos.records import Record
@@ -38,6 +39,11 @@ of at least 0.99999: another batch may round otherwise). **refused**: an error t
 `overloaded: …; retry in 1.3 s`. **failed**: one that it does not. **wrong**: an answer that differs. **lost**: no
 answer within the deadline. **outage**: the longest time without a good answer to one kind of call. **worst MB**:
 proportional set size of the server's whole process tree. What is sent is drawn from the seed.
+"""
+_MIRRORS = """\
+## Triton's own tests
+
+What Triton's own tests (`qa/` of its repository) ask of a server, and which tests and campaigns ask it here.
 """
 
 
@@ -74,6 +80,7 @@ def render(documents: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) ->
     parts = [_INTRO, _measured_on(documents, before), "## In one table\n", _summary(documents)]
     for document in documents:
         parts += _campaign(document, before)
+    parts += [_MIRRORS, table(("Triton's test", "what it asks", "what asks it here"), mirrors.rows())]
     return "\n".join(parts)
 
 

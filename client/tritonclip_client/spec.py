@@ -71,7 +71,7 @@ class ServingSpec:
             sections = {"image": ImageSpec, "text": TextSpec, "scoring": Scoring}
             parts = {name: _build(section, values[name]) for name, section in sections.items()}
             spec: ServingSpec = _build(cls, {**values, **parts})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ProtocolError(
                 f"the server's serving_spec cannot be read ({type(error).__name__}: {error}); serve a repository "
                 "that this version of `tritonclip export` wrote"

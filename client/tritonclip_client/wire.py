@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def output(answer: Any, name: str) -> npt.NDArray[Any]:
     """One tensor of tritonclient's `InferResult`; it shares the answer's memory and is read-only."""
     try:
         array = answer.as_numpy(name)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, struct.error) as error:
         raise ProtocolError(f"the server's tensor {name!r} does not fit its own shape ({error})") from error
     if not isinstance(array, np.ndarray):
         raise ProtocolError(f"the server's answer has no tensor {name!r}; {_REMEDY}")
