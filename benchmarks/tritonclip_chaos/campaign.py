@@ -32,6 +32,7 @@ NAMES = (
     "texts",
     "requests",
     "http",
+    "cancels",
     "parsers",
     "soak",
 )

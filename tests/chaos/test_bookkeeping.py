@@ -126,7 +126,15 @@ def test_a_server_that_must_survive_is_not_damaged(tmp_path: Path) -> None:
     context = Context(1, tmp_path, address="127.0.0.1:9")
     damaging = [load(name) for name in NAMES if load(name).own_server]
     records = run_campaigns(context, damaging, None)
-    assert [record.campaign for record in records] == ["kills", "pauses", "exhaustion", "reload", "drain", "http"]
+    assert [record.campaign for record in records] == [
+        "kills",
+        "pauses",
+        "exhaustion",
+        "reload",
+        "drain",
+        "http",
+        "cancels",
+    ]
     assert all("must survive" in record.skipped for record in records)
 
 

@@ -70,7 +70,7 @@ def test_the_harness_sees_an_outage(context: Context) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["pauses", "exhaustion", "reload", "drain", "fairness"])
+@pytest.mark.parametrize("name", ["pauses", "exhaustion", "reload", "drain", "fairness", "http", "cancels"])
 def test_the_other_short_campaigns(context: Context, name: str) -> None:
     records = run_campaigns(context, [load(name)], None)
     assert records

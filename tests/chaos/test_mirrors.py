@@ -61,42 +61,64 @@ def request_of(model: str, chance: random.Random) -> service_pb2.ModelInferReque
     return request
 
 
-def pending(server: TritonServer) -> dict[str, int]:
+def cancelled(stub, request: service_pb2.ModelInferRequest, after_s: float) -> grpc.StatusCode:
+    """What becomes of a request that is cancelled after some time."""
+    call = stub.ModelInfer.future(request, timeout=TIMEOUT_S)
+    time.sleep(after_s)
+    call.cancel()
+    return call.code()
+
+
+def pending(metrics: str) -> dict[str, int]:
     """Requests that wait, by model, as Triton counts them."""
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as page:
         return {model: int(count) for model, count in _PENDING.findall(page.read().decode())}
 
 
+@pytest.fixture(scope="module")
+def supervised(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Cancellations can end tritonserver 2.51 (server#7368, server#8034), so that somebody has to start it again."""
+    served = Served(demo_repository, tmp_path_factory.mktemp("supervised"), "--restart-limit", "100")
+    yield served
+    served.kill()
+
+
+def calm_after(served: Served, ordinary: tuple[np.ndarray, np.ndarray]) -> None:
+    """Nothing waits any more, by Triton's own count, and answers are what they were."""
+    with ClipClient(served.grpc) as client:
+        for found, expected in zip(
+            (client.embed_images([PICTURE]), client.embed_texts(["a dog"])), ordinary, strict=True
+        ):
+            assert np.array_equal(found, expected)
+    assert wait_until(lambda: set(pending(served.metrics)) > set(ENTRY_POINTS), TIMEOUT_S)
+    assert wait_until(lambda: not any(pending(served.metrics).values()), TIMEOUT_S), pending(served.metrics)
+
+
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_cancelled_requests_leave_nothing_behind(server: TritonServer, stub, ordinary, model: str) -> None:
+def test_cancelled_requests_leave_nothing_behind(supervised: Served, ordinary, model: str) -> None:
     """L0_request_cancellation, L0_grpc_state_cleanup."""
-    chance, codes = random.Random(f"cancel {model}"), []
-    for _ in range(CANCELLED):
-        call = stub.ModelInfer.future(request_of(model, chance), timeout=TIMEOUT_S)
-        time.sleep(chance.uniform(0, 0.02))
-        call.cancel()
-        codes.append(call.code())
+    chance = random.Random(f"cancel {model}")
+    channel, stub = connect(supervised.grpc)
+    with channel:
+        codes = [cancelled(stub, request_of(model, chance), chance.uniform(0, 0.02)) for _ in range(CANCELLED)]
     assert codes.count(grpc.StatusCode.CANCELLED) > CANCELLED // 10
-    assert set(codes) <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK}
-    assert set(pending(server)) > set(ENTRY_POINTS)
-    assert wait_until(lambda: not any(pending(server).values()), 20), pending(server)
-    for found, expected in zip(answers(server), ordinary, strict=True):
-        assert np.array_equal(found, expected)
+    assert set(codes) <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    calm_after(supervised, ordinary)
 
 
-def test_deadlines_that_pass_leave_nothing_behind(server: TritonServer, stub, ordinary) -> None:
+def test_deadlines_that_pass_leave_nothing_behind(supervised: Served, ordinary) -> None:
     """L0_client_timeout."""
     chance = random.Random("deadlines")
+    channel, stub = connect(supervised.grpc)
     codes = []
-    for _ in range(30):
-        try:
-            stub.ModelInfer(request_of(chance.choice(ENTRY_POINTS), chance), timeout=chance.uniform(0.0005, 0.01))
-            codes.append(grpc.StatusCode.OK)
-        except grpc.RpcError as error:
-            codes.append(error.code())
+    with channel:
+        for _ in range(30):
+            try:
+                stub.ModelInfer(request_of(chance.choice(ENTRY_POINTS), chance), timeout=chance.uniform(0.0005, 0.01))
+            except grpc.RpcError as error:
+                codes.append(error.code())
     assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) > 5
-    assert wait_until(lambda: not any(pending(server).values()), 20), pending(server)
-    assert np.array_equal(answers(server)[0], ordinary[0])
+    calm_after(supervised, ordinary)
 
 
 def test_nul_is_a_character_of_a_text(stub) -> None:
@@ -136,13 +158,13 @@ def test_large_payloads_are_refused_and_their_memory_does_not_add_up(server: Tri
     large = embed_request("embed_image", "image", [PICTURE + bytes(64 << 20)])
     pid = server.pid
     held = []
-    for _ in range(6):
+    for _ in range(12):
         with pytest.raises(grpc.RpcError) as caught:
             stub.ModelInfer(large, timeout=TIMEOUT_S)
         assert judge(caught.value)[0] == "refused", caught.value.details()
         held.append(tree.pss_mb(tree.descendants(pid)))
     # The first few may stay with the allocator; what follows takes their place.
-    assert held[-1] < held[2] + 100, held
+    assert held[-1] < held[7] + 100, held
     assert np.array_equal(answers(server)[0], ordinary[0])
 
 
