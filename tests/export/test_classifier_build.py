@@ -59,15 +59,15 @@ def test_a_classifier_becomes_part_of_the_repository(
     }
     record = {"method": "prompts", "labels": 6, "top_k": 2, "templates": ["{}"], "prompts_cut_to_the_context": 1}
     assert manifest["classifiers"] == {"mine": record}
+    version = read_config(repository / "classify_mine" / "config.pbtxt").parameters["version"].string_value
     assert sorted(set(manifest["files"]) - set(before["files"])) == [
         "classifier_head_mine/1/bias.npy",
         "classifier_head_mine/1/clip_head.py",
         "classifier_head_mine/1/clip_scores.py",
-        "classifier_head_mine/1/labels.json",
         "classifier_head_mine/1/model.py",
         "classifier_head_mine/1/weights.npy",
         "classifier_head_mine/config.pbtxt",
-        "classify_mine/1/README",
+        f"classify_mine/{version}/README",
         "classify_mine/config.pbtxt",
     ]
     assert [path.name for path in repository.parent.iterdir() if path != labels] == ["repository"]
@@ -88,7 +88,9 @@ def test_the_configs_follow_the_repository(repository: Path, labels: Path) -> No
     assert head.max_batch_size == ensemble.max_batch_size == embed.max_batch_size
     assert list(ensemble.input) == list(embed.input)
     assert list(ensemble.output) == list(head.output)
-    assert ensemble.parameters == embed.parameters
+    assert {key: ensemble.parameters[key] for key in embed.parameters} == dict(embed.parameters)
+    assert set(ensemble.parameters) - set(embed.parameters) == {"labels", "version"}
+    assert json.loads(ensemble.parameters["labels"].string_value) == labels.read_text(encoding="utf-8").splitlines()
     assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
         *(step.model_name for step in embed.ensemble_scheduling.step),
         "classifier_head_mine",
@@ -105,7 +107,8 @@ def test_force_replaces_a_classifier_and_leaves_the_others(repository: Path, lab
     add_classifier("build", repository, "--name", "a", "--labels", few, "--force")
     classifiers = verify(repository)["classifiers"]
     assert {name: record["labels"] for name, record in classifiers.items()} == {"a": 2, "b": 6}
-    assert json.loads((repository / "classifier_head_a" / "1" / "labels.json").read_text()) == ["cat", "dog"]
+    named = read_config(repository / "classify_a" / "config.pbtxt").parameters["labels"].string_value
+    assert json.loads(named) == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "-a", "ä", "a" * 65])

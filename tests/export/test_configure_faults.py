@@ -27,7 +27,7 @@ from tritonclip_export.settings import Settings
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-queue-size", "8"], "max_queue_size is 8 for release 24.10; before 26.02 .*never answers"),
+        (["--max-queue-size", "-1"], "max_queue_size is -1; it must be at least 1"),
         (["--encoder-instances", "2"], "encoder_instances is 2 for the runtime onnxruntime-python"),
         (["--queue-delay-us", "5"], "queue_delay_us is 5 for the runtime onnxruntime-python"),
         (["--graph-batches", "1,2"], "graph_batches is given for the runtime onnxruntime-python; only tensorrt"),
@@ -141,7 +141,7 @@ def test_an_interrupt_after_the_last_step_changes_nothing_any_more(repository: P
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupt)
         assert main(["configure", str(repository), "--max-image-batch", "4"]) == 130
-    assert parsed(repository)["preprocess"].max_batch_size == 4
+    assert parsed(repository)["image_encoder"].max_batch_size == 4
     verify(repository)
 
 
