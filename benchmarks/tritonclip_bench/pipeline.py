@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ORDER = ("preprocess", "image_encoder", "text_gate", "tokenizer", "cached_text_encoder", "text_encoder", "similarity")
+ORDER = ("preprocess", "image_encoder", "tokenizer", "cached_text_encoder", "text_encoder", "similarity")
 
 
 def place(name: str) -> tuple[int, str]:

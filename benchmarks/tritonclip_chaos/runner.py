@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.records import Record
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "chaos"
+LOAD = os.getloadavg()[0]
 NEEDS_ITS_OWN = "it damages the server, and --address names one that must survive"
 
 
@@ -48,6 +50,8 @@ def describe(context: Context, campaign: Campaign, records: Sequence[Record], se
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "commit": commit(),
         "seconds": round(seconds, 1),
+        # Processes that wanted a core before anything was started: beside many, times tell little.
+        "load": round(LOAD, 1),
         "machine": describe_machine(),
         "versions": describe_versions(),
         "records": [record.as_json() for record in records],

@@ -47,6 +47,8 @@ def command_line(
         "--model-control-mode=explicit",
         "--load-model=*",
         f"--exit-timeout-secs={exit_timeout_s}",
+        # Requests kept for the next ones would keep the memory of the largest messages that they ever held.
+        "--grpc-infer-allocation-pool-size=0",
         *endpoints.arguments(),
         *_callers(endpoints),
         *tls_arguments,

@@ -12,17 +12,8 @@ _MOST_FILES = 1 << 20
 
 
 def server_variables(run_dir: Path) -> dict[str, str]:
-    """Variables for tritonserver and its Python models; what the caller has set itself wins.
-
-    Large messages lie in mappings of their own, which go back to the system when they are freed: glibc raises its
-    threshold up to 32 MiB with every one of them, and keeps freed memory in as many arenas as there are threads.
-    """
-    return {
-        RUN_DIR: str(run_dir),
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
-        "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-        "MALLOC_ARENA_MAX": "4",
-    }
+    """Variables for tritonserver and its Python models."""
+    return {RUN_DIR: str(run_dir)}
 
 
 def raise_file_limit() -> None:

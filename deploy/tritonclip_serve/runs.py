@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tritonclip_serve.process import is_process, start_time
+from tritonclip_serve.process import is_process, live_members, start_time
 
 SHARED_MEMORY = Path("/dev/shm")
 BOARDS = "boards"
@@ -146,13 +146,22 @@ def _is_orphan(folder: Path) -> bool:
 
 def _end_orphan(folder: Path, lock: Path) -> bool:
     server = _read_process(folder / _SERVER)
-    if server is not None and is_process(*server):
+    members = live_members(server[0]) if server is not None else []
+    # The number may be another group's by now; the server and its models name their memory in their arguments.
+    if server is not None and any(_names(pid, folder.name) for pid in members):
         with suppress(OSError):
             os.killpg(server[0], signal.SIGKILL)
     deadline = time.monotonic() + _KILL_WAIT_S
     while not (free := _is_free(lock)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return free
+
+
+def _names(pid: int, name: str) -> bool:
+    try:
+        return name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _write_process(path: Path, pid: int) -> None:

@@ -29,7 +29,7 @@ from tritonclip_serve.ports import is_listening
 from tritonclip_serve.process import end, kill_group, spawn
 from tritonclip_serve.repository import check_repository, model_names
 from tritonclip_serve.runs import RunFolder
-from tritonclip_serve.verified import ALL, lay_out
+from tritonclip_serve.verified import ALL, CODE, lay_out
 from tritonclip_serve.watch import Progress, StartupWatch, explain_end
 
 _POLL_S = 0.05
@@ -100,7 +100,7 @@ class TritonServer:
         self._access = Access()
         self._edge: Edge | None = None
         self._server = server
-        self._verify = verify
+        self._level = verify
         self._verify_key = verify_key
         self._log_path = Path(log_path).absolute() if log_path else None
         self._log_max_bytes = log_max_bytes
@@ -308,7 +308,10 @@ class TritonServer:
     def _start(self) -> None:
         raise_file_limit()
         self._run = run = RunFolder()
-        served = lay_out(self.repository, run.path / "models", level=self._verify, key=self._verify_key)
+        served = lay_out(self.repository, run.path / "models", level=self._level, key=self._verify_key)
+        if self._level == ALL:
+            # Weights that were compared once are not hashed again when a dead server is started again.
+            self._level = CODE
         installation = find_server(self._server, run.path)
         check_fit(self.repository, installation, served)
         if self._edge is None:
@@ -325,7 +328,7 @@ class TritonServer:
             self._access.arguments(run.path),
             exit_timeout_s=max(1, math.ceil(self._stop_grace_s - _UNLOAD_S)),
         )
-        variables = {**server_variables(run.path), **os.environ, **installation.environment, SECRET: self._key}
+        variables = {**os.environ, **server_variables(run.path), **installation.environment, SECRET: self._key}
         log = self._server_log()
         log.mark()
         self.key_is_hidden = False

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import ALL, LEVELS, save, verify
+from tritonclip_export.manifest import ALL, CODE, LEVELS, save, verify
 from tritonclip_export.tree import LARGE, is_executed
 from tritonclip_serve.errors import RepositoryError
 
-__all__ = ["ALL", "LEVELS", "NONE", "lay_out"]
+__all__ = ["ALL", "CODE", "LEVELS", "NONE", "lay_out"]
 
 # For a copy that was made here of what was compared before: it is served as it stands.
 NONE = "none"
@@ -28,7 +29,7 @@ def lay_out(repository: Path, target: Path, *, level: str = ALL, key: str | None
     """Compare `repository` with its manifest and lay out at `target` what a server may read; returns where that is.
 
     Args:
-        target: a folder that does not exist yet; weights in it are links to those of the repository.
+        target: a folder for it alone, which is made anew; weights in it are links to those of the repository.
         level: `all` or `code`, see `tritonclip_export.manifest.verify`; or NONE.
         key: of whoever must have signed the manifest.
 
@@ -38,6 +39,7 @@ def lay_out(repository: Path, target: Path, *, level: str = ALL, key: str | None
     if level == NONE and key is None:
         return repository
     try:
+        shutil.rmtree(target, ignore_errors=True)
         manifest = verify(repository, level=level, key=key)
         for name, digest in manifest["files"].items():
             _put(repository / name, target / name, digest)

@@ -211,7 +211,7 @@ CASES = {
     index_of_numbers: r"index\.json is no index of weights \(TypeError\(.*\)\); copy or download it again",
     index_of_many_layers: r"index\.json is no index of weights \(RecursionError\(.*\)\); copy or download it again",
     settings_of_many_layers: r"config\.json cannot be read as JSON \(maximum recursion depth exceeded",
-    preprocessing_of_many_layers: r"preprocessor_config\.json cannot be read as JSON \(maximum recursion depth exceeded",
+    preprocessing_of_many_layers: r"preprocessor_config\.json cannot be read as JSON \(maximum recursion depth",
     adapter_of_many_layers: r"adapter_config\.json is not readable JSON \(maximum recursion depth exceeded",
     other_semantics_of_peft: r"lora was trained with PEFT 9\.0\.0, .* set peft_version in .*adapter_config\.json",
     tokenizer_of_another_size: r"chinese_clip makes ids up to \d+, the text tower knows \d+ tokens; give the tokenizer",

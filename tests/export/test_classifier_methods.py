@@ -19,6 +19,7 @@ from tritonclip_export.manifest import file_hash, verify
 from tritonclip_export.spec import ScoringSpec
 
 sys.path.append(str(TEMPLATE / "1"))
+sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "similarity" / "1"))
 from clip_head import Head
 
 LABELS = ["red circle", "blue square", "green heart", "pink star"]

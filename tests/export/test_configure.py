@@ -18,10 +18,10 @@ from tritonclip_export.configs import ENSEMBLES
 from tritonclip_export.configure import settings_of
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.manifest import read_manifest
-from tritonclip_export.settings import MAX_QUEUE_SIZE, Settings
+from tritonclip_export.settings import Settings
 
 ENCODERS = ("image_encoder", "text_encoder")
-WAITING = ("preprocess", "tokenizer", *ENCODERS)
+DOORS = ("preprocess", "tokenizer")
 LABELS = ["a red circle", "a blue square"]
 
 
@@ -89,20 +89,36 @@ def test_an_export_can_be_of_that_runtime_and_has_the_same_fingerprint(
 
 def test_queues_are_bounded_by_number_only_where_the_server_can(repository: Path) -> None:
     def sizes(configs: dict[str, ModelConfig]) -> list[int]:
-        return [configs[name].dynamic_batching.default_queue_policy.max_queue_size for name in WAITING]
+        return [configs[name].dynamic_batching.default_queue_policy.max_queue_size for name in ENCODERS]
 
-    assert sizes(parsed(repository)) == [0] * 4
-    assert sizes(configure(repository, "--release", "26.01")) == [0] * 4
-    assert sizes(configure(repository, "--release", "26.02")) == [MAX_QUEUE_SIZE] * 4
-    assert sizes(configure(repository, "--max-queue-size", "64")) == [64] * 4
-    assert sizes(configure(repository, "--max-queue-size", "0")) == [0] * 4
+    assert sizes(parsed(repository)) == [0] * 2
+    assert sizes(configure(repository, "--release", "26.01", "--max-queue-size", "9")) == [0] * 2
+    assert sizes(configure(repository, "--release", "26.02")) == [9] * 2
+    assert sizes(configure(repository, "--max-queue-size", "64")) == [64] * 2
 
 
-def test_waiting_is_bounded_by_time(repository: Path) -> None:
-    configs = configure(repository, "--queue-seconds", "1.5")
-    policies = [configs[name].dynamic_batching.default_queue_policy for name in WAITING]
-    assert [policy.default_timeout_microseconds for policy in policies] == [1_500_000] * 4
+def test_the_models_own_queues_are_bounded_by_time_number_and_bytes(repository: Path) -> None:
+    configs = configure(repository, "--queue-seconds", "1.5", "--max-queue-size", "64", "--queue-bytes", "1000000")
+    for name in (*DOORS, *ENCODERS):
+        parameters = configs[name].parameters
+        assert parameters["queue_seconds"].string_value == "1.5", name
+        assert parameters["max_queue_size"].string_value == "64", name
+        assert parameters["queue_bytes"].string_value == "1000000", name
+    policies = [configs[name].dynamic_batching.default_queue_policy for name in ENCODERS]
+    assert [policy.default_timeout_microseconds for policy in policies] == [1_500_000] * 2
+    assert all(policy.allow_timeout_override for policy in policies)
     assert {policy.timeout_action for policy in policies} == {0}  # REJECT
+
+
+def test_a_door_is_never_batched_by_triton(repository: Path) -> None:
+    """There a malformed tensor would fail every request of its batch, and on 2.51 requests would wait for nothing."""
+    for runtime in ("onnxruntime-python", "onnxruntime"):
+        configs = configure(repository, "--runtime", runtime)
+        for name in DOORS:
+            assert not configs[name].HasField("dynamic_batching")
+            assert (configs[name].max_batch_size, configs[name].instance_group[0].count) == (0, 1)
+        policies = [configs[name].dynamic_batching.default_queue_policy for name in ENCODERS]
+        assert all(policy.allow_timeout_override for policy in policies)
 
 
 def test_a_delay_is_of_the_towers_on_a_gpu_alone(repository: Path) -> None:
@@ -118,9 +134,9 @@ def test_batches_of_a_whole_repository_with_its_classifier(repository: Path, lab
     before = parsed(repository)
     configs = configure(repository, "--max-image-batch", "12", "--max-text-batch", "24", "--runtime", "onnxruntime")
     batches = {name: config.max_batch_size for name, config in configs.items()}
-    of_pictures = ("preprocess", "image_encoder", "embed_image", "classifier_head_shapes", "classify_shapes")
-    of_texts = ("tokenizer", "text_encoder", "cached_text_encoder", "embed_text")
-    none = ("similarity", "text_gate", "split_text", "clip")
+    of_pictures = ("image_encoder", "embed_image", "classifier_head_shapes", "classify_shapes")
+    of_texts = ("text_encoder", "cached_text_encoder", "embed_text")
+    none = ("preprocess", "tokenizer", "similarity", "split_text", "clip")
     assert batches == {**dict.fromkeys(of_pictures, 12), **dict.fromkeys(of_texts, 24), **dict.fromkeys(none, 0)}
     carried = configs["classify_shapes"].parameters["serving_spec"].string_value
     assert carried == configs["embed_image"].parameters["serving_spec"].string_value

@@ -21,7 +21,7 @@ from tritonclip_export.errors import RepositoryError
 from tritonclip_export.in_place import alone_in
 from tritonclip_export.manifest import file_hash, read_manifest, verify
 from tritonclip_export.repository import _replace
-from tritonclip_export.settings import MAX_QUEUE_SIZE, Settings
+from tritonclip_export.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_advice_of_a_server_that_is_older_can_be_followed(repository: Path) 
     configure(repository, "--release", "26.04", "--max-queue-size", "50")
     configure(repository, "--release", "24.10")
     back = configure(repository, "--release", "26.04")
-    assert back["tokenizer"].dynamic_batching.default_queue_policy.max_queue_size == MAX_QUEUE_SIZE
+    assert back["text_encoder"].dynamic_batching.default_queue_policy.max_queue_size == 50
 
 
 def test_a_setting_goes_back_to_its_default(repository: Path, capsys) -> None:
@@ -96,7 +96,7 @@ def test_a_setting_goes_back_to_its_default(repository: Path, capsys) -> None:
     configure(repository, "--graph-batches", "1,32", "--release", "26.04", "--max-queue-size", "8")
     assert main(["configure", str(repository), "--max-image-batch", "16"]) == 2
     assert "--graph-batches 32 is set; image_encoder serves batches of 1 to 16; give others" in capsys.readouterr().err
-    default = ("--graph-batches", "default", "--max-queue-size", "default", "--release", "24.10")
+    default = ("--graph-batches", "default", "--max-queue-size", "1024", "--release", "24.10")
     assert configure(repository, *default) == before
 
 

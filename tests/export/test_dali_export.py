@@ -85,7 +85,8 @@ def test_the_decoder_has_the_numbers_of_the_export(exported: dict[str, Path]) ->
     }
     router = read_config(exported["dali"] / CONFIG)
     assert router.default_model_filename == "dali_router.py"
-    assert [router.parameters[key].string_value for key in ("max_batch", "threads")] == ["6", "3"]
+    assert (router.max_batch_size, router.instance_group[0].count) == (0, 1)
+    assert (router.parameters["max_batch"].string_value, router.parameters["threads"].string_value) == ("6", "3")
 
 
 def test_there_and_back_again_is_where_it_was(exported: dict[str, Path], tmp_path: Path) -> None:

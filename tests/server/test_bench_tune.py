@@ -44,7 +44,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Settings]]:
 
     def load(plan: Any, *, progress: bool) -> dict[str, Any]:
         copy, now = served[-1]
-        assert read_configs(copy)["preprocess"].instance_group[0].count == now.preprocess_threads
+        assert read_configs(copy)["preprocess"].parameters["threads"].string_value == str(now.preprocess_threads)
         rate = 100.0 * now.preprocess_threads * (3 if spec_of(copy).precision == "float16" else 1)
         failures = 1 if now.threads == 7 else 0
         total = {

@@ -20,7 +20,7 @@ from tritonclip_serve import TritonServer
 CONTRACT = {
     "preprocess": ({"image": "BYTES"}, {"pixels": "UINT8"}),
     "image_encoder": ({"pixels": "UINT8"}, {"image_embedding": "FP32"}),
-    "tokenizer": ({"text": "BYTES"}, {"input_ids": "INT32", "truncated": "BOOL"}),
+    "tokenizer": ({"text": "BYTES", "after": "FP32"}, {"input_ids": "INT32", "truncated": "BOOL"}),
     "text_encoder": ({"input_ids": "INT32"}, {"text_embedding": "FP32"}),
     "cached_text_encoder": ({"input_ids": "INT32"}, {"text_embedding": "FP32"}),
     "split_text": ({"texts": "BYTES"}, {"chunks": "UINT8", "lengths": "INT32", "owner": "INT32"}),
@@ -30,7 +30,6 @@ CONTRACT = {
     ),
     "embed_image": ({"image": "BYTES"}, {"embedding": "FP32"}),
     "embed_text": ({"text": "BYTES"}, {"embedding": "FP32", "truncated": "BOOL"}),
-    "text_gate": ({"text": "BYTES", "image_embedding": "FP32"}, {"gated_text": "BYTES"}),
     "clip": (
         {"image": "BYTES", "text": "BYTES"},
         {
@@ -203,7 +202,7 @@ def test_invalid_utf8_is_named(triton) -> None:
 def test_an_empty_list_is_refused(triton, model: str, images: int | None, texts: int | None) -> None:
     counts = {"image": (images, png(1)), "text": (texts, b"a red circle")}
     arrays = {name: column([item] * count) for name, (count, item) in counts.items() if count is not None}
-    with pytest.raises(InferenceServerException, match="expected 1 string elements .*, got 0") as caught:
+    with pytest.raises(InferenceServerException, match="got 0|has 0 rows") as caught:
         infer(triton, model, **arrays)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
@@ -215,6 +214,15 @@ def test_more_than_the_limit_is_refused_with_the_limit(triton, model: str, tenso
         infer(triton, model, **{tensor: column([item] * count)})
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert str(count - 1) in caught.value.message()
+
+
+@pytest.mark.parametrize(("images", "texts", "option"), [(33, 1, "--max-image-batch"), (1, 65, "--max-text-batch")])
+def test_clip_s_own_limits_are_refused_with_limit_and_option(triton, images: int, texts: int, option: str) -> None:
+    arrays = {"image": column([png(1)] * images), "text": column([b"a"] * texts)}
+    with pytest.raises(InferenceServerException, match=option) as caught:
+        infer(triton, "clip", **arrays)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert f"1 to {max(images, texts) - 1} are allowed" in caught.value.message()
 
 
 def test_bad_images_do_not_disturb_other_callers(triton) -> None:
@@ -243,7 +251,7 @@ def metrics(server: TritonServer, name: str, model: str) -> float:
     return sum(float(value) for value in values)
 
 
-@pytest.mark.parametrize(("length", "first"), [(16, 60_000), (200, 0)])
+@pytest.mark.parametrize(("length", "first"), [(16, 60_000), (16, -1), (200, 0)])
 def test_ids_that_the_tower_does_not_know_fail_alone(triton, length: int, first: int) -> None:
     """Good ids are in flight beside them, so that those of one length meet in one batch."""
     good = [np.full((1, 16), 100 + index, np.int32) for index in range(48)]

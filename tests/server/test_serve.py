@@ -163,7 +163,7 @@ def test_a_signal_while_models_load_ends_the_command_in_order(serve):
 
 
 def test_a_server_that_dies_is_reported(serve):
-    command = serve()
+    command = serve("--restart-limit", "0")
     command.stdout.readline()
     pid = server_of(command)
     prefix = shared_memory_prefix(pid)

@@ -213,8 +213,6 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
                 _refuse_bad_items(call, kind, limit)
         if call.model in ("embed_image", "embed_text"):
             return {"embedding": vectors(call.items)[:, : self.answer_width], "truncated": truncated(call.items)}
-        if call.model.startswith("classify_"):
-            return {"probabilities": np.full((len(call.items), 2), 0.5, np.float32)}
         if call.model == "split_text":
             parts = [pieces(text) for text in call.items]
             return split_answer(parts)

@@ -67,11 +67,9 @@ def test_every_ensemble_step_maps_tensors_that_exist() -> None:
     for config in configs.values():
         for step in config.ensemble_scheduling.step:
             model = configs[step.model_name]
-            required = {tensor.name for tensor in model.input if not tensor.optional}
-            assert required <= set(step.input_map) <= {tensor.name for tensor in model.input}, (
-                config.name,
-                step.model_name,
-            )
+            needed = {tensor.name for tensor in model.input if not tensor.optional}
+            assert needed <= set(step.input_map), (config.name, step.model_name)
+            assert set(step.input_map) <= {tensor.name for tensor in model.input}, (config.name, step.model_name)
             assert set(step.output_map) <= {tensor.name for tensor in model.output}, (config.name, step.model_name)
 
 
@@ -97,7 +95,7 @@ def test_parameters_follow_the_checkpoint(repository: Path) -> None:
     tokenizer = parameters(repository, "tokenizer")
     assert (tokenizer["context_length"], tokenizer["buckets"], tokenizer["clean"]) == ("50", "20,50", "canonicalize")
     similarity = parameters(repository, "similarity")
-    assert similarity == {"scoring": "sigmoid", "logit_scale": "12.5", "logit_bias": "-3.25"}
+    assert similarity == {"scoring": "sigmoid", "logit_scale": "12.5", "logit_bias": "-3.25", "max_scores": "4194304"}
     for name in ("embed_image", "embed_text", "clip"):
         assert parameters(repository, name) == {"serving_spec": SPEC.to_json(), "fingerprint": "f" * 64}
 
@@ -106,11 +104,16 @@ def test_limits_are_applied_and_no_more(repository: Path) -> None:
     batches = {name: read_config(repository / name / "config.pbtxt").max_batch_size for name in EXPORTED}
     images = dict.fromkeys(("image_encoder", "embed_image"), 12)
     texts = dict.fromkeys(("text_encoder", "cached_text_encoder", "embed_text"), 24)
-    unbatched = dict.fromkeys(("preprocess", "tokenizer", "similarity", "split_text", "clip"), 0)
-    assert batches == {**images, **texts, **unbatched}
-    assert [parameters(repository, name)["max_batch"] for name in ("preprocess", "tokenizer")] == ["12", "24"]
+    one_by_one = dict.fromkeys(("preprocess", "tokenizer", "similarity", "split_text", "clip"), 0)
+    assert batches == {**images, **texts, **one_by_one}
+    assert {name: parameters(repository, name)["max_batch"] for name in ("preprocess", "tokenizer")} == {
+        "preprocess": "12",
+        "tokenizer": "24",
+    }
     assert parameters(repository, "preprocess")["threads"] == "5"
     assert parameters(repository, "image_encoder")["threads"] == "3"
+    assert parameters(repository, "text_encoder")["vocab_size"] == "49408"
+    assert parameters(repository, "text_encoder")["context_length"] == "50"
     for name in EXPORTED:
         original, edited = (read_config(root / name / "config.pbtxt") for root in (TEMPLATES, repository))
         assert edited.dynamic_batching == original.dynamic_batching
@@ -165,3 +168,23 @@ def test_a_limit_of_zero_is_refused(name: str) -> None:
 def test_a_negative_number_of_threads_is_refused() -> None:
     with pytest.raises(RepositoryError, match="threads is -1; it must be at least 0"):
         Settings(threads=-1)
+
+
+def test_what_a_request_may_cost_is_a_setting() -> None:
+    settings = Settings(max_text_bytes=1000, max_split_rows=3, max_split_bytes=5000, max_scores=99)
+    made = served_configs(read_configs(TEMPLATES), SPEC, settings, engines={})
+    found = {
+        name: {key: value.string_value for key, value in config.parameters.items()} for name, config in made.items()
+    }
+    assert found["tokenizer"]["max_bytes"] == found["split_text"]["max_bytes"] == "1000"
+    assert (found["split_text"]["max_batch"], found["split_text"]["max_request_bytes"]) == ("3", "5000")
+    assert found["similarity"]["max_scores"] == "99"
+    # Of a picture, which is another matter.
+    original = read_config(TEMPLATES / "preprocess" / "config.pbtxt")
+    assert found["preprocess"]["max_bytes"] == original.parameters["max_bytes"].string_value
+
+
+@pytest.mark.parametrize("name", ["max_text_bytes", "max_split_rows", "max_split_bytes", "max_scores"])
+def test_limits_are_at_least_one(name: str) -> None:
+    with pytest.raises(RepositoryError, match=f"{name} is 0; it must be at least 1"):
+        Settings(**{name: 0})

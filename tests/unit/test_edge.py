@@ -81,7 +81,7 @@ def running(
     edge = Edge(pages, (LOOPBACK, port))
     before = set(threading.enumerate())
     edge.start()
-    (started,) = set(threading.enumerate()) - before
+    (started,) = (thread for thread in set(threading.enumerate()) - before if thread.name == "edge")
     try:
         yield port
     finally:

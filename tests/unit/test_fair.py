@@ -149,11 +149,19 @@ def test_nobody_is_refused_for_the_first_pieces_that_were_measured() -> None:
     pace = Pace()
     for number in range(ENOUGH_MEASURED):
         assert pace.seconds == 0.0, number
-        pace.note(0.2, 2.0)
+        pace.note(0.02, 0.2)
     assert pace.seconds == pytest.approx(0.1)
     for _ in range(200):
         pace.note(0.1, 4.0)
-    assert pace.seconds == pytest.approx(0.025, rel=0.01)
+    assert pace.seconds == pytest.approx(0.025, rel=0.02)
+
+
+def test_slow_pieces_need_not_be_many() -> None:
+    pace = Pace()
+    for _ in range(4):
+        assert pace.seconds == 0.0
+        pace.note(0.5, 1.0)
+    assert pace.seconds == pytest.approx(0.5)
 
 
 def test_the_hint_is_never_nothing() -> None:

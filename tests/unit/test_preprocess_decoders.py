@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess
 
 import clip_decoders
 from clip_decoders import Decoder, DecoderError
+from clip_fair import OverloadError
 from clip_preprocess import PictureError, preprocess, settings_from
 
 MODEL = Path(clip_decoders.__file__).parent
@@ -174,7 +175,7 @@ def test_a_stopped_process_is_replaced(
     monkeypatch.setattr(clip_decoders, "PATIENCE", 4.0)
     process = pid(decoder)
     slow(signal.SIGSTOP)
-    with pytest.raises(DecoderError, match=r"^overloaded: an image was not decoded within 2 s; retry in 1.0 s$"):
+    with pytest.raises(OverloadError, match=r"^overloaded: an image was not decoded within 2 s; retry in 1.0 s$"):
         decoder.decode(WORK)
     assert not Path(f"/proc/{process}").exists()
     assert np.array_equal(decoder.decode(GOOD), preprocess(GOOD, SETTINGS))

@@ -64,7 +64,9 @@ def test_an_embedding_that_is_not_finite_is_named(bad: float, place: str) -> Non
 def test_embeddings_whose_scores_overflow_are_named() -> None:
     images = embeddings(3, 0)
     images[1] = np.float32(1e38)
-    with pytest.raises(ValueError, match=r"^image_embedding\[1\]: gives logits too large for float32; send embeddings of"):
+    with pytest.raises(
+        ValueError, match=r"^image_embedding\[1\]: gives logits too large for float32; send embeddings of"
+    ):
         Scoring("softmax", 100.0, 0.0).score(images, np.ones((2, 16), np.float32))
 
 

@@ -275,8 +275,9 @@ def test_a_server_whose_owner_was_killed_is_ended_by_the_sweep(temporary: Path, 
         "import subprocess, tempfile, sys; tempfile.tempdir = sys.argv[1]\n"
         "from tritonclip_serve.runs import RunFolder\n"
         "run = RunFolder()\n"
-        "server = subprocess.Popen(['sleep', '100'], pass_fds=run.inherited(), start_new_session=True,\n"
-        "    stdout=subprocess.DEVNULL)\n"
+        "words = ['sh', '-c', 'sleep 100; :', run.shared_memory_prefix]\n"
+        "server = subprocess.Popen(words, pass_fds=run.inherited(),\n"
+        "    start_new_session=True, stdout=subprocess.DEVNULL)\n"
         "run.note_server(server.pid); print(server.pid, flush=True)\nsys.stdin.read()"
     )
     child = subprocess.Popen(

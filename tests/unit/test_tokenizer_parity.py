@@ -170,3 +170,27 @@ def test_the_file_alone_tokenizes_captions_too(file):
     library, reference = Tokenizer.from_file(str(file)), open_clip.SimpleTokenizer()
     for text in captions(50):
         assert library.encode(text.lower()).ids == reference.encode(text)
+
+
+def test_texts_in_parts_are_the_same_as_together(tokenizer):
+    texts = [text.encode() for text in [*captions(20), *mixed(20), "x" * 3000]]
+    together = tokenizer.encode(texts)
+    parts = clip_tokenize.portions([len(text) for text in texts], 500)
+    apart = tokenizer.padded(tokenizer.rows(texts[part], part.start) for part in parts)
+
+    np.testing.assert_array_equal(apart.ids, together.ids)
+    np.testing.assert_array_equal(apart.truncated, together.truncated)
+    assert len(parts) > 3
+    with pytest.raises(TextError, match=r"^text\[7\]: bytes that are not UTF-8"):
+        tokenizer.rows([b"good", b"\xff"], 6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [([0], [1]), ([3, 3, 3], [3]), ([5, 5, 1], [2, 1]), ([20, 1, 20], [1, 1, 1]), ([1] * 25, [10, 10, 5])],
+)
+def test_portions_are_of_ten_bytes_at_most(sizes, found):
+    parts = clip_tokenize.portions(sizes, 10)
+
+    assert [len(sizes[part]) for part in parts] == found
+    assert [size for part in parts for size in sizes[part]] == sizes

@@ -134,7 +134,7 @@ def sentences_of(chunk: str) -> list[str]:
         ("one\n\n two?! three", ["one\n\n ", "two?! ", "three"]),
         ("यह है। वह है", ["यह है। ", "वह है"]),
         ("no end", ["no end"]),
-        ("so... it is?!\" he asked...", ["so... ", 'it is?!" ', "he asked..."]),
+        ('so... it is?!" he asked...', ["so... ", 'it is?!" ', "he asked..."]),
         ("....", ["...."]),
         ('a."." b', ['a."." ', "b"]),
         ("猫。... 犬", ["猫。", "... ", "犬"]),

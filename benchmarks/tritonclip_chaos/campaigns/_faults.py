@@ -109,7 +109,7 @@ class Stage:
             is_back = False
         if not is_back:
             record.count("faults that lasted")
-            record.example(f"not back after {PATIENCE_S:g} s")
+            record.example(f"not back after {PATIENCE_S:g} s: {self._silent().splitlines()[0]}")
             self.context.say("  not back; the server said last:\n" + "\n".join(self.server.output.splitlines()[-8:]))
             self.renew(record)
         return is_back
@@ -178,8 +178,15 @@ class Stage:
         self.watch = self._stack.enter_context(Watch(self.server.pid))
         self.callers = self._stack.enter_context(self.context.calling(self.server.address, fresh=self._fresh))
         if self.callers.wait_good(time.monotonic(), 2 * PATIENCE_S) is None:
-            raise ServerFault(f"a new server does not answer every kind of call: {self.callers.samples()[-1].detail}")
+            raise ServerFault(f"a new server does not answer every kind of call: {self._silent()}")
         self.callers.take()
+
+    def _silent(self) -> str:
+        """The kinds of calls that were never answered well, and what they got."""
+        samples = self.callers.samples()
+        silent = set(self.callers.kinds) - {one.kind for one in samples if one.outcome == "answered"}
+        got = sorted({f"{one.kind}: {one.detail[:200]}" for one in samples if one.kind in silent})
+        return f"{', '.join(sorted(silent))} ({'; '.join(got) or 'no call has ended'})\n{self.server.output[-1500:]}"
 
     def _lower_curtain(self) -> None:
         self.callers.stop()

@@ -14,7 +14,8 @@ TICK_S = 0.2
 HEARTBEAT_LIMIT_S = 1.5
 # A supervisor that was late by so much has not had a core either (or the machine slept), and judges nobody for a while.
 LATE_S = 0.5
-# A process that is over the limit of one piece of work, but computes, may have met its first large batch: it gets more.
+# A process that computes gets more of both: native code may hold the interpreter's lock, and with it the heart, and the
+# first large batch takes longer than all before.
 PATIENCE = 10
 IDLE_CORES = 0.05
 _STOPPED = "T"
@@ -51,11 +52,12 @@ def hang(
         return Cause("stopped", "stopped by a signal")
     if reading is None or not judge_hearts:
         return None
+    patience = PATIENCE if cores > IDLE_CORES else 1
     silent = now - reading.heartbeat
-    if reading.heartbeat and silent > HEARTBEAT_LIMIT_S:
+    if reading.heartbeat and silent > HEARTBEAT_LIMIT_S * patience:
         return Cause("hung", f"hung for {silent:.1f} s")
     busy = now - reading.busy_since
-    limit_s = reading.limit_s * (PATIENCE if cores > IDLE_CORES else 1)
+    limit_s = reading.limit_s * patience
     if reading.busy_since and reading.limit_s and busy > limit_s:
         return Cause("hung", f"hung in one piece of work for {busy:.1f} s, limit {limit_s:.1f} s")
     return None

@@ -153,4 +153,4 @@ class Revival:
             count = self._cut()
         except OSError as error:
             return f", calls that it had taken wait for their deadlines (connections cannot be ended: {error.strerror})"
-        return f", {count} connections ended because calls on them were lost"
+        return f", {count} connection{'s' * (count != 1)} ended because calls on them were lost"

@@ -24,6 +24,8 @@ from pathlib import Path
 
 RUN_DIR = "TRITONCLIP_RUN_DIR"
 FOLDER = "boards"
+# While this file is in the run's folder, the server answers what has begun, and takes nothing new in.
+DRAINING = "draining"
 CELLS, CELL_BYTES = 8, 8
 HEARTBEAT, BUSY_SINCE, LIMIT_S, BACKLOG_S = range(4)
 BEAT_S = 0.1
@@ -40,9 +42,13 @@ class Board:
 
     Args:
         model, instance: `model_name` and `model_instance_name` of the model's `initialize`.
+
+    Attributes:
+        is_draining: whether the server ends, and takes nothing new in.
     """
 
     def __init__(self, model: str, instance: str) -> None:
+        self.is_draining = False
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._begun: dict[int, float] = {}  # in the order in which they began
@@ -82,8 +88,10 @@ class Board:
             self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
+        draining = Path(os.environ[RUN_DIR], DRAINING)
         while not self._ended.is_set():
             self._cells[HEARTBEAT] = time.monotonic()
+            self.is_draining = draining.exists()
             self._ended.wait(BEAT_S)
 
 

@@ -15,6 +15,9 @@ from clip_admission import COUNTS, Admission
 from clip_board import Board
 from clip_fair import Entry, Limits, OverloadError
 
+# Long enough for another server to be asked instead, or this one to be started again.
+_RETRY_S = 2.0
+
 __all__ = ["COUNTS", "Board", "Door", "Limits", "OverloadError", "Ticket"]
 
 
@@ -78,11 +81,20 @@ class Door:
 
         For before its input is looked at, with the least that it may cost.
         """
+        if self._board.is_draining:
+            return _ending()
         with self._changed:
             return self._admission.refusal(cost, caller, timeout_s)
 
-    def submit(self, ticket: Ticket, *, here: bool = False) -> None:
-        """Take a request in, or answer it with `OverloadError`; `here`: do it in this thread where nobody waits."""
+    def submit(self, ticket: Ticket, *, here: bool = False, begun: bool = False) -> None:
+        """Take a request in, or answer it with `OverloadError`.
+
+        Args:
+            here: do it in this thread where nobody waits.
+            begun: other models have worked for it, so that a server that ends takes it in, too.
+        """
+        if self._board.is_draining and not begun:
+            return ticket.end(_ending())
         with self._changed:
             here = here and self._admission.is_idle
             out = self._note_over(self._admission.enter(ticket))
@@ -91,8 +103,7 @@ class Door:
                 # A request of several pieces is work for several.
                 self._changed.notify(len(ticket.costs))
         _turn_away(out)
-        if taken is not None:
-            self._do(*taken)
+        return None if taken is None else self._do(*taken)
 
     def counts(self) -> dict[str, float]:
         """What was turned away so far, by the names in COUNTS."""
@@ -152,6 +163,10 @@ class Door:
                 ticket.is_over = True
                 self._admission.queue.remove([ticket])
             return is_last
+
+
+def _ending() -> OverloadError:
+    return OverloadError("this server is ending", _RETRY_S)
 
 
 def _turn_away(turned_away: list[tuple[Ticket, OverloadError]]) -> None:

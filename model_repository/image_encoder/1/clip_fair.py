@@ -21,8 +21,8 @@ WAIT_SHARE = 0.5
 WHOLE_SHARE = 0.9
 # Weight of the newest piece of work in what a unit of cost takes.
 NEWEST = 1 / 16
-# Pieces that are measured before anybody is refused for what they took: the first ones are slow.
-ENOUGH_MEASURED = 16
+# What is measured before anybody is refused for it: so many pieces, or some that took so long; the first ones are slow.
+ENOUGH_MEASURED, ENOUGH_S, FEW_MEASURED = 16, 1.0, 4
 LEAST_RETRY_S = 0.1
 # How often what waits too long is looked for.
 SWEEP_S = 0.02
@@ -117,18 +117,21 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds = self._cost = 0.0
-        self._measured = 0
+        self._measured, self._in_all_s = 0, 0.0
 
     def note(self, seconds: float, cost: float) -> None:
         """Work of that cost took so long."""
         self._measured += 1
+        self._in_all_s += seconds
         self._seconds += NEWEST * (seconds - self._seconds)
         self._cost += NEWEST * (cost - self._cost)
 
     @property
     def seconds(self) -> float:
         """0 until enough was measured."""
-        return self._seconds / self._cost if self._measured >= ENOUGH_MEASURED and self._cost else 0.0
+        long_enough = self._in_all_s >= ENOUGH_S and self._measured >= FEW_MEASURED
+        is_known = long_enough or self._measured >= ENOUGH_MEASURED
+        return self._seconds / self._cost if is_known and self._cost else 0.0
 
 
 E = TypeVar("E", bound="Entry")

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from clip_fair import OverloadError
 from clip_preprocess import Spent
 from clip_settings import PictureError, Pixels, raise_option, settings_from, too_much_memory
 from decoder_process import FAILED, LENGTH, NO_MEMORY, PIXELS, READY, REFUSED, REPLY
@@ -25,6 +26,7 @@ from decoder_process import FAILED, LENGTH, NO_MEMORY, PIXELS, READY, REFUSED, R
 # process that was stopped takes so long.
 PATIENCE = 20.0
 START_S = 60.0
+RETRY_S = 1.0
 # Sent by somebody else, the kernel when memory is short or whoever stops processes; the image need not be the reason.
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}
 _PROGRAM = Path(__file__).with_name("decoder_process.py")
@@ -32,10 +34,10 @@ _RECEIVED_AT_ONCE = 1 << 20
 
 
 class DecoderError(RuntimeError):
-    """A decoder process did not answer, and the image is not known to be the reason."""
+    """There is no decoder process, or something in it failed."""
 
 
-class DecoderEndedError(DecoderError):
+class DecoderEndedError(OverloadError):
     """Somebody ended the process."""
 
 
@@ -65,7 +67,8 @@ class Decoder:
 
         Raises:
             PictureError: the image is refused, or its decoder took too much time or memory, or crashed.
-            DecoderError: the process did not answer for another reason.
+            OverloadError: the process was stopped or ended from outside.
+            DecoderError: see there.
         """
         try:
             return self._decode(encoded)
@@ -90,7 +93,7 @@ class Decoder:
         except TimeoutError as error:
             self._restart(patience=0.0)
             limit = self._settings.cpu_seconds * PATIENCE
-            raise DecoderError(f"overloaded: an image was not decoded within {limit:g} s; retry in 1.0 s") from error
+            raise OverloadError(f"an image was not decoded within {limit:g} s", RETRY_S) from error
         except (EOFError, OSError) as error:
             if self._process is None:
                 raise DecoderError(f"a decoder process could not be started ({error})") from error
@@ -122,7 +125,7 @@ class Decoder:
             )
         if -status in _FROM_OUTSIDE:
             name = signal.Signals(-status).name
-            return DecoderEndedError(f"overloaded: a decoder process was ended by {name} from outside; retry in 1.0 s")
+            return DecoderEndedError(f"a decoder process was ended by {name} from outside", RETRY_S)
         if status < 0:
             return PictureError(
                 f"a picture on which its decoder crashed ({signal.Signals(-status).name}); send it in another format"

@@ -15,11 +15,11 @@ from typing import TypeVar
 import clip_door
 import clip_preprocess
 import numpy as np
-from clip_decoders import Decoder, DecoderError
+from clip_decoders import Decoder
 from clip_preprocess import PictureError, Pixels, Spent, settings_from
 from clip_weight import weigh
 
-__all__ = ["COUNTS", "DecoderError", "Images", "OverloadError", "PictureError", "Pool"]
+__all__ = ["COUNTS", "Images", "OverloadError", "PictureError", "Pool"]
 
 OverloadError = clip_door.OverloadError
 Result = TypeVar("Result")
@@ -100,6 +100,8 @@ class _Request:
 class _Unseen:
     """A board for the door of the decoder processes: their limits bound how long an image takes, and what waits there
     does not hold up anybody else."""
+
+    is_draining = False
 
     def begin(self) -> int:
         return 0

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import clip_board
@@ -26,17 +26,13 @@ class TritonPythonModel:
         self.metrics = clip_metrics.Metrics(args, clip_pool.COUNTS, self.pool.counts)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
-        """Answer what is known at once; the pool answers the rest."""
+        """Answers what is known at once; the pool answers the rest."""
         came = time.monotonic()
         replies = [clip_request.Reply(request) for request in requests]
         for request, reply in zip(requests, replies, strict=True):
-            answer = answer_by(reply)
+            answer = partial(_answer, reply)
             try:
-                caller, timeout_s = clip_request.asked_by(request)
-                # Before its images are copied.
-                if refusal := self.pool.refusal(caller, timeout_s):
-                    raise refusal
-                self.pool.submit(clip_pool.Images(images_of(request, self.most), caller, timeout_s, came), answer)
+                self._take_in(request, answer, came)
             except Exception as error:  # raised, it would fail the requests that came along
                 answer(error)
         return clip_request.ended(replies)
@@ -45,6 +41,13 @@ class TritonPythonModel:
         self.pool.close()
         self.metrics.close()
         self.board.close()
+
+    def _take_in(self, request: Any, answer: clip_pool.Answer, came: float) -> None:
+        caller, timeout_s = clip_request.asked_by(request)
+        # Before its images are copied.
+        if refusal := self.pool.refusal(caller, timeout_s):
+            raise refusal
+        self.pool.submit(clip_pool.Images(images_of(request, self.most), caller, timeout_s, came), answer)
 
 
 def images_of(request: Any, most: int) -> list[bytes]:
@@ -65,17 +68,13 @@ def images_of(request: Any, most: int) -> list[bytes]:
     return images
 
 
-def answer_by(reply: clip_request.Reply) -> Callable[[Any], None]:
-    """Sends the pixels or the error that it is called with."""
-
-    def answer(result: Any) -> None:
-        try:
-            response = _failure(result) if isinstance(result, Exception) else _pixels(result)
-        except Exception as error:  # such as no shared memory left
-            response = _failure(error)
-        reply.send(response)
-
-    return answer
+def _answer(reply: clip_request.Reply, result: Any) -> None:
+    """Send the pixels, or what went wrong."""
+    try:
+        response = _failure(result) if isinstance(result, Exception) else _pixels(result)
+    except Exception as error:  # such as no shared memory left
+        response = _failure(error)
+    reply.send(response)
 
 
 def _pixels(pixels: Any) -> Any:
@@ -83,6 +82,4 @@ def _pixels(pixels: Any) -> Any:
 
 
 def _failure(error: Exception) -> Any:
-    if isinstance(error, clip_pool.DecoderError):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
     return clip_request.failure(error, "preprocessing", invalid=(clip_pool.PictureError,))

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import clip_board
 import clip_scores
 import triton_python_backend_utils as pb_utils
 
@@ -12,6 +13,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
+        self.board = clip_board.Board(args["model_name"], args["model_instance_name"])
         self.scoring = clip_scores.Scoring(
             kind=parameters["scoring"]["string_value"],
             logit_scale=float(parameters["logit_scale"]["string_value"]),
@@ -20,7 +22,14 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+        number = self.board.begin()
+        try:
+            return [self._answer(request) for request in requests]
+        finally:
+            self.board.end(number)
+
+    def finalize(self) -> None:
+        self.board.close()
 
     def _answer(self, request: Any) -> Any:
         try:

@@ -41,25 +41,26 @@ class TritonPythonModel:
     def splitter(self) -> clip_split.Splitter:
         return clip_split.Splitter(self.folder / self.parameters["tokenizer_file"], self.settings)
 
-    def execute(self, requests: list[Any]) -> None:
-        """Return at once; the door answers each request."""
-        for request in requests:
-            sender = request.get_response_sender()
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answers what is refused at once; the door answers the rest."""
+        replies = [clip_request.Reply(request) for request in requests]
+        for request, reply in zip(requests, replies, strict=True):
             try:
-                self._take_in(request, sender)
+                self._take_in(request, reply)
             except Exception as error:
-                _send(sender, _failure(error))
+                reply.send(_failure(error))
+        return clip_request.ended(replies)
 
     def finalize(self) -> None:
         self.door.close()
         self.metrics.close()
         self.board.close()
 
-    def _take_in(self, request: Any, sender: Any) -> None:
+    def _take_in(self, request: Any, reply: clip_request.Reply) -> None:
         texts = _texts(request)
         sizes = [len(text) for text in texts]
         self._check(sizes)
-        split, caller = self.splitter.split_one, clip_request.asked_by(request)
+        split, (caller, timeout_s) = self.splitter.split_one, clip_request.asked_by(request)
         chunks: list[list[bytes]] = [[] for _ in texts]
 
         def work(index: int) -> None:
@@ -68,9 +69,9 @@ class TritonPythonModel:
         ticket = clip_door.Ticket(
             [size + TEXT_COST for size in sizes],
             work,
-            _answer(sender, chunks),
-            caller=caller[0],
-            timeout_s=caller[1],
+            _answer(reply, chunks),
+            caller=caller,
+            timeout_s=timeout_s,
             size=sum(sizes),
         )
         self.door.submit(ticket)
@@ -98,34 +99,25 @@ def _texts(request: Any) -> Any:
         raise clip_text.TextError(f"texts cannot be read ({error}); send a BYTES tensor, UTF-8 in each row") from error
 
 
-def _answer(sender: Any, chunks: list[list[bytes]]) -> Callable[[Exception | None], None]:
+def _answer(reply: clip_request.Reply, chunks: list[list[bytes]]) -> Callable[[Exception | None], None]:
     """What answers a request, once every text's chunks stand in `chunks`."""
 
     def answer(error: Exception | None) -> None:
-        if error is not None:
-            return _send(sender, _failure(error))
-        flat = [chunk for own in chunks for chunk in own]
-        # No BYTES: Triton 2.51 ends when it is asked for the classes of a BYTES output.
-        outputs = {
-            "chunks": np.frombuffer(b"".join(flat), np.uint8),
-            "lengths": np.array([len(chunk) for chunk in flat], np.int32),
-            "owner": np.repeat(np.arange(len(chunks), dtype=np.int32), [len(own) for own in chunks]),
-        }
-        tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
-        return _send(sender, pb_utils.InferenceResponse(tensors))
+        reply.send(_failure(error) if error is not None else _response(chunks))
 
     return answer
 
 
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+def _response(chunks: list[list[bytes]]) -> Any:
+    flat = [chunk for own in chunks for chunk in own]
+    # No BYTES: Triton 2.51 ends when it is asked for the classes of a BYTES output.
+    outputs = {
+        "chunks": np.frombuffer(b"".join(flat), np.uint8),
+        "lengths": np.array([len(chunk) for chunk in flat], np.int32),
+        "owner": np.repeat(np.arange(len(chunks), dtype=np.int32), [len(own) for own in chunks]),
+    }
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 
 
 def _failure(error: Exception) -> Any:
-    if isinstance(error, clip_text.TextError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    elif isinstance(error, clip_door.OverloadError):
-        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    else:
-        failure = pb_utils.TritonError(f"the splitter failed: {error!r}", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=failure)
+    return clip_request.failure(error, "the splitter", invalid=(clip_text.TextError,))

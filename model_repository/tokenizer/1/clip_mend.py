@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from itertools import count, groupby
+from itertools import chain, count, groupby
 from typing import Any
 
 import regex
@@ -137,8 +137,8 @@ class _Work:
         self._left -= (len(text) + _ROUND) // parts
         if self._left < 0:
             raise TangledError(
-                "HTML entities or wrongly decoded letters are nested in more layers than can be undone; a few are allowed; "
-                "send the text as its reader shall see it"
+                "HTML entities or wrongly decoded letters are nested in more layers than can be undone; a few are "
+                "allowed; send the text as its reader shall see it"
             )
 
 
@@ -172,6 +172,5 @@ def _ordered(run: Any) -> str:
     """Marks as NFC wants them sorted: the same text to Unicode, and no work left for Python's normalisation."""
     decomposed = "".join(unicodedata.normalize("NFD", mark) for mark in run.group())
     groups = groupby(decomposed, key=lambda mark: bool(unicodedata.combining(mark)))
-    return "".join(
-        "".join(sorted(marks, key=unicodedata.combining)) if moves else "".join(marks) for moves, marks in groups
-    )
+    # Those without a class stand where they are, and keep the others apart.
+    return "".join(chain.from_iterable(sorted(marks, key=unicodedata.combining) for _, marks in groups))

@@ -38,15 +38,28 @@ class Tokens(NamedTuple):
     truncated: npt.NDArray[np.bool_]
 
 
+class Rows(NamedTuple):
+    """The ids of some texts, each as long as its text, start and end included, and whether it was cut."""
+
+    ids: list[list[int]]
+    truncated: list[bool]
+
+
 class Tokenizer(Protocol):
     """Texts to rows of ids."""
 
     def encode(self, texts: Sequence[bytes]) -> Tokens:
-        """The ids of UTF-8 texts, padded.
+        """The ids of UTF-8 texts, padded; as `padded` of `rows`."""
+
+    def rows(self, texts: Sequence[bytes], first: int = 0) -> Rows:
+        """The ids of UTF-8 texts, the first of which is at the place `first` of its request.
 
         Raises:
             TextError: a text is too long or no UTF-8; the message begins with its index, `text[3]: `.
         """
+
+    def padded(self, parts: Iterable[Rows]) -> Tokens:
+        """All rows of a request, padded to one length."""
 
 
 def open_tokenizer(file: Path, settings: TextSettings) -> Tokenizer:
@@ -68,14 +81,22 @@ class ClipTokenizer:
 
     def encode(self, texts: Sequence[bytes]) -> Tokens:
         """See `Tokenizer`."""
+        return self.padded([self.rows(texts)])
+
+    def padded(self, parts: Iterable[Rows]) -> Tokens:
+        """See `Tokenizer`."""
+        return _tokens(parts, self.settings)
+
+    def rows(self, texts: Sequence[bytes], first: int = 0) -> Rows:
+        """See `Tokenizer`."""
         settings = self.settings
         rows, truncated = [], []
-        for index, text in enumerate(texts):
+        for index, text in enumerate(texts, first):
             with place(index):
                 ids = self.words(decode(index, text, settings.max_bytes), settings.context_length - 1)
             truncated.append(len(ids) > settings.context_length - 2)
             rows.append([settings.sot_id, *ids[: settings.context_length - 2], settings.eot_id])
-        return _tokens(rows, truncated, settings)
+        return Rows(rows, truncated)
 
     def words(self, text: str, enough: int | None = None) -> list[int]:
         """The ids of a whole text, without start and end; of its beginning, once there are `enough`."""
@@ -115,18 +136,34 @@ class HfTokenizer:
 
     def encode(self, texts: Sequence[bytes]) -> Tokens:
         """See `Tokenizer`."""
-        settings = self.settings
+        return self.padded([self.rows(texts)])
+
+    def rows(self, texts: Sequence[bytes], first: int = 0) -> Rows:
+        """See `Tokenizer`."""
         decoded = []
-        for index, text in enumerate(texts):
+        for index, text in enumerate(texts, first):
             with place(index):
-                decoded.append(self._clean(decode(index, text, settings.max_bytes)))
+                decoded.append(self._clean(decode(index, text, self.settings.max_bytes)))
         encodings = self._library.encode_batch_fast(decoded)
-        rows = [encoding.ids for encoding in encodings]
-        truncated = [bool(encoding.overflowing) for encoding in encodings]
-        tokens = _tokens(rows, truncated, settings, pads_left=self._pads_left)
-        if settings.zero_ids:
-            tokens.ids[np.isin(tokens.ids, settings.zero_ids)] = 0
+        return Rows([encoding.ids for encoding in encodings], [bool(encoding.overflowing) for encoding in encodings])
+
+    def padded(self, parts: Iterable[Rows]) -> Tokens:
+        """See `Tokenizer`."""
+        tokens = _tokens(parts, self.settings, pads_left=self._pads_left)
+        if self.settings.zero_ids:
+            tokens.ids[np.isin(tokens.ids, self.settings.zero_ids)] = 0
         return tokens
+
+
+def portions(sizes: Sequence[int], most: int = 1 << 16) -> list[slice]:
+    """Runs of texts of these bytes, of at most `most` together where one alone is not larger."""
+    found, start, held = [], 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and held + size > most:
+            found.append(slice(start, index))
+            start, held = index, 0
+        held += size
+    return [*found, slice(start, len(sizes))]
 
 
 def open_library(file: Path) -> Library:
@@ -150,10 +187,11 @@ def _hide_special_pieces(document: dict[str, Any]) -> None:
         piece[0] = hidden.get(piece[0], piece[0])
 
 
-def _tokens(
-    rows: Sequence[list[int]], truncated: Iterable[bool], settings: TextSettings, *, pads_left: bool = False
-) -> Tokens:
+def _tokens(parts: Iterable[Rows], settings: TextSettings, *, pads_left: bool = False) -> Tokens:
     """Pad rows to the smallest bucket that holds the longest."""
+    parts = list(parts)
+    rows = [row for part in parts for row in part.ids]
+    truncated = [was for part in parts for was in part.truncated]
     longest = max(map(len, rows), default=0)
     length = next(bucket for bucket in settings.buckets if bucket >= longest)
     padding = [settings.pad_id] * length

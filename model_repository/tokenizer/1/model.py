@@ -65,29 +65,33 @@ class TritonPythonModel:
                 "--max-text-batch of `tritonclip configure`"
             )
         caller, timeout_s = clip_request.asked_by(request)
-        size = sum(map(len, texts))
+        sizes = [len(text) for text in texts]
+        # A request of many long texts is work of many pieces, between which others have their turn.
+        portions = clip_tokenize.portions(sizes)
         self.door.submit(
             clip_door.Ticket(
-                [size + TEXT_COST * len(texts)],
-                *self._work(texts, reply),
+                [sum(sizes[one]) + TEXT_COST * len(sizes[one]) for one in portions],
+                *self._work(texts, portions, reply),
                 caller=caller,
                 timeout_s=timeout_s,
-                size=size,
+                size=sum(sizes),
             ),
-            here=size <= HERE_BYTES,
+            here=sum(sizes) <= HERE_BYTES,
+            # In `clip` the images were embedded before.
+            begun=self.board.is_draining and pb_utils.get_input_tensor_by_name(request, "after") is not None,
         )
 
     def _work(
-        self, texts: Any, reply: clip_request.Reply
+        self, texts: Any, portions: list[slice], reply: clip_request.Reply
     ) -> tuple[Callable[[int], None], Callable[[Exception | None], None]]:
         """What tokenizes the texts, and what answers."""
-        made: list[clip_tokenize.Tokens] = []
+        made = [clip_tokenize.Rows([], [])] * len(portions)
 
-        def work(_: int) -> None:
-            made.append(self.tokenizer.encode(texts))
+        def work(index: int) -> None:
+            made[index] = self.tokenizer.rows(texts[portions[index]], portions[index].start)
 
         def answer(error: Exception | None) -> None:
-            reply.send(_failure(error) if error is not None else self._response(made[0]))
+            reply.send(_failure(error) if error is not None else self._response(self.tokenizer.padded(made)))
 
         return work, answer
 

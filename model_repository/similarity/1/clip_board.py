@@ -1,0 +1,1 @@
+../../image_encoder/1/clip_board.py
