@@ -37,6 +37,12 @@ def request_of(entry: dict[str, Any]) -> service_pb2.ModelInferRequest:
         return text_format.Parse(content, service_pb2.ModelInferRequest())
     if "bomb" in entry:
         return embed_request("embed_image", "image", [bombs.BOMBS[entry["bomb"]]()])
+    if "rows" in entry:
+        request = service_pb2.ModelInferRequest(model_name="similarity")
+        for name in ("image_embedding", "text_embedding"):
+            request.inputs.add(name=name, datatype="FP32", shape=(entry["rows"], 64))
+            request.raw_input_contents.append(np.full((entry["rows"], 64), 0.125, np.float32).tobytes())
+        return request
     text = entry["text"].encode()
     request = embed_request(entry["model"], "text", [(text * (entry["bytes"] // len(text) + 1))[: entry["bytes"]]])
     if entry["model"] == "split_text":
@@ -59,7 +65,9 @@ def ordinary(server: TritonServer) -> np.ndarray:
         return embeddings(made.ModelInfer(embed_request("embed_text", "text", [b"a dog"]), timeout=WITHIN_S))
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.get("file") or entry.get("bomb") or entry["text"])
+@pytest.mark.parametrize(
+    "entry", ENTRIES, ids=lambda entry: entry.get("file") or entry.get("bomb") or entry.get("text") or "rows"
+)
 def test_what_broke_a_server(server: TritonServer, stub, ordinary, entry: dict[str, Any]) -> None:
     request = request_of(entry)
     begun_s = time.monotonic()

@@ -35,7 +35,7 @@ def test_a_second_of_fuzzing_finds_nothing(name: str) -> None:
     assert record.tried > 50
     assert record.refused > 0 or name == "mend"
     # The seeds hold what is well-formed.
-    assert record.answered > 0 or name == "pieces"
+    assert record.answered > 0
 
 
 def test_errors_that_are_not_documented_and_slow_inputs_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:

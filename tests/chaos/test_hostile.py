@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tritonclip_chaos import material
 from tritonclip_chaos.__main__ import main
 from tritonclip_chaos.campaign import Context, load
 from tritonclip_chaos.errors import ServerFault
+from tritonclip_chaos.hostile.http import KINDS
 from tritonclip_chaos.hostile.images import formats, mutants, originals
 from tritonclip_chaos.hostile.requests import FAULTS, malformed, valid_request
 from tritonclip_chaos.hostile.segments import repair, split
@@ -60,6 +62,13 @@ def test_a_seed_decides_texts_and_requests() -> None:
     requests = list(malformed([config()], SEED, 60))
     assert requests == list(malformed([config()], SEED, 60))
     assert {fault for faults, _ in requests for fault in faults.split(" + ")} == set(FAULTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_decides_what_is_sent_over_http(kind: str) -> None:
+    draws = [[KINDS[kind](chance) for _ in range(4)] for chance in (random.Random(1), random.Random(1))]
+    assert draws[0] == draws[1]
+    assert all(sum(map(len, parts)) > 0 for parts in draws[0])
 
 
 def test_a_request_without_a_fault_is_whole() -> None:

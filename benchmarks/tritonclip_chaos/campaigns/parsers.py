@@ -15,7 +15,7 @@ from tritonclip_chaos.fuzzing.limits import MOST_CPU_S
 from tritonclip_chaos.fuzzing.targets import TARGETS
 from tritonclip_chaos.records import Record
 
-SECONDS, SECONDS_SHORT = 30.0, 3.0
+SECONDS, SECONDS_SHORT = 20.0, 3.0
 # To import and instrument, on a busy machine.
 _STARTS_S = 120.0
 MISSING = "the Python package atheris is not installed; it is in the extra `dev`, for Python 3.11 and later"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,31 +173,39 @@ def _pieces(_: Path) -> Prepared:
     from tritonclip_client.errors import ProtocolError
     from tritonclip_client.items import Item
 
-    kinds = ("UINT8", "INT32", "FP32", "BYTES", "BOOL", "INT64", "FP16", "BF16", "NONE")
-
     def parse(data: bytes) -> None:
         given = atheris.FuzzedDataProvider(data)
         response = service_pb2.ModelInferResponse(model_name="split_text")
-        for name in wire.PIECES[: given.ConsumeIntInRange(0, 5)]:
-            content = given.ConsumeBytes(given.ConsumeIntInRange(0, 40))
-            kind = kinds[given.ConsumeIntInRange(0, len(kinds) - 1)] if given.ConsumeBool() else _KIND_OF[name]
-            width = 1 if kind == "UINT8" else 4
-            shape = (
-                [len(content) // width]
-                if given.ConsumeBool()
-                else given.ConsumeIntList(given.ConsumeIntInRange(0, 3), 1)
-            )
+        for name, (kind, content) in _answer(given).items():
+            shape = [len(content) // (1 if kind == "UINT8" else 4)]
+            # One time in four, something is not as it should be.
+            if not given.ConsumeIntInRange(0, 3):
+                kind = given.PickValueInList(_KINDS)
+                shape = given.ConsumeIntList(given.ConsumeIntInRange(0, 3), 1)
+                content = given.ConsumeBytes(given.ConsumeIntInRange(0, 40))
             response.outputs.add(name=name, datatype=kind, shape=shape)
             response.raw_output_contents.append(content)
-        items = [Item(index, b"text", None) for index in range(given.ConsumeIntInRange(1, 3))]
+        items = [Item(index, b"text", None) for index in range(_TEXTS)]
         found = wire.pieces(InferResult(response), items)
-        if [piece.index for piece in found] != sorted(piece.index for piece in found):
-            raise WrongResultError("pieces out of order")
+        if {piece.index for piece in found} != set(range(_TEXTS)):
+            raise WrongResultError("a text without pieces")
 
     return parse, (ProtocolError,)
 
 
-_KIND_OF = {"chunks": "UINT8", "lengths": "INT32", "owner": "INT32"}
+_TEXTS = 3
+_KINDS = ["UINT8", "INT32", "FP32", "BYTES", "BOOL", "INT64", "FP16", "BF16", "NONE"]
+
+
+def _answer(given: Any) -> dict[str, tuple[str, bytes]]:
+    """What `split_text` might answer: every text has one to three pieces, mostly."""
+    owners = [text for text in range(_TEXTS) for _ in range(given.ConsumeIntInRange(0, 3) or 1)]
+    lengths = [given.ConsumeIntInRange(0, 8) for _ in owners]
+    if not given.ConsumeIntInRange(0, 7):
+        owners, lengths = owners[::-1], [given.ConsumeInt(4) for _ in owners]
+    packed = {name: struct.pack(f"<{len(values)}i", *values) for name, values in (("l", lengths), ("o", owners))}
+    content = bytes(sum(length for length in lengths if 0 < length < 100))
+    return {"chunks": ("UINT8", content), "lengths": ("INT32", packed["l"]), "owner": ("INT32", packed["o"])}
 
 
 def _served(model: str) -> None:
@@ -225,5 +234,5 @@ TARGETS: dict[str, Target] = {
     "split": Target(_split, _texts, ("clip_split", "clip_text")),
     "spec": Target(_spec, _specs, ("tritonclip_client.spec",)),
     "manifest": Target(_manifest, _manifests, ("tritonclip_export.manifest", "tritonclip_export.manifest_format")),
-    "pieces": Target(_pieces, lambda _: [bytes(64)], ("tritonclip_client.wire",)),
+    "pieces": Target(_pieces, lambda _: [bytes(64), b"\xff" * 64], ("tritonclip_client.wire",)),
 }
