@@ -22,7 +22,7 @@ def choose_classifier(address: str, name: str | None) -> tuple[str, int]:
         config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=PROBE_TIMEOUT_S).config
     except grpc.RpcError as error:
         raise BenchError(
-            f"the server does not tell its classifiers ({error.code().name}); it has to allow model-repository calls"
+            f"the server does not tell its classifiers ({error.code().name}); it has to allow the call ModelStatistics"
         ) from None
     finally:
         channel.close()
@@ -30,9 +30,10 @@ def choose_classifier(address: str, name: str | None) -> tuple[str, int]:
 
 
 def served_classifiers(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> list[str]:
-    """The names of the classifiers that are ready, without their prefix."""
-    index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=PROBE_TIMEOUT_S)
-    names = {model.name for model in index.models if model.name.startswith(CLASSIFIER_PREFIX)}
+    """The names of the classifiers that are loaded, without their prefix."""
+    # Statistics of all models: the repository's index is closed to callers.
+    statistics = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=PROBE_TIMEOUT_S)
+    names = {model.name for model in statistics.model_stats if model.name.startswith(CLASSIFIER_PREFIX)}
     return sorted(name.removeprefix(CLASSIFIER_PREFIX) for name in names)
 
 

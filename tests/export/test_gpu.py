@@ -26,6 +26,7 @@ from tritonclip_export.parity import MINIMUM_COSINE, OnnxTower
 
 # isort: split
 import clip_onnx
+from clip_jobs import Job
 
 FLOAT16 = 0.9995
 TOWERS = ("image_encoder", "text_encoder")
@@ -43,7 +44,7 @@ def embed(path: Path, batch: np.ndarray) -> np.ndarray:
     """Through the encoder that the server runs."""
     answers: queue.Queue[np.ndarray | Exception] = queue.Queue()
     encoder = clip_onnx.Encoder(path)
-    encoder.submit(batch, answers.put)
+    encoder.submit(Job(batch, answers.put))
     embeddings = answers.get(timeout=120)
     encoder.close()
     assert isinstance(embeddings, np.ndarray), embeddings

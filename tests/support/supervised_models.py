@@ -7,8 +7,9 @@ beating), `eat MEGABYTES`, or anything else: it is embedded as its length and 1.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from tritonclip_export.manifest import write_manifest
 
 _CONFIG = """
 name: "{name}"
@@ -113,8 +114,9 @@ def write_supervised_repository(root: Path) -> Path:
     value = "[[len(one), 1] for one in rows[:, 0]]"
     _write(root, "embed_image", ("image", "TYPE_STRING", 1), "embedding", _SIMPLE.format(given="image", value=value))
     (root / "embed_text" / "1").mkdir(parents=True)
+    (root / "embed_text" / "1" / "README").write_text("an ensemble\n")
     (root / "embed_text" / "config.pbtxt").write_text(_ENSEMBLE)
-    (root / "manifest.json").write_text(json.dumps({"spec": {"name": "tiny", "fingerprint": "0123456789abcdef"}}))
+    write_manifest(root, {"spec": {"name": "tiny", "fingerprint": "0123456789abcdef"}})
     return root
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from tritonclip_export.manifest import write_manifest
 
 NAME_BYTES = 16
 _CONFIG = """
@@ -44,7 +45,7 @@ def write_tiny_repository(root: Path) -> Path:
         given = {"model": model, "tensor": tensor, "width": NAME_BYTES + 1}
         (root / model / "config.pbtxt").write_text(_CONFIG.format(**given))
         (root / model / "1" / "model.py").write_text(_MODEL.format(**given))
-    (root / "manifest.json").write_text(json.dumps({"spec": {"name": "tiny", "fingerprint": "0123456789abcdef"}}))
+    write_manifest(root, {"spec": {"name": "tiny", "fingerprint": "0123456789abcdef"}})
     return root
 
 

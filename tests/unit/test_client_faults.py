@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import grpc
 import numpy as np
@@ -164,7 +165,9 @@ def test_retries_share_the_deadline_of_the_call(ask):
 
     left = [call.time_left_s for call in server.calls]
     assert len(left) > 1
-    assert left == sorted(left, reverse=True)
+    # Pauses are drawn from 0 on, and what a deadline looks like over there jitters.
+    assert left[-1] < left[0]
+    assert all(later < earlier + 0.05 for earlier, later in pairwise(left))
     # gRPC rounds a timeout up on its way.
     assert left[0] <= 1.1
 

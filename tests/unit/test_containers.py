@@ -171,7 +171,7 @@ def test_the_wheel_can_be_built_from_what_is_sent() -> None:
     wheel = text.partition("[tool.hatch.build.targets.wheel]")[2].partition("[tool.ruff]")[0]
     needed = [*re.findall(r'^\s*"([\w/]+)",', wheel, re.MULTILINE), *re.findall(r'^"(\w+)" =', wheel, re.MULTILINE)]
     needed += ["pyproject.toml", "README.md", "LICENSE"]
-    assert len(needed) == 4 + 1 + 3
+    assert len(needed) == 5 + 1 + 3
     assert [path for path in needed if not is_sent(path) or not (ROOT / path).exists()] == []
     assert not any(is_sent(path) for path in ("tests", "export/demo", "work", ".venv"))
 
@@ -232,7 +232,7 @@ def test_the_server_image_has_every_package_that_its_models_import() -> None:
     assert {"pillow", "numpy", "onnxruntime", "tokenizers"} <= needed
     assert needed <= given
     # And nothing that none of them imports, but for what the client and the command around the server import.
-    assert given - needed == {"tritonclient", "cryptography", "h11"}
+    assert given - needed == {"tritonclient", "cryptography", "h11", "py-minisign"}
     assert not any("torch" in name or "pytriton" in name for name in given)
 
 
