@@ -20,8 +20,6 @@ from ftfy.badness import is_bad
 MOST_ROUNDS = 12
 # Characters beyond that which any text may cost, so that a short one may be as tangled as it likes.
 _SPARE = 1 << 14
-# Characters' worth of time that a round takes whatever its length; to try one encoding is a quarter of a round.
-_ROUND = 64
 # Characters of a line that ftfy mends by itself (`max_decode_length`).
 _MOST_CHARACTERS = 1_000_000
 # Characters' worth of work that a round takes whatever its length.
