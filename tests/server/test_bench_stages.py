@@ -12,6 +12,7 @@ import pytest
 
 from tritonclip_bench.stages import stages, with_late_answers
 from tritonclip_serve import TritonServer
+from tritonclip_serve.verified import NONE
 
 SLEEP_MS = 50
 KINDS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit")
@@ -67,7 +68,7 @@ def test_a_sleep_is_found_in_its_stage(
     (other,) = set(SLEEPS) - {model}
     repository, result = with_sleep(demo_repository, tmp_path / "repository", model), tmp_path / "result.json"
     ports = {"grpc_port": 0, "metrics_port": 0}
-    with TritonServer(repository, **ports, log_path=tmp_path / "log", extra_args=flags) as server:
+    with TritonServer(repository, **ports, log_path=tmp_path / "log", verify=NONE, extra_args=flags) as server:
         line = [sys.executable, "-m", "tritonclip_client.main", "bench", "--address", server.grpc_address]
         line += ["--scenario", scenario, "--users", "2", "--rate", "10", "--labels", "2"]
         line += ["--warmup", "1s", "--duration", "3s", "--json", str(result)]

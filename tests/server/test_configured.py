@@ -20,6 +20,7 @@ from tritonclip_export.configs import read_config, write_configs
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import ModelLoadError
+from tritonclip_serve.verified import NONE
 
 ENCODERS = ("image_encoder", "text_encoder")
 FREE_PORTS = {"grpc_port": 0, "metrics_port": 0}
@@ -53,7 +54,8 @@ def on_a_gpu(configured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module", params=["configured", "on_a_gpu"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp(request.param) / "server.log"
-    with TritonServer(request.getfixturevalue(request.param), log_path=log, **FREE_PORTS) as server:
+    # Some of them were changed by hand, which `serve` refuses.
+    with TritonServer(request.getfixturevalue(request.param), log_path=log, verify=NONE, **FREE_PORTS) as server:
         yield server.grpc_address
 
 
@@ -83,7 +85,10 @@ def test_the_real_server_misses_nothing_but_the_backend(
     build(EngineRequest(repository), FakeToolkit())
     assert main(["configure", str(repository), "--runtime", runtime, "--release", "26.04"]) == 0
     monkeypatch.setattr(serving, "check_fit", lambda *_: None)
-    with pytest.raises(ModelLoadError) as caught, TritonServer(repository, log_path=tmp_path / "log", **FREE_PORTS):
+    with (
+        pytest.raises(ModelLoadError) as caught,
+        TritonServer(repository, log_path=tmp_path / "log", verify=NONE, **FREE_PORTS),
+    ):
         pass
     reasons = re.findall(r"model '(\w+)' failed to load: (.*?)(?:, try|\.)", str(caught.value))
     assert dict(reasons) == dict.fromkeys(ENCODERS, f"unable to find backend library for backend '{runtime}'")

@@ -23,6 +23,7 @@ from sample_pictures import PICTURES, encode, photo
 from tritonclip_client.main import main
 from tritonclip_export.configs import read_config, write_configs
 from tritonclip_serve import TritonServer
+from tritonclip_serve.verified import NONE
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
@@ -122,7 +123,7 @@ def served(demo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     _without_decoder(repository / "preprocess", repository / "preprocess_alone")
     log = folder / "server.log"
     with (
-        TritonServer(repository, grpc_port=0, metrics_port=0, log_path=log) as server,
+        TritonServer(repository, grpc_port=0, metrics_port=0, log_path=log, verify=NONE) as server,
         grpcclient.InferenceServerClient(server.grpc_address) as client,
     ):
         yield Served(client, repository, log)

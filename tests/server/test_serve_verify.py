@@ -21,8 +21,8 @@ from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import RepositoryError
 from tritonclip_serve.verified import lay_out
 
-FREE = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
-PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+FREE = {"grpc_port": 0, "metrics_port": 0}
+PORTS = ("--grpc-port", "0", "--metrics-port", "0")
 CODE = Path("similarity") / "1" / "clip_scores.py"
 
 
@@ -102,8 +102,8 @@ def test_what_was_compared_is_what_runs_also_later(repository: Path, tmp_path: P
         cached(repository, tmp_path / "marker")
         changed(repository, tmp_path / "marker")
         control = grpcclient.InferenceServerClient(server.grpc_address)
-        control.unload_model("similarity")
-        control.load_model("similarity")
+        control.unload_model("similarity", headers=server.control_headers)
+        control.load_model("similarity", headers=server.control_headers)
         control.close()
         picture = (repository / "preprocess" / "warmup" / "picture").read_bytes()[4:]
         with ClipClient(server.grpc_address, timeout_s=60) as client:
