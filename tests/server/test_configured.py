@@ -20,7 +20,7 @@ from tritonclip_export.configs import read_config, write_configs
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import ModelLoadError
-from tritonclip_serve.verified import NONE
+from tritonclip_serve.verified import ALL, NONE
 
 ENCODERS = ("image_encoder", "text_encoder")
 FREE_PORTS = {"grpc_port": 0, "metrics_port": 0}
@@ -54,8 +54,9 @@ def on_a_gpu(configured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module", params=["configured", "on_a_gpu"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp(request.param) / "server.log"
-    # Some of them were changed by hand, which `serve` refuses.
-    with TritonServer(request.getfixturevalue(request.param), log_path=log, verify=NONE, **FREE_PORTS) as server:
+    # The one for a GPU was changed by hand, which `serve` refuses.
+    verify = NONE if request.param == "on_a_gpu" else ALL
+    with TritonServer(request.getfixturevalue(request.param), log_path=log, verify=verify, **FREE_PORTS) as server:
         yield server.grpc_address
 
 

@@ -101,7 +101,7 @@ def test_a_log_that_cannot_be_written_harms_nobody(serve: Serve) -> None:
 def test_the_next_start_removes_what_a_killed_one_left(serve: Serve, tmp_path: Path) -> None:
     served = serve()
     server = served.server()
-    (left,) = tmp_path.glob("tritonclip-*")
+    (left,) = tmp_path.glob("tritonclip_*")
     os.kill(served.process.pid, signal.SIGKILL)
     os.kill(server, signal.SIGKILL)
     served.process.wait()

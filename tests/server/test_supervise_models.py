@@ -98,7 +98,8 @@ def test_calls_that_died_with_a_model_do_not_wait_for_their_deadlines(served: Se
 
 def test_readiness_tells_which_entry_points_answer(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A model that does not load again is tried until it does; the others answer meanwhile."""
-    code = Path(served.log.parent / "repository" / "tower" / "1" / "model.py")
+    # The server reads copies of what was compared.
+    (code,) = served.log.parent.glob("tritonclip_*/models/tower/1/model.py")
     good = code.read_text()
     code.write_text("raise RuntimeError('no weights')")
     try:
@@ -143,13 +144,13 @@ def test_the_key_is_not_in_the_arguments(served: Served) -> None:
 
 
 def test_a_killed_server_comes_back_on_its_ports(served: Served) -> None:
-    server, boards = served.server(), list(served.log.parent.glob("tritonclip-*"))
+    server, boards = served.server(), list(served.log.parent.glob("tritonclip_*"))
     os.kill(server, signal.SIGKILL)
     served.line("Z server tritonserver: signal SIGKILL; starting it again")
     served.line(r"Z server tritonserver: signal SIGKILL; started again, back after \d+\.\d\d s")
     assert all(served.embeds(entry) for entry in ("embed_text", "embed_image"))
     assert served.server() != server
-    left = list(served.log.parent.glob("tritonclip-*"))
+    left = list(served.log.parent.glob("tritonclip_*"))
     assert len(left) == 1
     assert not set(left) & set(boards)
     assert not list(Path("/dev/shm").glob(f"{boards[0].name}*"))
@@ -163,7 +164,7 @@ def test_a_stopped_server_is_started_again(served: Served) -> None:
 
 
 def test_it_ends_in_order_and_leaves_nothing(served: Served) -> None:
-    (folder,) = served.log.parent.glob("tritonclip-*")
+    (folder,) = served.log.parent.glob("tritonclip_*")
     assert served.stop() == 0
     assert not folder.exists()
     assert not list(Path("/dev/shm").glob(f"{folder.name}*"))
