@@ -48,7 +48,7 @@ def run(context: Context) -> Iterator[Record]:
     with ExitStack() as stack:
         under = enter(stack, context)
         material = context.material(under.address)
-        kinds = list(KINDS)[1:2] if context.short else list(KINDS)
+        kinds = list(KINDS)[:1] if context.short else list(KINDS)
         for kind in kinds:
             maker, encoder = KINDS[kind]
             source = maker(under.address, material, context.folder, DEADLINE_S, context.seed)
