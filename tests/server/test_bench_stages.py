@@ -82,7 +82,8 @@ def test_a_sleep_is_found_in_its_stage(
     assert measured["total"]["latency_ms"]["p99"] >= SLEEP_MS
     assert measured["metrics"] is not bool(flags)
     assert found["image_encoder"].get("own_counts", False) is measured["metrics"]
-    assert 0 < measured["client"]["outside_server_ms"]["embed_image"] < SLEEP_MS
+    # The server's counts also hold the calls in flight when the window began, so of thirty calls it may fall below 0.
+    assert abs(measured["client"]["outside_server_ms"]["embed_image"]) < SLEEP_MS / 2
     assert measured["server_cpu"].keys() >= {"tritonserver", "preprocess", "image_encoder"}
     assert (measured["rejected"], measured["gpus"]) == (0, [])
     assert set(SLEEPS) <= {row.split()[0] for row in done.stdout.splitlines() if row}
