@@ -92,7 +92,7 @@ def served(tree: Path, model: str, folder: Path) -> Iterator[str]:
     subprocess.run(
         [*command, "export", *EXPORTS[model][:1], repository, *EXPORTS[model][1:]], env=environment, check=True
     )
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics")]
+    ports = [f"--{name}-port=0" for name in ("grpc", "metrics")]
     serve = [*command, "serve", str(repository), *ports]
     with subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
