@@ -87,10 +87,10 @@ def judge(error: Any) -> tuple[Outcome, str]:
     return ("lost" if code is grpc.StatusCode.DEADLINE_EXCEEDED else "failed"), detail
 
 
-def hostile(target: Target, record: Record, sends: Iterable[Callable[[], Sequence[Sample]]]) -> None:
-    """Run `sends` on a few threads, and count what came of them."""
+def hostile(context: Context, target: Target, record: Record, sends: Iterable[Callable[[], Sequence[Sample]]]) -> None:
+    """Run `sends` on a few threads, as many as the campaign's time allows, and count what came of them."""
     with ThreadPoolExecutor(SENDERS) as pool:
-        for samples in pool.map(lambda one: one(), sends):
+        for samples in pool.map(lambda one: one() if context.left_s > 0 else (), sends):
             record.add(samples)
     record.worst_mb = max(record.worst_mb, target.watch.take_worst_mb())
 

@@ -32,7 +32,7 @@ def run(context: Context) -> Iterator[Record]:
             context.say(f"images: {name}")
             record = Record("images", f"mutated {name}", context.seed)
             made = mutants(name, context.seed, context.pick(EACH, EACH_SHORT))
-            hostile(server, record, (partial(_alone_and_between, server, mutant) for mutant in made))
+            hostile(context, server, record, (partial(_alone_and_between, server, mutant) for mutant in made))
             yield judged(record)
     yield beside
 

@@ -24,7 +24,7 @@ def run(context: Context) -> Iterator[Record]:
             context.say(f"requests: {config.name}")
             record = Record("requests", f"malformed, to {config.name}", context.seed)
             made = malformed([config], context.seed, context.pick(EACH, EACH_SHORT))
-            hostile(server, record, (partial(_send, server, faults, request) for faults, request in made))
+            hostile(context, server, record, (partial(_send, server, faults, request) for faults, request in made))
             yield judged(record)
     yield beside
 

@@ -39,7 +39,7 @@ def run(context: Context) -> Iterator[Record]:
         for name, texts in cases.items():
             context.say(f"texts: {name}")
             record = Record("texts", name, context.seed)
-            hostile(server, record, (partial(_embed_and_split, server, text) for _, text in texts))
+            hostile(context, server, record, (partial(_embed_and_split, server, text) for _, text in texts))
             yield judged(record)
     yield beside
 
