@@ -50,7 +50,7 @@ class Settings:
 
     Attributes:
         image_batch, text_batch: items per request and per dynamic batch.
-        preprocess_threads: that decode small images, each on one core.
+        preprocess_threads: each has a process decode small images, on one core.
         decoder_processes: that decode all other images, each within its limits and on one core.
         max_pixels, max_bytes: of an encoded image.
         image_seconds, image_megabytes: what decoding one image may take, of one core and beside the decoder's own.

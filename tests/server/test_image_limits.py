@@ -121,7 +121,8 @@ def test_bombs_do_not_hold_up_small_images(server: TritonServer, parameters: dic
     # The decoders have lower priority than the rest, and get the cores that are idle, of which there may be none.
     assert statistics.median(attacked) < 3 * statistics.median(alone) + 0.02
     assert max(attacked) < 2.0
-    assert set(statuses) <= {"INVALID_ARGUMENT", "UNAVAILABLE"}
+    # A fast machine decodes some of them within the limits.
+    assert "INVALID_ARGUMENT" in set(statuses) <= {"INVALID_ARGUMENT", "UNAVAILABLE", "OK"}
     assert len(statuses) > CALLERS
 
 

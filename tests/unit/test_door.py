@@ -162,3 +162,30 @@ def test_closing_does_what_waits() -> None:
         work.submit(f"{number}")
     door.close()
     assert len(work.done) == 9
+
+
+def test_a_request_of_several_pieces_is_done_by_the_workers(door: Door) -> None:
+    threads: list[int] = []
+    answers: queue.Queue[Exception | None] = queue.Queue()
+    door.submit(Ticket([1.0, 1.0], lambda _: threads.append(threading.get_ident()), answers.put), here=True)
+    assert answers.get(timeout=TIMEOUT_S) is None
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+def test_who_comes_while_another_s_turn_runs_waits(door: Door) -> None:
+    answers: queue.Queue[Exception | None] = queue.Queue()
+    threads: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_: int) -> None:
+        begun.set()
+        go_on.wait(TIMEOUT_S)
+
+    door.submit(Ticket([1.0], slow, answers.put))
+    assert begun.wait(TIMEOUT_S)
+    door.submit(Ticket([1.0], lambda _: threads.append(threading.get_ident()), answers.put), here=True)
+    assert answers.get(timeout=TIMEOUT_S) is None
+    assert threading.get_ident() not in threads
+    go_on.set()
+    assert answers.get(timeout=TIMEOUT_S) is None

@@ -1,6 +1,5 @@
 """The fair queue inside the models: whose turn it is, who waited too long, who cannot be in time."""
 
-import re
 import sys
 import time
 from collections import Counter
@@ -103,7 +102,7 @@ def test_who_is_refused_hears_when_to_come_back() -> None:
         queue.push(entry())
     assert queue.refusal("", 1.0, 10.0, unit_s=0.1, running=0.0, behind_s=0.0) is None
     refusal = queue.refusal("", 1.0, 4.0, unit_s=0.1, running=0.0, behind_s=0.0)
-    assert re.fullmatch(r"overloaded: 3\.0 s of work wait, and the request has 4\.0 s; retry in 1\.5 s", str(refusal))
+    assert str(refusal) == "overloaded: 3 s of work wait, and the request has 4 s; retry in 1.5 s"
     assert queue.refusal("", 1.0, 4.0, unit_s=0.01, running=0.0, behind_s=1.8) is not None
 
 

@@ -213,3 +213,25 @@ def is_running(process: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def test_a_process_says_when_it_is_ready() -> None:
+    made = Decoder(PARAMETERS)
+    try:
+        assert not made.is_ready()
+        deadline = time.monotonic() + 30
+        while not made.is_ready() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert made.is_ready()
+        assert np.array_equal(made.decode(GOOD), preprocess(GOOD, SETTINGS))
+    finally:
+        made.close()
+    assert not made.is_ready()
+
+
+def test_niceness_is_that_of_the_process() -> None:
+    made = Decoder(PARAMETERS, niceness=5)
+    try:
+        assert os.getpriority(os.PRIO_PROCESS, pid(made)) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
+    finally:
+        made.close()

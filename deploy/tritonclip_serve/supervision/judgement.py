@@ -10,7 +10,7 @@ from tritonclip_serve.supervision.events import Cause
 
 # Between two looks at all processes. Triton gives up a stopped process for good after 1 s with a request for it.
 TICK_S = 0.2
-# A heart beats every 0.1 s. On a machine without a free core a thread may wait for long.
+# A heart beats every 0.25 s. On a machine without a free core a thread may wait for long.
 HEARTBEAT_LIMIT_S = 1.5
 # A supervisor that was late by so much has not had a core either (or the machine slept), and judges nobody for a while.
 LATE_S = 0.5

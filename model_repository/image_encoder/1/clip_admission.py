@@ -42,8 +42,11 @@ class Admission(Generic[E]):
 
     def refusal(self, cost: float, caller: str, timeout_s: float) -> OverloadError | None:
         """Why a request of that cost is refused, which is then counted; None: it may come in."""
+        behind_s = self._behind()
+        if not behind_s and self.is_idle:
+            return None
         unit_s = self._pace.seconds / self._workers
-        refusal = self.queue.refusal(caller, cost, timeout_s, unit_s, self.running, self._behind())
+        refusal = self.queue.refusal(caller, cost, timeout_s, unit_s, self.running, behind_s)
         self.counts[REFUSED] += refusal is not None
         return refusal
 
@@ -61,6 +64,15 @@ class Admission(Generic[E]):
             self.queue.push(entry)
             self._tell()
         return [*out, *((other, full) for other in turned_away)]
+
+    def pass_by(self, entry: E) -> bool:
+        """Take an entry of one piece at once, if nobody waits, here or behind; whether it was."""
+        if len(entry.costs) > 1 or not self.is_idle or self._behind():
+            return False
+        entry.taken = 1
+        self._busy = 1
+        self.running = entry.left
+        return True
 
     def overdue(self) -> list[tuple[E, OverloadError]]:
         """Who waited too long, is in the queue no more, and has to be told."""

@@ -3,7 +3,7 @@
 One small file a process, `$TRITONCLIP_RUN_DIR/boards/<model>.<instance>.<pid>`, mapped into memory, so that telling
 and reading cost no call. Little-endian float64 x 8:
 
-    0 heartbeat: `time.monotonic()`, written ten times a second; the clock is common to all processes of a machine
+    0 heartbeat: `time.monotonic()`, written four times a second; the clock is common to all processes of a machine
     1 busy_since: `time.monotonic()` when the oldest piece of work that still runs began, 0 while idle
     2 limit_s: seconds that one piece of work may take before the process counts as hung
     3 backlog_s: estimated seconds until a request that came now would be finished here
@@ -28,7 +28,7 @@ FOLDER = "boards"
 DRAINING = "draining"
 CELLS, CELL_BYTES = 8, 8
 HEARTBEAT, BUSY_SINCE, LIMIT_S, BACKLOG_S = range(4)
-BEAT_S = 0.1
+BEAT_S = 0.25
 # Generous: a model that is only slow must never be taken for one that hangs.
 LEAST_LIMIT_S, MOST_LIMIT_S, TIMES_LONGEST = 2.0, 60.0, 10.0
 # How often a reader looks whether another process has taken the place of the one that it reads.

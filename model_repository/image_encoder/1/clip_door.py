@@ -90,20 +90,21 @@ class Door:
         """Take a request in, or answer it with `OverloadError`.
 
         Args:
-            here: do it in this thread where nobody waits.
+            here: do it in this thread if it is one piece and nobody waits.
             begun: other models have worked for it, so that a server that ends takes it in, too.
         """
         if self._board.is_draining and not begun:
-            return ticket.end(_ending())
+            ticket.end(_ending())
+            return
         with self._changed:
-            here = here and self._admission.is_idle
-            out = self._note_over(self._admission.enter(ticket))
-            taken = self._admission.take() if here and ticket.waits else None
+            at_once = here and self._admission.pass_by(ticket)
+            out = [] if at_once else self._note_over(self._admission.enter(ticket))
             if ticket.waits:
                 # A request of several pieces is work for several.
                 self._changed.notify(len(ticket.costs))
         _turn_away(out)
-        return None if taken is None else self._do(*taken)
+        if at_once:
+            self._do(ticket, 0)
 
     def counts(self) -> dict[str, float]:
         """What was turned away so far, by the names in COUNTS."""

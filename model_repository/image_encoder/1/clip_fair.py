@@ -251,7 +251,7 @@ class FairQueue(Generic[E]):
         # A house that is empty takes everything in, so that a wrong estimate is corrected.
         if not wait or (wait <= WAIT_SHARE * timeout and wait + cost * unit_s <= WHOLE_SHARE * timeout):
             return None
-        return OverloadError(f"{wait:.1f} s of work wait, and the request has {timeout:.1f} s", wait / 2)
+        return OverloadError(f"{wait:.2g} s of work wait, and the request has {timeout:.2g} s", wait / 2)
 
     def _ahead(self, caller: str, cost: float) -> float:
         """Cost that comes before the end of a new entry, its own left out.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -46,14 +47,15 @@ class Decoder:
 
     Args:
         parameters: of config.pbtxt; those of `clip_settings`.
+        niceness: how far it stands behind whoever else computes on this machine.
 
     Attributes:
         ended: how many processes ended at their work.
         spent: what its images took.
     """
 
-    def __init__(self, parameters: Mapping[str, str]) -> None:
-        self._parameters = json.dumps(dict(parameters))
+    def __init__(self, parameters: Mapping[str, str], niceness: int = 0) -> None:
+        self._arguments = str(niceness), json.dumps(dict(parameters))
         self._settings = settings_from(parameters)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -74,6 +76,13 @@ class Decoder:
             return self._decode(encoded)
         except DecoderEndedError:
             return self._decode(encoded)
+
+    def is_ready(self) -> bool:
+        """Whether it can decode at once; a process takes some tenths of a second to start."""
+        if not self._ready and self._process is not None and select.select([self._connection], [], [], 0)[0]:
+            with suppress(OSError, EOFError):
+                self._await_ready()
+        return self._ready
 
     def close(self) -> None:
         """End the process."""
@@ -138,7 +147,7 @@ class Decoder:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [_python(), str(_PROGRAM), str(os.getpid()), self._parameters],
+                [_python(), str(_PROGRAM), str(os.getpid()), *self._arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
@@ -164,6 +173,7 @@ class Decoder:
     def _stop(self, patience: float) -> int:
         """Returns the status of the process, which is killed if it still runs after `patience` seconds."""
         assert self._process is not None
+        self._ready = False
         self._connection.close()
         try:
             status = self._process.wait(patience)
@@ -193,4 +203,5 @@ def _python() -> str:
 def _environment() -> dict[str, str]:
     own = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONDONTWRITEBYTECODE": "1"}
     # Decoders are many, and none of them multiplies matrices.
-    return {**os.environ, **own, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **own, **threads}

@@ -1,12 +1,14 @@
-"""Decodes the images of all requests at once: small ones on threads, all others in decoder processes.
+"""Decodes the images of all requests at once, in decoder processes: small ones never wait for others.
 
-The two kinds wait at doors of their own, so that small images never wait for others.
+The two kinds have doors and processes of their own. A tiny image is decoded in the process that took it in: to send it
+to another would cost more than it saves. No other is, because resizing holds the interpreter's lock.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
@@ -35,6 +37,8 @@ COUNTS = {
 MOST_WAITING = 32
 # The least that an image costs, of a core's seconds.
 _LEAST_S = 1e-4
+# What costs less is tiny; while nobody waits it is done at once, without waking another thread.
+TINY_S = 2e-3
 
 
 def named(index: int, do: Callable[[], Result]) -> Result:
@@ -69,14 +73,16 @@ class _Request:
         self._left = 0
         self._answered = False
 
-    def ticket(self, places: list[int], costs: list[float], decode: Callable[[bytes], Pixels]) -> clip_door.Ticket:
-        """For the images at `places`. All tickets are made before one is handed in."""
+    def ticket(
+        self, places: list[int], costs: list[float], decode: Callable[[bytes, float], Pixels]
+    ) -> clip_door.Ticket:
+        """For the images at `places`; `decode` gets each with its cost. All are made before one is handed in."""
         self._left += 1
 
         def work(piece: int) -> None:
             if not self._answered:
                 index = places[piece]
-                self._pixels[index] = named(index, partial(decode, self._images.encoded[index]))
+                self._pixels[index] = named(index, partial(decode, self._images.encoded[index], costs[piece]))
 
         return clip_door.Ticket(
             costs,
@@ -113,6 +119,31 @@ class _Unseen:
         pass
 
 
+class Processes:
+    """Some decoder processes, each for one thread at a time.
+
+    Args:
+        parameters: of config.pbtxt.
+        count: of processes.
+        niceness: how far they stand behind whoever else computes on this machine.
+    """
+
+    def __init__(self, parameters: Mapping[str, str], count: int, niceness: int) -> None:
+        self.all = [Decoder(parameters, niceness) for _ in range(count)]
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        for decoder in self.all:
+            self._free.put(decoder)
+
+    @contextmanager
+    def one(self) -> Iterator[Decoder]:
+        """A free one; waits for it."""
+        decoder = self._free.get()
+        try:
+            yield decoder
+        finally:
+            self._free.put(decoder)
+
+
 class Pool:
     """Where the images of all requests are decoded.
 
@@ -123,18 +154,18 @@ class Pool:
     """
 
     def __init__(self, parameters: Mapping[str, str], board: clip_door.Board, behind: Callable[[], float]) -> None:
+        clip_preprocess.keep_memory()
         self.settings = settings_from(parameters)
         self._spent: list[Spent] = []
         self._threads = threading.local()
-        processes = int(parameters["decoder_processes"])
-        self._decoders = [Decoder(parameters) for _ in range(processes)]
-        self._free: SimpleQueue[Decoder] = SimpleQueue()
-        for decoder in self._decoders:
-            self._free.put(decoder)
+        count = int(parameters["decoder_processes"])
+        self._for_small = Processes(parameters, int(parameters["threads"]), niceness=0)
+        # What they cost is not known before.
+        self._for_others = Processes(parameters, count, niceness=5)
         limits = clip_door.Limits.of(parameters)
-        few = replace(limits, entries=min(limits.entries, MOST_WAITING * processes))
+        few = replace(limits, entries=min(limits.entries, MOST_WAITING * count))
         self._small = clip_door.Door(self.workers(parameters), board, limits, behind)
-        self._others = clip_door.Door(processes, _Unseen(), few, behind)
+        self._others = clip_door.Door(count, _Unseen(), few, behind)
 
     def workers(self, parameters: Mapping[str, str]) -> int:
         """Small images that are done at a time."""
@@ -158,10 +189,14 @@ class Pool:
             if places:
                 parts.append((door, request.ticket(places, [weights[index].seconds for index in places], decode)))
         for door, ticket in parts:
-            door.submit(ticket)
+            door.submit(ticket, here=door is self._small and sum(ticket.costs) <= TINY_S)
 
-    def decode(self, encoded: bytes) -> Pixels:
-        """A small image, in the thread that calls."""
+    def decode(self, encoded: bytes, seconds: float) -> Pixels:
+        """A small image that takes so long."""
+        if seconds > TINY_S:
+            with self._for_small.one() as decoder:
+                if decoder.is_ready():
+                    return decoder.decode(encoded)
         return clip_preprocess.preprocess(encoded, self.settings, self.spent())
 
     def spent(self) -> Spent:
@@ -174,9 +209,10 @@ class Pool:
 
     def counts(self) -> dict[str, float]:
         """By the names in COUNTS."""
-        both = (*self._spent, *(decoder.spent for decoder in self._decoders))
+        decoders = (*self._for_small.all, *self._for_others.all)
+        both = (*self._spent, *(decoder.spent for decoder in decoders))
         sums = Spent(*(sum(getattr(one, name) for one in both) for name in ("pictures", "decode_s", "resize_s")))
-        ended = sum(decoder.ended for decoder in self._decoders)
+        ended = sum(decoder.ended for decoder in decoders)
         doors = self._small.counts(), self._others.counts()
         turned_away = {name: sum(counts[name] for counts in doors) for name in clip_door.COUNTS}
         return {**sums.counts(), ENDED: float(ended), **turned_away}
@@ -185,12 +221,9 @@ class Pool:
         """Do what waits, then end threads and processes."""
         self._small.close()
         self._others.close()
-        for decoder in self._decoders:
+        for decoder in (*self._for_small.all, *self._for_others.all):
             decoder.close()
 
-    def _decode_apart(self, encoded: bytes) -> Pixels:
-        decoder = self._free.get()
-        try:
+    def _decode_apart(self, encoded: bytes, _seconds: float) -> Pixels:
+        with self._for_others.one() as decoder:
             return decoder.decode(encoded)
-        finally:
-            self._free.put(decoder)

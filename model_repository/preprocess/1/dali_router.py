@@ -63,7 +63,7 @@ class DaliPool(clip_pool.Pool):
         # Those of a whole call wait for it, while others decode here.
         return super().workers(parameters) + int(parameters["max_batch"])
 
-    def decode(self, encoded: bytes) -> clip_dali.Pixels:
+    def decode(self, encoded: bytes, seconds: float) -> clip_dali.Pixels:
         job = clip_dali.job_for(encoded, self.settings)
         if job is not None:
             try:
@@ -71,7 +71,7 @@ class DaliPool(clip_pool.Pool):
             except Exception:  # the log says why, once for all of a call
                 pass
         with self._cores:
-            return super().decode(encoded)
+            return super().decode(encoded, seconds)
 
 
 class TritonPythonModel(model.TritonPythonModel):

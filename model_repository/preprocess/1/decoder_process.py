@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from clip_preprocess import PictureError, PictureSettings, Spent, preprocess, settings_from
+from clip_preprocess import PictureError, PictureSettings, Spent, keep_memory, preprocess, settings_from
 from PIL import Image
 
 LENGTH = struct.Struct("<Q")
@@ -25,15 +25,14 @@ LENGTH = struct.Struct("<Q")
 REPLY = struct.Struct("<BQdd")
 PIXELS, REFUSED, NO_MEMORY, FAILED = range(4)
 READY = b"r"
-# Whoever else computes on this machine goes first.
-_NICENESS = 5
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve until the socket is closed."""
-    parent, settings = int(sys.argv[1]), settings_from(json.loads(sys.argv[2]))
+    parent, niceness, settings = int(sys.argv[1]), int(sys.argv[2]), settings_from(json.loads(sys.argv[3]))
     connection = socket.socket(fileno=0)
+    os.nice(niceness)
     _prepare(parent, settings)
     connection.sendall(READY)
     while (encoded := _received(connection)) is not None:
@@ -46,12 +45,12 @@ def main() -> None:
 
 def _prepare(parent: int, settings: PictureSettings) -> None:
     """Load what decoding needs, then bound the rest."""
+    keep_memory()
     Image.init()
     with suppress(ImportError):
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
