@@ -10,6 +10,7 @@ import pytest
 
 from tritonclip_chaos.campaign import Context, load
 from tritonclip_chaos.campaigns._faults import Stage
+from tritonclip_chaos.campaigns.overload import RUNNING_ROWS
 from tritonclip_chaos.gaps import longest_gap
 from tritonclip_chaos.records import Record
 from tritonclip_chaos.runner import run_campaigns
@@ -43,9 +44,11 @@ def test_a_flood_is_answered_in_part_and_refused_in_part(context: Context) -> No
     flooded = records[-1]
     assert (flooded.wrong, flooded.failed) == (0, 0), flooded.examples
     assert flooded.refused > flooded.answered > 0
-    # What is late is lost for its caller: before admission it was nearly everything.
+    # What is late is lost for its caller, and what is computed for it is lost for all. Once that was nearly everything.
     assert flooded.lost < 0.1 * flooded.tried
-    assert flooded.figures["goodput / peak"] > 0.5
+    assert flooded.figures["rows for nobody"] <= RUNNING_ROWS
+    # How much is left depends on the cores that the generator and the receiving leave.
+    assert flooded.figures["goodput / peak"] > 0.1
     assert flooded.figures["recovery s"] < PATIENT_S
 
 

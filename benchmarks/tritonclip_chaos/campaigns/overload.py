@@ -121,6 +121,7 @@ def _figures(outcome: Outcome) -> dict[str, float]:
         "accepted p99 s": outcome.seconds_of(ANSWERED, 0.99, from_due=True),
         "refusal p50 ms": outcome.seconds_of(REFUSED, 0.5, from_due=False) * 1000,
         "generator late p99 ms": outcome.lag_p99_s * 1000,
+        "generator's cores": outcome.generator_cores,
     }
 
 

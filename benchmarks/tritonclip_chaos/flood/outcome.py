@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -68,6 +69,7 @@ class Outcome:
         unanswered: requests that never came to an end.
         wrong: answers, of those compared, that differ from their reference.
         errors: the commonest, with their numbers.
+        generator_cores: that the generator took, on average; the server on the same machine lacked them.
     """
 
     rows: npt.NDArray[np.float64]
@@ -75,6 +77,7 @@ class Outcome:
     wrong: int
     errors: Sequence[str]
     seconds: float
+    generator_cores: float = 0.0
 
     def flow(self, place: int) -> Outcome:
         """Of one flow alone."""
@@ -145,7 +148,9 @@ def flood(
     folder = flows[0].source.path.parent
     plan_path, result_path = folder / "plan.json", folder / "result.npz"
     plan_path.write_text(json.dumps(plan), encoding="utf-8")
+    before_s = _children_s()
     _generate(plan_path, result_path, seconds + deadline_s + OVERHEAD_S, when_sent)
+    cores = (_children_s() - before_s) / seconds
     with np.load(result_path) as result:
         kept = result["kept"]
         answers = np.split(result["embeddings"], np.cumsum(kept[:, 2])[:-1]) if len(kept) else []
@@ -153,7 +158,7 @@ def flood(
             not _is_right(answer, flows[place].source.expected(number))
             for (place, number, _), answer in zip(kept, answers, strict=True)
         )
-        return Outcome(result["rows"], int(result["unanswered"]), wrong, result["errors"].tolist(), seconds)
+        return Outcome(result["rows"], int(result["unanswered"]), wrong, result["errors"].tolist(), seconds, cores)
 
 
 def _generate(plan: Path, result: Path, limit_s: float, when_sent: Callable[[], object]) -> None:
@@ -177,6 +182,12 @@ def _generate(plan: Path, result: Path, limit_s: float, when_sent: Callable[[], 
             f"the generator of the flood ended with status {process.returncode} (it may take {limit_s:g} s): "
             f"{errors[-1000:]}"
         )
+
+
+def _children_s() -> float:
+    """Seconds of a processor that all ended child processes took."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _is_right(answer: Floats, expected: Floats) -> bool:
