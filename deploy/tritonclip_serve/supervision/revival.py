@@ -68,6 +68,7 @@ class Revival:
         self._running: Future[dict[str, str]] | None = None
         self._came_back = False
         self._late: list[Death] = []
+        self._note = ""
 
     def models(self) -> Collection[str]:
         """The names of the models that are down."""
@@ -110,11 +111,14 @@ class Revival:
         if self._running is None and due and self.stuck is None:
             self._batch = due
             self._retire([fallen.name for fallen in due])
-            self._running = self._pool.submit(self._revive, [fallen.name for fallen in due])
+            lost_work = any(fallen.lost_work for fallen in due)
+            self._running = self._pool.submit(self._revive, [fallen.name for fallen in due], lost_work)
 
-    def _revive(self, models: list[str]) -> dict[str, str]:
+    def _revive(self, models: list[str], lost_work: bool) -> dict[str, str]:
         """Why by model, for those that are not back."""
         failed = self._control.reload(models)
+        # At once: whoever waits for a lost call has waited long enough.
+        self._note = self._release_callers() if lost_work and len(failed) < len(models) else ""
         if failed or self._others_are_down(models):
             return failed
         try:
@@ -135,8 +139,6 @@ class Revival:
             return
         except Exception as error:  # whatever it is, the watching has to go on
             failed = {fallen.name: repr(error) for fallen in self._batch}
-        back = [fallen for fallen in self._batch if fallen.name not in failed]
-        note = self._release_callers() if any(fallen.lost_work for fallen in back) else ""
         for fallen in self._batch:
             if fallen.name in failed:
                 pause = self._backoffs[fallen.name].pause(now)
@@ -146,7 +148,7 @@ class Revival:
                 del self._fallen[fallen.name]
                 self._came_back = True
                 cause = Cause(fallen.cause.kind, f"{fallen.cause.phrase} in {', '.join(sorted(fallen.instances))}")
-                self._events.restarted("model", fallen.name, cause, now - fallen.since, f"loaded again{note}")
+                self._events.restarted("model", fallen.name, cause, now - fallen.since, f"loaded again{self._note}")
 
     def _release_callers(self) -> str:
         try:

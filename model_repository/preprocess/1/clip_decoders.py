@@ -48,21 +48,23 @@ class Decoder:
     Args:
         parameters: of config.pbtxt; those of `clip_settings`.
         niceness: how far it stands behind whoever else computes on this machine.
+        lazy: start the process when it is first asked for, not now.
 
     Attributes:
         ended: how many processes ended at their work.
         spent: what its images took.
     """
 
-    def __init__(self, parameters: Mapping[str, str], niceness: int = 0) -> None:
+    def __init__(self, parameters: Mapping[str, str], niceness: int = 0, *, lazy: bool = False) -> None:
         self._arguments = str(niceness), json.dumps(dict(parameters))
         self._settings = settings_from(parameters)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self.ended = 0
         self.spent = Spent()
-        with suppress(OSError):
-            self._start()
+        if not lazy:
+            with suppress(OSError):
+                self._start()
 
     def decode(self, encoded: bytes) -> Pixels:
         """As `clip_preprocess.preprocess`.
@@ -78,9 +80,11 @@ class Decoder:
             return self._decode(encoded)
 
     def is_ready(self) -> bool:
-        """Whether it can decode at once; a process takes some tenths of a second to start."""
-        if not self._ready and self._process is not None and select.select([self._connection], [], [], 0)[0]:
-            with suppress(OSError, EOFError):
+        """Whether it can decode at once; a process takes some tenths of a second to start, which it does now."""
+        with suppress(OSError, EOFError):
+            if self._process is None:
+                self._start()
+            elif not self._ready and select.select([self._connection], [], [], 0)[0]:
                 self._await_ready()
         return self._ready
 

@@ -126,10 +126,11 @@ class Processes:
         parameters: of config.pbtxt.
         count: of processes.
         niceness: how far they stand behind whoever else computes on this machine.
+        lazy: start each when it is first asked for.
     """
 
-    def __init__(self, parameters: Mapping[str, str], count: int, niceness: int) -> None:
-        self.all = [Decoder(parameters, niceness) for _ in range(count)]
+    def __init__(self, parameters: Mapping[str, str], count: int, niceness: int, *, lazy: bool = False) -> None:
+        self.all = [Decoder(parameters, niceness, lazy=lazy) for _ in range(count)]
         self._free: SimpleQueue[Decoder] = SimpleQueue()
         for decoder in self.all:
             self._free.put(decoder)
@@ -159,7 +160,8 @@ class Pool:
         self._spent: list[Spent] = []
         self._threads = threading.local()
         count = int(parameters["decoder_processes"])
-        self._for_small = Processes(parameters, int(parameters["threads"]), niceness=0)
+        # Until each has started a thread decodes in its place, so that a model that comes back need not wait for them.
+        self._for_small = Processes(parameters, int(parameters["threads"]), niceness=0, lazy=True)
         # What they cost is not known before.
         self._for_others = Processes(parameters, count, niceness=5)
         limits = clip_door.Limits.of(parameters)
