@@ -15,6 +15,7 @@ from tritonclip_serve.errors import RepositoryError
 
 CONFIG = "config.pbtxt"
 ENTRY_POINTS = ("embed_image", "embed_text")
+_PYTHON = re.compile(r'^\s*backend\s*:\s*"python"', re.MULTILINE)
 _STEP = re.compile(r'\bmodel_name\s*:\s*"([^"]+)"')
 EXPORT_HINT = "write one with: tritonclip export CHECKPOINT DIR"
 
@@ -90,7 +91,16 @@ def with_dependents(repository: Path, models: Collection[str]) -> frozenset[str]
     return frozenset(found)
 
 
+def python_models(repository: Path) -> frozenset[str]:
+    """The models that have processes of their own."""
+    return frozenset(name for name, config in _configs(repository).items() if _PYTHON.search(config))
+
+
 def _steps(repository: Path) -> dict[str, set[str]]:
     """The models that each ensemble runs."""
-    configs = {path.parent.name: path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")}
-    return {name: set(_STEP.findall(config)) for name, config in configs.items()}
+    return {name: set(_STEP.findall(config)) for name, config in _configs(repository).items()}
+
+
+def _configs(repository: Path) -> dict[str, str]:
+    """The text of each model's config."""
+    return {path.parent.name: path.read_text(encoding="utf-8") for path in repository.glob(f"*/{CONFIG}")}

@@ -27,8 +27,8 @@ from tritonclip_client.main import main
 from tritonclip_serve import TritonServer
 
 
-def jpeg(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8)
+def jpeg(seed: int, size: tuple[int, int] = (120, 90)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -148,9 +148,10 @@ def test_a_model_that_is_not_there(client):
 
 @both_clients
 def test_a_deadline_that_cannot_be_met(ask, server):
-    # One request to a server that is at rest, which refuses none.
-    with pytest.raises(DeadlineExceededError, match=r"within 0\.01 s") as caught:
-        ask(server.grpc_address, lambda client: client.embed_images(GOOD[:32], timeout_s=0.01))
+    # One request to a server that is at rest, which refuses none: it begins at once, and takes longer.
+    images = [jpeg(0, (1000, 1000))] * 32
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.1 s") as caught:
+        ask(server.grpc_address, lambda client: client.embed_images(images, batch_size=32, timeout_s=0.1))
     assert caught.value.exit_code == 4
 
 

@@ -316,3 +316,12 @@ def test_calls_come_in_where_no_ensemble_has_a_step(tmp_path: Path) -> None:
     assert root_models(tmp_path) == ("embed_text", "split_text")
     assert with_dependents(tmp_path, ["tower"]) == {"tower", "embed_text"}
     assert with_dependents(tmp_path, ["split_text"]) == {"split_text"}
+
+
+def test_a_model_without_a_process_is_absent(tmp_path: Path) -> None:
+    watcher = Watcher(os.getpid(), tmp_path)
+    try:
+        (death,) = watcher.absent(["tower"])
+    finally:
+        watcher.close()
+    assert (death.stub.model, death.cause.phrase, death.was_busy) == ("tower", "ended before it was watched", True)

@@ -98,7 +98,8 @@ class Revival:
                 fallen = _Fallen(model, death.cause, death.seen_at, death.seen_at + pause, death.was_busy)
                 self._fallen[model] = fallen
             fallen.lost_work |= death.was_busy
-            fallen.instances.add(f"{death.stub.instance} (process {death.stub.pid})")
+            if death.stub.pid:
+                fallen.instances.add(f"{death.stub.instance} (process {death.stub.pid})")
 
     def step(self, now: float) -> None:
         """Finish what is done, and begin what is due."""
@@ -147,7 +148,8 @@ class Revival:
             else:
                 del self._fallen[fallen.name]
                 self._came_back = True
-                cause = Cause(fallen.cause.kind, f"{fallen.cause.phrase} in {', '.join(sorted(fallen.instances))}")
+                places = f" in {', '.join(sorted(fallen.instances))}" if fallen.instances else ""
+                cause = Cause(fallen.cause.kind, f"{fallen.cause.phrase}{places}")
                 self._events.restarted("model", fallen.name, cause, now - fallen.since, f"loaded again{self._note}")
 
     def _release_callers(self) -> str:

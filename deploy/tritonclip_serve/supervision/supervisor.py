@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tritonclip_serve import readiness
 from tritonclip_serve.errors import ServeError, ServerDiedError
-from tritonclip_serve.repository import with_dependents
+from tritonclip_serve.repository import python_models, with_dependents
 from tritonclip_serve.server import TritonServer
 from tritonclip_serve.supervision.control import ModelControl
 from tritonclip_serve.supervision.drain import drain
@@ -126,6 +126,7 @@ class Supervisor:
 
     def _watch_with(self, watcher: Watcher, revival: Revival, pulse: Pulse) -> Cause:
         upkeep_at = 0.0
+        expected = python_models(self._server.repository)
         while True:
             deaths = watcher.wait()
             # When the server dies its models die with it.
@@ -140,6 +141,7 @@ class Supervisor:
             cause = watcher.server_cause() or revival.stuck
             if time.monotonic() >= upkeep_at:
                 upkeep_at = time.monotonic() + _UPKEEP_S
+                revival.add(watcher.absent(expected - set(revival.models())))
                 self._server.cap_log()
                 self._server.close_shared_memory()
                 cause = cause or pulse.step(time.monotonic()) or _too_many(watcher)

@@ -113,6 +113,12 @@ class Watcher:
         """What is watched now."""
         return [watched.stub for watched in self._watched.values()]
 
+    def absent(self, models: Collection[str]) -> list[Death]:
+        """Of some models that should have processes, those without: they died before they were seen."""
+        there = {watched.stub.model for watched in self._watched.values()}
+        cause, now = Cause("ended", "ended before it was watched"), time.monotonic()
+        return [Death(Stub(0, model, model), cause, now, was_busy=True) for model in sorted(set(models) - there)]
+
     def leftovers(self) -> int:
         """Ended stubs that the server still holds on to, with their memory and threads."""
         self._unreaped = {pid for pid in self._unreaped if stat_fields(pid)}
