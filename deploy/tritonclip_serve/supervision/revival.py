@@ -14,6 +14,8 @@ from tritonclip_serve.supervision.watcher import Death
 
 # A model that lived so long after it was loaded does not die again and again.
 _CALM_S = 3.0
+# One that loads and dies again is down no longer than this on top; one that does not even load waits longer each time.
+_MOST_PAUSE_S = 0.5
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Revival:
                 self._late.append(death)
                 continue
             if fallen is None:
-                pause = self._backoffs.setdefault(model, Backoff(_CALM_S)).pause(death.seen_at)
+                pause = min(_MOST_PAUSE_S, self._backoffs.setdefault(model, Backoff(_CALM_S)).pause(death.seen_at))
                 fallen = _Fallen(model, death.cause, death.seen_at, death.seen_at + pause, death.was_busy)
                 self._fallen[model] = fallen
             fallen.lost_work |= death.was_busy
