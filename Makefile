@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## export the demo checkpoint with its LoRA, serve it, classify pictures, run a load test
 	$(BIN)/tritonclip demo $(DEMO_DIR)
 
-test: $(STAMP) ## run the tests, on the real server (under 20 minutes on two cores)
+test: $(STAMP) ## run the tests, on the real server (20 to 40 minutes on two cores)
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-all: $(STAMP) ## run every test, the slow ones too
