@@ -52,6 +52,7 @@ class OwnServer:
         self._shm_mb = shm_mb
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_asked = False
 
     def __enter__(self) -> OwnServer:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
@@ -99,17 +100,17 @@ class OwnServer:
         return self._process is not None and self._process.poll() is None
 
     def terminate(self) -> None:
-        """Ask it to end, as a container's runtime does."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        """Ask it to end, as a container's runtime does: once, because a second signal ends it without draining."""
+        if self._process is not None and not self._is_asked:
+            self._is_asked = True
+            self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> list[str]:
         """End it in order and look for what it left; returns that, one line each. Nothing, the second time."""
+        self.terminate()
         process, self._process = self._process, None
         if process is None:
             return []
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
         try:
             self.exit_status = process.wait(timeout=END_S)
         except subprocess.TimeoutExpired:

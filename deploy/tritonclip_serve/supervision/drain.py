@@ -20,8 +20,6 @@ _POLL_S = 0.05
 # So often in a row nothing may be at work, since calls pass from one model to the next, and models look for the file
 # four times a second.
 _IDLE_POLLS = 6
-# What is answered is still on its way out: a server that is stopped resets its connections.
-_LEAVE_S = 0.3
 # Of the time, what is left for calls to be refused by the models, and not with "no available versions".
 _REFUSING_SHARE, _REFUSING_MOST_S = 0.25, 2.0
 # Calls that were lost with a dead model count as running for ever.
@@ -63,7 +61,6 @@ def drain(
         if now >= deadline:
             return False
         time.sleep(_POLL_S)
-    time.sleep(_LEAVE_S)
     return True
 
 

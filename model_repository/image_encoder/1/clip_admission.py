@@ -43,8 +43,6 @@ class Admission(Generic[E]):
     def refusal(self, cost: float, caller: str, timeout_s: float) -> OverloadError | None:
         """Why a request of that cost is refused, which is then counted; None: it may come in."""
         behind_s = self._behind()
-        if not behind_s and self.is_idle:
-            return None
         unit_s = self._pace.seconds / self._workers
         refusal = self.queue.refusal(caller, cost, timeout_s, unit_s, self.running, behind_s)
         self.counts[REFUSED] += refusal is not None
