@@ -33,7 +33,7 @@ from tritonclip_bench.demo import DEMO
 from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.files import check_writable, write_json
 from tritonclip_bench.machine import cpu_slug, describe_machine
-from tritonclip_bench.pictures import Pictures, load_pictures
+from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures
 from tritonclip_bench.workload import Workload
 from tritonclip_client.table import format_table
 
@@ -51,20 +51,32 @@ EXPORTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Load:
-    """One way of calling a server: `clients` with one request of `batch` items in flight each."""
+    """One way of calling a server: `clients` with one request of `batch` items in flight each.
+
+    Attributes:
+        size: width and height of the images, drawn; None for those of the demo or of the default set.
+    """
 
     model: str
     clients: int
     batch: int
+    size: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
         """For the table and the JSON."""
-        return f"{self.model}: {self.clients} clients x batch {self.batch}"
+        size = " of {}x{}".format(*self.size) if self.size else ""
+        return f"{self.model}{size}: {self.clients} clients x batch {self.batch}"
 
 
 LOADS = {
-    "demo": (Load("embed_image", 8, 1), Load("embed_image", 1, 1), Load("embed_text", 8, 1), Load("clip", 4, 1)),
+    "demo": (
+        Load("embed_image", 8, 1),
+        Load("embed_image", 1, 1),
+        Load("embed_text", 8, 1),
+        Load("clip", 4, 1),
+        *(Load("embed_image", clients, 1, size=(1024, 768)) for clients in (1, 2, 8)),
+    ),
     "ViT-B-32": (
         *(Load("embed_image", pattern.clients, pattern.batch) for pattern in PATTERNS),
         Load("embed_text", 16, 1),
@@ -131,7 +143,8 @@ def _answers(address: str, load: Load, pictures: Pictures, dim: int, seed: int) 
 
 def measure(model: str, args: argparse.Namespace, before: Path, folder: Path) -> list[dict[str, Any]]:
     """Every load of `model` on both sides; a row a load."""
-    pictures = load_pictures(DEMO / "pictures" if model == "demo" else None)
+    ours = load_pictures(DEMO / "pictures" if model == "demo" else None)
+    pictures = {load: draw_pictures([load.size], 8) if load.size else ours for load in LOADS[model]}
     with ExitStack() as stack:
         addresses: dict[str, str] = {}
         for side, tree in (("before", before), ("after", CHECKOUT)):
@@ -142,7 +155,7 @@ def measure(model: str, args: argparse.Namespace, before: Path, folder: Path) ->
         seeds = iter(range(1, 1 << 20))
         sides: dict[str, Callable[[], float]] = {
             f"{load.name}, {side}": lambda load=load, side=side: rate(  # type: ignore[misc]
-                addresses[side], load, pictures, dim, args.seconds, next(seeds)
+                addresses[side], load, pictures[load], dim, args.seconds, next(seeds)
             )
             for load in LOADS[model]
             for side in addresses

@@ -54,8 +54,7 @@ def command_line(
         *tls_arguments,
         f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        # Each time that a model's shared memory grows, the kernel looks at all of it. 1 MB at a time, the default,
-        # takes a quarter of the time to hand on a large image.
+        # Each time that a model's shared memory grows, the kernel walks through all of it: the default is 1 MB.
         "--backend-config=python,shm-growth-byte-size=16777216",
         *_restrictions(endpoints),
         *installation.arguments,

@@ -17,7 +17,7 @@ from tritonclip_serve.process import is_process, live_members, start_time
 SHARED_MEMORY = Path("/dev/shm")
 BOARDS = "boards"
 # No "-": DALI reads nothing from a path that has one.
-_PREFIX = "tritonclip_"
+PREFIX = "tritonclip_"
 _LOCK, _OWNER, _SERVER = "lock", "owner", "server"
 _KILL_WAIT_S = 3.0
 _POLL_S = 0.02
@@ -36,7 +36,7 @@ class RunFolder:
     """
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         (self.path / BOARDS).mkdir()
         self.shared_memory_prefix = f"{self.path.name}-"
         self.locks = tuple(_locked(path) for path in (self.path / _LOCK, _segment_lock(self.path.name)))
@@ -86,11 +86,11 @@ def remove_shared_memory(prefix: str) -> None:
 
 def _left_names() -> Iterator[str]:
     mine = os.geteuid()
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_LOCK}"):
         with suppress(OSError):
             if not path.parent.is_symlink() and path.parent.stat().st_uid == mine:
                 yield path.parent.name
-    for path in SHARED_MEMORY.glob(f"{_PREFIX}*-{_LOCK}"):
+    for path in SHARED_MEMORY.glob(f"{PREFIX}*-{_LOCK}"):
         with suppress(OSError):
             name = path.name.removesuffix(f"-{_LOCK}")
             if path.lstat().st_uid == mine and not (Path(tempfile.gettempdir()) / name).exists():

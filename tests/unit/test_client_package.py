@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -11,7 +10,8 @@ import pytest
 import tritonclip_client
 
 FORBIDDEN = ("torch", "open_clip", "onnx", "transformers", "peft", "onnxruntime")
-IMPORT_LIMIT_S = 0.5
+# Beside those of grpc, numpy and tritonclient. Counted, not timed, so that it says the same on every machine.
+MOST_MODULES = 40
 
 
 def python(program: str) -> str:
@@ -39,14 +39,15 @@ def test_the_bare_import_loads_nothing_heavy():
 
 
 def test_the_import_fits_its_budget():
-    def cpu_seconds() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        python("from tritonclip_client import ClipClient")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    added = python(
+        "import grpc, numpy, sys, tritonclient.grpc\n"
+        "before = set(sys.modules)\n"
+        "from tritonclip_client import ClipClient\n"
+        "print(*sys.modules.keys() - before)"
+    ).split()
 
-    # With the start of the interpreter. Of the processor, not of the clock, so that other work on it counts little.
-    assert min(cpu_seconds() for _ in range(3)) <= IMPORT_LIMIT_S
+    assert "tritonclip_client.client" in added
+    assert len(added) <= MOST_MODULES
 
 
 def test_all_names_exist_and_are_sorted():

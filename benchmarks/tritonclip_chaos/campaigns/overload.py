@@ -211,6 +211,5 @@ CAMPAIGN = Campaign(
     "count from when they were due, refusals from when they were sent. *Recovery*: from the last request "
     "until a picture and a text take as long as before the flood. *Rows for nobody*: by the server's own "
     "counters, computed by the encoder but never answered. *Generator's cores*: those that it took; on a machine "
-    "with two, the server lacked them. Goodput also pays for receiving what is refused: 2.7 ms of a processor for "
-    "1.1 MB.",
+    "with two, the server lacked them. Goodput also pays for receiving what is refused.",
 )

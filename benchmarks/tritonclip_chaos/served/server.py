@@ -19,7 +19,7 @@ import psutil
 from tritonclip_chaos.errors import ServerFault
 from tritonclip_chaos.served import tree
 from tritonclip_chaos.served.sandbox import SHM_MB, Sandbox
-from tritonclip_serve import die_with_parent
+from tritonclip_serve import die_with_parent, runs
 
 _LAUNCHER = Path(die_with_parent.__file__)
 # ONNX Runtime keeps one such file a machine, whoever uses it.
@@ -163,7 +163,7 @@ class OwnServer:
         for process in alive:
             process.kill()
         segments = _segments(self.sandbox.shared_memory or Path("/dev/shm")) - self._segments
-        found += [f"shared memory {name}" for name in sorted(segments) if name.startswith("tritonclip-")]
+        found += [f"shared memory {name}" for name in sorted(segments) if name.startswith(runs.PREFIX)]
         files = (path.name for path in sorted((self._folder / "tmp").iterdir()) if path.name != _OF_ONNX_RUNTIME)
         found += [f"in the temporary folder: {name}" for name in files]
         ports = {int(one.rpartition(":")[2]) for one in (self.address, self.metrics) if one}

@@ -14,7 +14,7 @@ from tritonclip_serve.supervision.watcher import Death
 
 # A model that lived so long after it was loaded does not die again and again.
 _CALM_S = 3.0
-# One that loads and dies again is down no longer than this on top; one that does not even load waits longer each time.
+# The longest pause before a model that loaded and died again is loaded; one that fails to load waits longer each time.
 _MOST_PAUSE_S = 0.5
 
 
@@ -33,6 +33,19 @@ class _Fallen:
     due: float
     lost_work: bool
     instances: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a revival came to.
+
+    Attributes:
+        failed: why, by model, for those that are not back.
+        note: what became of the callers whose calls were lost.
+    """
+
+    failed: dict[str, str]
+    note: str = ""
 
 
 class Revival:
@@ -67,10 +80,9 @@ class Revival:
         self._backoffs: dict[str, Backoff] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="revival")
         self._batch: list[_Fallen] = []
-        self._running: Future[dict[str, str]] | None = None
+        self._running: Future[_Outcome] | None = None
         self._came_back = False
         self._late: list[Death] = []
-        self._note = ""
 
     def models(self) -> Collection[str]:
         """The names of the models that are down."""
@@ -117,42 +129,42 @@ class Revival:
             lost_work = any(fallen.lost_work for fallen in due)
             self._running = self._pool.submit(self._revive, [fallen.name for fallen in due], lost_work)
 
-    def _revive(self, models: list[str], lost_work: bool) -> dict[str, str]:
-        """Why by model, for those that are not back."""
+    def _revive(self, models: list[str], lost_work: bool) -> _Outcome:
         failed = self._control.reload(models)
         # At once: whoever waits for a lost call has waited long enough.
-        self._note = self._release_callers() if lost_work and len(failed) < len(models) else ""
+        note = self._release_callers() if lost_work and len(failed) < len(models) else ""
         if failed or self._others_are_down(models):
-            return failed
+            return _Outcome(failed, note)
         try:
             self._control.prove()
         except LoadError as error:
             # The next to fall may be why.
-            return {} if self._others_are_down(models) else dict.fromkeys(models, str(error))
-        return {}
+            if not self._others_are_down(models):
+                return _Outcome(dict.fromkeys(models, str(error)), note)
+        return _Outcome({}, note)
 
     def _others_are_down(self, models: list[str]) -> bool:
         return bool(self._late or set(self._fallen) - set(models))
 
-    def _finish(self, done: Future[dict[str, str]], now: float) -> None:
+    def _finish(self, done: Future[_Outcome], now: float) -> None:
         try:
-            failed = done.result()
+            outcome = done.result()
         except StuckError as error:
             self.stuck = Cause("stuck", str(error))
             return
         except Exception as error:  # whatever it is, the watching has to go on
-            failed = {fallen.name: repr(error) for fallen in self._batch}
+            outcome = _Outcome({fallen.name: repr(error) for fallen in self._batch})
         for fallen in self._batch:
-            if fallen.name in failed:
+            if fallen.name in outcome.failed:
                 pause = self._backoffs[fallen.name].pause(now)
                 fallen.due = now + pause
-                self._events.failed("model", fallen.name, fallen.cause, failed[fallen.name], pause)
+                self._events.failed("model", fallen.name, fallen.cause, outcome.failed[fallen.name], pause)
             else:
                 del self._fallen[fallen.name]
                 self._came_back = True
                 places = f" in {', '.join(sorted(fallen.instances))}" if fallen.instances else ""
                 cause = Cause(fallen.cause.kind, f"{fallen.cause.phrase}{places}")
-                self._events.restarted("model", fallen.name, cause, now - fallen.since, f"loaded again{self._note}")
+                self._events.restarted("model", fallen.name, cause, now - fallen.since, f"loaded again{outcome.note}")
 
     def _release_callers(self) -> str:
         try:

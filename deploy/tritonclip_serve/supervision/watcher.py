@@ -114,7 +114,7 @@ class Watcher:
         return [watched.stub for watched in self._watched.values()]
 
     def absent(self, models: Collection[str]) -> list[Death]:
-        """Of some models that should have processes, those without: they died before they were seen."""
+        """The deaths of those `models` that have no process: theirs ended before they were watched."""
         there = {watched.stub.model for watched in self._watched.values()}
         cause, now = Cause("ended", "ended before it was watched"), time.monotonic()
         return [Death(Stub(0, model, model), cause, now, was_busy=True) for model in sorted(set(models) - there)]

@@ -20,7 +20,7 @@ _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
         "preprocess_threads",
         int,
         "N",
-        "processes that decode small images; one per core of the serving machine (default: this machine's cores)",
+        "small images decoded at a time, each in a process of its own (default: this machine's cores)",
     ),
     (
         "--decoder-processes",

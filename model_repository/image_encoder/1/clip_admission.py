@@ -42,9 +42,8 @@ class Admission(Generic[E]):
 
     def refusal(self, cost: float, caller: str, timeout_s: float) -> OverloadError | None:
         """Why a request of that cost is refused, which is then counted; None: it may come in."""
-        behind_s = self._behind()
         unit_s = self._pace.seconds / self._workers
-        refusal = self.queue.refusal(caller, cost, timeout_s, unit_s, self.running, behind_s)
+        refusal = self.queue.refusal(caller, cost, timeout_s, unit_s, self.running, self._behind())
         self.counts[REFUSED] += refusal is not None
         return refusal
 
@@ -63,8 +62,8 @@ class Admission(Generic[E]):
             self._tell()
         return [*out, *((other, full) for other in turned_away)]
 
-    def pass_by(self, entry: E) -> bool:
-        """Take an entry of one piece at once, if nobody waits, here or behind; whether it was."""
+    def take_at_once(self, entry: E) -> bool:
+        """Take an entry of one piece if nothing waits, here or downstream; returns whether it was taken."""
         if len(entry.costs) > 1 or not self.is_idle or self._behind():
             return False
         entry.taken = 1

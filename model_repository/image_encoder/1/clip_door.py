@@ -97,7 +97,7 @@ class Door:
             ticket.end(_ending())
             return
         with self._changed:
-            at_once = here and self._admission.pass_by(ticket)
+            at_once = here and self._admission.take_at_once(ticket)
             out = [] if at_once else self._note_over(self._admission.enter(ticket))
             if ticket.waits:
                 # A request of several pieces is work for several.

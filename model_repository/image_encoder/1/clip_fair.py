@@ -248,7 +248,7 @@ class FairQueue(Generic[E]):
         """
         timeout = self.limits.timeout_s(timeout_s)
         wait = (self._ahead(caller, cost) + running / 2) * unit_s + behind_s
-        # A house that is empty takes everything in, so that a wrong estimate is corrected.
+        # While nothing waits everything is taken, so that a wrong estimate corrects itself.
         if not wait or (wait <= WAIT_SHARE * timeout and wait + cost * unit_s <= WHOLE_SHARE * timeout):
             return None
         return OverloadError(f"{wait:.2g} s of work wait, and the request has {timeout:.2g} s", wait / 2)

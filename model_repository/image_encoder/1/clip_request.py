@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -17,13 +16,9 @@ CALLER = "tritonclip-caller"
 
 def asked_by(request: Any) -> tuple[str, float]:
     """Who sent a request, "" where nothing says so, and its timeout in seconds, 0 for none."""
-    return _caller(request.parameters()), request.timeout() / 1e6
-
-
-# A caller's requests all say the same.
-@lru_cache(maxsize=256)
-def _caller(parameters: str) -> str:
-    return str(json.loads(parameters).get(CALLER, "")) if CALLER in parameters else ""
+    parameters = request.parameters()
+    caller = json.loads(parameters).get(CALLER, "") if CALLER in parameters else ""
+    return str(caller), request.timeout() / 1e6
 
 
 class Reply:

@@ -80,7 +80,7 @@ class Decoder:
             return self._decode(encoded)
 
     def is_ready(self) -> bool:
-        """Whether it can decode at once; a process takes some tenths of a second to start, which it does now."""
+        """Whether it can decode without waiting for the process to start; starts it if there is none."""
         with suppress(OSError, EOFError):
             if self._process is None:
                 self._start()

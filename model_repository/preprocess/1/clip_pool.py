@@ -120,7 +120,7 @@ class _Unseen:
 
 
 class Processes:
-    """Some decoder processes, each for one thread at a time.
+    """A set of decoder processes, lent to one thread each.
 
     Args:
         parameters: of config.pbtxt.
@@ -137,7 +137,7 @@ class Processes:
 
     @contextmanager
     def one(self) -> Iterator[Decoder]:
-        """A free one; waits for it."""
+        """Lend a free one, after waiting for it."""
         decoder = self._free.get()
         try:
             yield decoder
@@ -194,7 +194,11 @@ class Pool:
             door.submit(ticket, here=door is self._small and sum(ticket.costs) <= TINY_S)
 
     def decode(self, encoded: bytes, seconds: float) -> Pixels:
-        """A small image that takes so long."""
+        """Decode a small image, here or in a process.
+
+        Args:
+            seconds: estimate of what it takes.
+        """
         if seconds > TINY_S:
             with self._for_small.one() as decoder:
                 if decoder.is_ready():

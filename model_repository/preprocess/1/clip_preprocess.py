@@ -10,7 +10,7 @@ import ctypes
 import io
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -92,27 +92,15 @@ class Spent:
 
 
 def keep_memory() -> None:
-    """Have this process keep what an image leaves free for the next one, up to 64 MB.
-
-    To give it back and to ask for it again costs a third of the time of an image of a megapixel.
-    """
+    """Have this process keep freed memory, up to 64 MB, for the next image: fresh pages cost time."""
     with suppress(OSError, AttributeError):  # another C library than glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def preprocess_batch(
-    pictures: Sequence[bytes],
-    settings: PictureSettings,
-    ready: Mapping[int, Pixels] | None = None,
-    spent: Spent | None = None,
-) -> Pixels:
+def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pixels:
     """Pixels of every picture, uint8 [B, H, W, 3], or the rows of `clip_patches`.
-
-    Args:
-        ready: pixels that are there already, by the index of their picture.
-        spent: is counted up.
 
     Raises:
         PictureError: a picture is refused; the message begins with its index, `image[3]: `.
@@ -120,7 +108,7 @@ def preprocess_batch(
     pixels = np.empty((len(pictures), *settings.pixel_shape), np.uint8)
     for index, encoded in enumerate(pictures):
         try:
-            pixels[index] = ready[index] if ready and index in ready else preprocess(encoded, settings, spent)
+            pixels[index] = preprocess(encoded, settings)
         except PictureError as error:
             raise PictureError(f"image[{index}]: {error}") from error
     return pixels
