@@ -1,8 +1,15 @@
-"""What is read out of a server's log; every line here was written by tritonserver 2.51."""
+"""The server's log: its file, and what is read out of it; every line here was written by tritonserver 2.51."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import pytest
 
 from tritonclip_serve.diagnosis import find_failures, last_words, loaded_models
+from tritonclip_serve.errors import LogFileError
+from tritonclip_serve.log import ServerLog
 
 STAMP = "1121 09:45:35.898598 8323 "
 
@@ -95,3 +102,43 @@ def test_loaded_models():
 )
 def test_last_words(log, expected):
     assert expected in last_words(log)
+
+
+def test_a_log_is_no_link_and_nobody_elses(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "target")
+    with pytest.raises(LogFileError, match=r"log \(it is a symbolic link\); give another file"):
+        ServerLog(tmp_path / "log").empty()
+    assert (tmp_path / "target").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file somebody else's")
+def test_a_log_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log").touch()
+    os.chown(tmp_path / "log", 12345, 12345)
+    with pytest.raises(LogFileError, match="belongs to another user"):
+        ServerLog(tmp_path / "log").open()
+
+
+def test_a_log_is_capped_while_somebody_writes_to_it(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "log", max_bytes=1000)
+    writer = log.open()
+    os.write(writer, b"a" * 600)
+    log.cap()
+    assert (tmp_path / "log").stat().st_size == 600
+    os.write(writer, b"b" * 600)
+    log.mark()
+    log.cap()
+    os.write(writer, b"c")
+    os.close(writer)
+    assert (tmp_path / "log").read_bytes() == b"c"
+    assert (tmp_path / "log.1").read_bytes() == b"a" * 400 + b"b" * 600
+    assert log.read() == "c"
+
+
+def test_a_log_on_a_full_disk_harms_nobody() -> None:
+    log = ServerLog(Path("/dev/full"))
+    log.empty()
+    os.close(log.open())
+    log.cap()
+    assert not log.has_grown()

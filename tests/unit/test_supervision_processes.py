@@ -16,7 +16,6 @@ import pytest
 
 from tritonclip_serve import argv, connections, runs
 from tritonclip_serve.environment import raise_file_limit
-from tritonclip_serve.errors import LogFileError
 from tritonclip_serve.log import ServerLog
 from tritonclip_serve.process import is_process, spawn, start_time
 from tritonclip_serve.repository import root_models, with_dependents
@@ -154,6 +153,20 @@ def test_a_stopped_process_is_ended(watched) -> None:
     assert seconds < 2
 
 
+def test_a_stopped_process_that_loads_is_left_alone(watched) -> None:
+    """Triton waits for it, and longer when it is killed."""
+    pid, run, _ = watched
+    os.kill(pid, signal.SIGSTOP)
+    watcher = Watcher(os.getpid(), run)
+    for one in watcher._watched.values():
+        one.settled = False
+    assert deaths_within(watcher, 1)[0] == []
+    assert is_process(pid, start_time(pid))
+    watcher.settle()
+    assert [death.cause.kind for death in deaths_within(watcher, 5)[0]] == ["stopped"]
+    watcher.close()
+
+
 def test_a_silent_heart_is_ended(watched) -> None:
     pid, run, watcher = watched
     write_board(run, pid, time.monotonic(), busy_since=time.monotonic())
@@ -202,46 +215,6 @@ def test_connections_of_a_port_are_ended_from_outside(children) -> None:
         caller.close()
     # The port goes on listening.
     socket.create_connection(("127.0.0.1", port), timeout=10).close()
-
-
-def test_a_log_is_no_link_and_nobody_elses(tmp_path: Path) -> None:
-    (tmp_path / "target").write_text("mine")
-    (tmp_path / "log").symlink_to(tmp_path / "target")
-    with pytest.raises(LogFileError, match=r"log \(it is a symbolic link\); give another file"):
-        ServerLog(tmp_path / "log").empty()
-    assert (tmp_path / "target").read_text() == "mine"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file somebody else's")
-def test_a_log_of_another_user_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "log").touch()
-    os.chown(tmp_path / "log", 12345, 12345)
-    with pytest.raises(LogFileError, match="belongs to another user"):
-        ServerLog(tmp_path / "log").open()
-
-
-def test_a_log_is_capped_while_somebody_writes_to_it(tmp_path: Path) -> None:
-    log = ServerLog(tmp_path / "log", max_bytes=1000)
-    writer = log.open()
-    os.write(writer, b"a" * 600)
-    log.cap()
-    assert (tmp_path / "log").stat().st_size == 600
-    os.write(writer, b"b" * 600)
-    log.mark()
-    log.cap()
-    os.write(writer, b"c")
-    os.close(writer)
-    assert (tmp_path / "log").read_bytes() == b"c"
-    assert (tmp_path / "log.1").read_bytes() == b"a" * 400 + b"b" * 600
-    assert log.read() == "c"
-
-
-def test_a_log_on_a_full_disk_harms_nobody() -> None:
-    log = ServerLog(Path("/dev/full"))
-    log.empty()
-    os.close(log.open())
-    log.cap()
-    assert not log.has_grown()
 
 
 def test_what_a_killed_run_left_is_swept_and_what_lives_is_not(temporary: Path) -> None:

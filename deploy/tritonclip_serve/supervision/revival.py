@@ -24,6 +24,7 @@ class _Fallen:
 
     Attributes:
         due: when it is tried next.
+        failures: the pauses after attempts that failed.
         lost_work: whether requests were in it that nobody will answer.
     """
 
@@ -32,6 +33,7 @@ class _Fallen:
     since: float
     due: float
     lost_work: bool
+    failures: Backoff = field(default_factory=Backoff)
     instances: set[str] = field(default_factory=set)
 
 
@@ -156,7 +158,7 @@ class Revival:
             outcome = _Outcome({fallen.name: repr(error) for fallen in self._batch})
         for fallen in self._batch:
             if fallen.name in outcome.failed:
-                pause = self._backoffs[fallen.name].pause(now)
+                pause = fallen.failures.pause(now)
                 fallen.due = now + pause
                 self._events.failed("model", fallen.name, fallen.cause, outcome.failed[fallen.name], pause)
             else:

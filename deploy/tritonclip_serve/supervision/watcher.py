@@ -47,7 +47,7 @@ class _Watched:
     """A process under watch.
 
     Attributes:
-        settled: whether its model has been loaded; before, long silence is nothing special.
+        settled: whether its model has been loaded; before, nobody judges whether it hangs.
         doomed: why it was killed here.
         cores: how many it used between the last two slow ticks.
     """
@@ -198,8 +198,9 @@ class Watcher:
         fields = stat_fields(pid)
         if has_ended or not fields or fields[_STATE] in "ZX":
             return self._bury(watched, fields, now)
-        cause = hang(fields[_STATE], watched.reading(), now, judge_hearts and watched.settled, watched.cores)
-        cause = cause or self._greed(fields)
+        # While it loads, Triton itself waits for it, and takes ten seconds to notice that it was killed.
+        judged = watched.settled and hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.cores)
+        cause = judged or self._greed(fields)
         if cause is not None and watched.doomed is None:
             watched.doomed = cause
             # Not SIGCONT: a model that Triton has given up takes the server with it when it wakes.
