@@ -83,6 +83,14 @@ def test_a_rate_that_fails_below_one_that_does_not_is_noted() -> None:
     assert "not monotonic: 50.0 requests/s failed and 80.0 did not" in found.notes()[0]
 
 
+def test_a_percentile_of_few_requests_is_noted() -> None:
+    few, many = (judge(1.5, results(requests=count, p99=40.0), OBJECTIVE) for count in (30, 100))
+    assert Search(OBJECTIVE, [many]).notes() == []
+    assert Search(OBJECTIVE, [few]).notes() == [
+        "p99 is not known: of the 30 requests at 1.5 a second it is the slowest one; 100 are needed (--duration 67s)"
+    ]
+
+
 def results(**changes: float) -> dict:
     given = {"requests": 1000, "failures": 0, "unanswered": 0, "p99": 40.0, "answered": 100.0, "lag": 1.0, "cpu": 0.2}
     given |= changes
@@ -105,7 +113,9 @@ def results(**changes: float) -> dict:
         ({"failures": 1}, "sustained", ""),
         ({"answered": 90.0}, "failed", "90.0 of 100.0 were answered a second"),
         ({"requests": 0, "failures": 5}, "failed", "100.00% of the requests failed"),
-        ({"lag": 30.0, "p99": 90.0}, "generator", "1 of 100 sent 30 ms late"),
+        ({"lag": 30.0, "p99": 90.0}, "generator", "p99 is 90.0 ms, 1 of 100 sent 30 ms late"),
+        ({"lag": 30.0}, "sustained", ""),
+        ({"lag": 15.0, "p99": 90.0}, "failed", "p99 is 90.0 ms"),
         ({"cpu": 0.95}, "generator", "0.95 of a core used"),
     ],
 )
