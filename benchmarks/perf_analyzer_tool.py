@@ -75,7 +75,9 @@ def link_libraries(folder: Path) -> Path:
     try:
         packages = Path(str(distribution("nvidia-pytriton").locate_file("")))
     except PackageNotFoundError:
-        raise BenchError("nvidia-pytriton is not installed; run: pip install 'tritonclip[serve]'") from None
+        raise BenchError(
+            "nvidia-pytriton is not installed; run `pip install '.[serve]'` in a clone of tritonclip"
+        ) from None
     found = folder / "lib"
     found.mkdir(parents=True, exist_ok=True)
     for name, pattern in LIBRARIES.items():

@@ -82,7 +82,7 @@ def _missing_module(error: ModuleNotFoundError, point: EntryPoint) -> int:
         raise error
     print(
         f"error: `tritonclip {point.name}` needs the Python package {error.name!r}, which is not installed; "
-        f"run: pip install 'tritonclip[{extra}]'",
+        f"run `pip install '.[{extra}]'` in a clone of tritonclip",
         file=sys.stderr,
     )
     return EXIT_MISSING_EXTRA

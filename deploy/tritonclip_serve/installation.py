@@ -16,7 +16,7 @@ from pathlib import Path
 from tritonclip_export.settings import EMBEDDED_RELEASE
 from tritonclip_serve.errors import EnvironmentFaultError, ServerNotFoundError
 
-INSTALL_HINT = "install the embedded one with: pip install 'tritonclip[serve]'"
+INSTALL_HINT = "to install the embedded one, run `pip install '.[serve]'` in a clone of tritonclip"
 CONTAINER_BINARY = Path("/opt/tritonserver/bin/tritonserver")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _STUB = "triton_python_backend_stub"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,11 +34,13 @@ def read_adapters(
     alpha: float | None = None,
     rank: int | None = None,
     file_format: str | None = None,
+    may_be_partial: bool = False,
 ) -> Adapters:
     """Read every path of `given`; a directory with a whole checkpoint is a task vector.
 
     Args:
         alpha, rank, file_format: of LoRA files that do not say them.
+        may_be_partial: whether PEFT's directories may lack tensors for modules that they name.
 
     Raises:
         AdapterError: a path that is no adapter, a broken file, or a weight for what takes none.
@@ -55,7 +57,7 @@ def read_adapters(
             found.grafts.append(_read_graft(path, weight))
         else:
             read = read_adapter if by_itself and not all(says_itself) else read_as_told
-            found.merged.append((read(path), weight))
+            found.merged.append((replace(read(path), may_be_partial=may_be_partial), weight))
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from tritonclip_export.adapters import Adapters
 from tritonclip_export.checkpoint import Checkpoint
@@ -19,11 +20,18 @@ from tritonclip_export.reference import Reference, ReferenceUnavailable, unmerge
 
 @dataclass(frozen=True)
 class Gate:
-    """Inputs, their image and text embeddings in float32 PyTorch, and what computed these."""
+    """What an export has to reproduce.
+
+    Attributes:
+        expected: image and text embeddings of the probes, in float32 PyTorch.
+        reference: what computed them.
+        caveat: as in `parity.ParityReport`.
+    """
 
     probes: Probes
     expected: tuple[Array, Array]
     reference: str
+    caveat: str | None = None
 
 
 def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, how: Composition) -> Gate | str:
@@ -31,21 +39,28 @@ def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, ho
 
     Raises:
         CheckpointError: the weights do not fit their config, or the towers' embeddings have two lengths.
+        AdapterError: an adapter lacks tensors.
     """
-    if adapters.merged and how.method != "sum":
-        return f"PEFT has no unmerged forward for {how.method}. The merge itself is possible."
     try:
+        if adapters.merged and how.method != "sum":
+            raise ReferenceUnavailable(f"PEFT has no unmerged forward for {how.method}. The merge itself is possible.")
         reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
     except ReferenceUnavailable as error:
         # Only the words: the error would keep the model alive.
-        return str(error)
-    return _gate(reference, probes, reference.description)
+        why = str(error)
+    else:
+        return _gate(reference, probes, reference.description)
+    for one in adapters.merged:
+        # Alone each may run, and PEFT says whether tensors are missing.
+        with suppress(ReferenceUnavailable):
+            unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, [(one[0], 1.0)])
+    return why
 
 
 def merged_gate(checkpoint: Checkpoint, merged: MergeResult, grafts: Sequence[Graft], probes: Probes, why: str) -> Gate:
     """The gate of the merged weights, where `why` names the reason that nothing runs unmerged."""
     reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], grafts)
-    return _gate(reference, probes, f"{reference.description} with the merged weights, because: {why}")
+    return replace(_gate(reference, probes, f"{reference.description} with the merged weights"), caveat=why)
 
 
 def _gate(reference: Reference, probes: Probes, description: str) -> Gate:

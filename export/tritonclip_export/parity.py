@@ -74,12 +74,14 @@ class ParityReport:
     """Every comparison, and how often the served zero-shot answers are the reference's.
 
     Attributes:
+        reference: what the export is compared with.
         precision: the type of the served graphs' products, a key of MINIMUM_COSINE; what stage "merge" compares is
             float32 always.
         top1_agreement, top5_agreement: over the probes, how much of a picture's best text, and of its best five, is
             the same, in the worst stage after the merge.
         worst_inputs: by tower, the probes with the least cosines, in that tower's worst stage after the merge.
         layers: by tower, what a narrower precision did inside; see `precision.report`.
+        caveat: why the reference has the merged weights, so that the merge is compared with nothing; None: it has not.
     """
 
     reference: str
@@ -91,6 +93,7 @@ class ParityReport:
     texts: int = 0
     worst_inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     layers: dict[str, LayerReport] = field(default_factory=dict)
+    caveat: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest."""

@@ -57,6 +57,7 @@ class ExportRequest:
     lora_alpha: float | None = None
     lora_rank: int | None = None
     adapter_format: str | None = None
+    allow_partial_adapter: bool = False
     weights: Path | None = None
     pretrained: str | None = None
     like: str | None = None
@@ -130,7 +131,11 @@ def _prepare(request: ExportRequest) -> Prepared:
         in_float32 = {name: tensor.float() for name, tensor in checkpoint.state_dict.items()}
         checkpoint = replace(checkpoint, state_dict=in_float32)
         adapters = read_adapters(
-            request.adapters, alpha=request.lora_alpha, rank=request.lora_rank, file_format=request.adapter_format
+            request.adapters,
+            alpha=request.lora_alpha,
+            rank=request.lora_rank,
+            file_format=request.adapter_format,
+            may_be_partial=request.allow_partial_adapter,
         )
         merge = plan_merge(checkpoint.state_dict, adapters.merged, build=checkpoint.build, how=request.composition)
     probes = make_probes(
@@ -211,7 +216,7 @@ def _convert(prepared: Prepared, staging: Path) -> parity.ParityReport:
 def _prove(prepared: Prepared) -> parity.ParityReport:
     """Pass the towers through the gate in PyTorch; afterwards they are of the precision that is served."""
     gate, spec, towers = prepared.gate, prepared.spec, prepared.towers
-    report = parity.ParityReport(gate.reference, spec.precision)
+    report = parity.ParityReport(gate.reference, spec.precision, caveat=gate.caveat)
     is_float16 = spec.precision == "float16"
     with step("compare the merged towers with PyTorch"):
         if is_float16:

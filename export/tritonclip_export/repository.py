@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -32,6 +33,8 @@ _REFUSED_BY_DISK = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOTDIR, errno.ENAMETOOLONG),
 }
+# Of numpy's `tofile`, which says no errno.
+_CUT_SHORT = re.compile(r"problem writing element|\d+ requested and \d+ written")
 
 
 def check_output(out: Path, *, force: bool) -> None:
@@ -43,6 +46,9 @@ def check_output(out: Path, *, force: bool) -> None:
         RepositoryError: says what stands there and what to do.
     """
     sweep(out.resolve())
+    around = next((folder for folder in out.resolve().parents if (folder / MANIFEST).is_file()), None)
+    if around is not None:
+        raise RepositoryError(f"{out} is inside the model repository {around}; give a directory outside it")
     if not out.exists() and not out.is_symlink():
         return
     if out.is_dir() and not any(out.iterdir()):
@@ -73,7 +79,7 @@ def staged(out: Path) -> Iterator[Path]:
             _replace(staging, out)
     except BaseException as error:
         _clear(absent)
-        if isinstance(error, OSError) and error.errno in _REFUSED_BY_DISK:
+        if isinstance(error, OSError) and (error.errno in _REFUSED_BY_DISK or _CUT_SHORT.match(str(error))):
             raise _not_written(out, error) from error
         raise
 

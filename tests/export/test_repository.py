@@ -115,6 +115,18 @@ def test_a_disk_that_takes_no_more_is_one_clear_error(source: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_numpys_error_of_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="free space there"), repository.staged(tmp_path / "out"):
+        raise OSError("problem writing element 292864 to file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repository_inside_a_repository_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(RepositoryError, match=f"deep/out is inside the model repository {tmp_path}; give"):
+        repository.check_output(tmp_path / "deep" / "out", force=True)
+
+
 def test_a_parent_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (

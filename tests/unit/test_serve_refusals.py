@@ -127,7 +127,7 @@ def test_numpy_1_is_accepted():
 def test_no_server_on_the_path(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(installation, "CONTAINER_BINARY", tmp_path / "tritonserver")
-    with pytest.raises(ServerNotFoundError, match=r"no tritonserver found .*pip install 'tritonclip\[serve\]'"):
+    with pytest.raises(ServerNotFoundError, match=r"no tritonserver found .*pip install '\.\[serve\]'"):
         find_server("path", tmp_path)
 
 

@@ -55,7 +55,12 @@ def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
         "--lora-alpha", metavar="N", type=float, help="LoRA's alpha, where the file does not store it"
     )
     adapters.add_argument("--lora-rank", metavar="N", type=int, help="LoRA's rank, where a file does not show it")
-    adapters.add_argument("--adapter-format", metavar="FORMAT[:CHOICE]", help="of a file that could be of several")
+    adapters.add_argument("--adapter-format", metavar="FORMAT[:CHOICE]", help="format of a file, where it is ambiguous")
+    adapters.add_argument(
+        "--allow-partial-adapter",
+        action="store_true",
+        help="accept an adapter without tensors for some of the modules that it names; they stay as they are",
+    )
     adapters.add_argument(
         "--merge-method",
         choices=METHODS,
@@ -115,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         lora_alpha=args.lora_alpha,
         lora_rank=args.lora_rank,
         adapter_format=args.adapter_format,
+        allow_partial_adapter=args.allow_partial_adapter,
         weights=args.weights,
         pretrained=args.pretrained,
         like=args.like,
@@ -149,11 +155,12 @@ def _require_adapter(args: argparse.Namespace) -> None:
         "--lora-alpha": args.lora_alpha,
         "--lora-rank": args.lora_rank,
         "--adapter-format": args.adapter_format,
+        "--allow-partial-adapter": args.allow_partial_adapter or None,
         "--merge-method": None if args.merge_method == "sum" else args.merge_method,
         "--merge-density": args.merge_density,
         "--merge-seed": args.merge_seed,
     }
-    named = [f"{option} {value}" for option, value in given.items() if value is not None]
+    named = [option if value is True else f"{option} {value}" for option, value in given.items() if value is not None]
     if named and not args.adapter:
         raise AdapterError(f"{' and '.join(named)} without an adapter; add --adapter PATH, or leave it out")
     if args.merge_seed is not None and "dare" not in args.merge_method:
@@ -171,7 +178,11 @@ def parse_adapter(text: str) -> tuple[Path, float]:
     try:
         return Path(path), float(weight)
     except ValueError:
-        return Path(text), 1.0
+        if not Path(path).exists():
+            return Path(text), 1.0
+        from tritonclip_export.errors import AdapterError
+
+        raise AdapterError(f"--adapter {text}: the weight {weight!r} is not a number; write {path}=0.5") from None
 
 
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
@@ -183,6 +194,8 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
         f"parity against {parity['reference']}: cosine >= {worst['cosine_min']:.7f} on {parity['pictures']} "
         f"pictures and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
     )
+    if parity["caveat"] is not None:
+        print(f"warning: the merge was not compared with the unmerged adapters: {parity['caveat']}", file=sys.stderr)
     for tower, layers in parity["layers"].items():
         for layer in layers["islands"]:
             print(

@@ -24,6 +24,7 @@ class Adapter:
         notes: what a person should know of how the file was read.
         choices: by name, the adapters of a file that holds several; `fit_adapter` takes the one that fits a model.
         whole_model: the file holds base weights too; `fit_adapter` takes out those that say nothing new.
+        may_be_partial: whether tensors may be missing for modules that its adapter_config.json names.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Adapter:
     notes: tuple[str, ...] = ()
     choices: tuple[tuple[str, Adapter], ...] = ()
     whole_model: bool = False
+    may_be_partial: bool = False
 
     @property
     def name(self) -> str:

@@ -31,7 +31,8 @@ def load_with_peft(module: torch.nn.Module, adapter: PeftAdapter) -> PeftModel:
     """Wrap the modules of `module` in place; the adapter is called ADAPTER_NAME.
 
     Raises:
-        ReferenceUnavailable: PEFT does not find a tensor, or has no such LoRA.
+        ReferenceUnavailable: PEFT has no such LoRA.
+        AdapterError: the adapter's directory lacks tensors.
     """
     from peft import PeftConfig, PeftModel
 
@@ -47,14 +48,15 @@ def load_with_peft(module: torch.nn.Module, adapter: PeftAdapter) -> PeftModel:
         peft_model = PeftModel.from_pretrained(
             module, adapter.path, adapter_name=ADAPTER_NAME, config=config, torch_device="cpu"
         )
-    _require_found([str(entry.message) for entry in caught if _MISSING_KEYS in str(entry.message)], adapter)
+    messages = [str(entry.message) for entry in caught if _MISSING_KEYS in str(entry.message)]
+    _require_complete([key for message in messages for key in _missing_keys(message)], adapter)
     return peft_model
 
 
 def add_with_peft(peft_model: PeftModel, adapter: PeftAdapter, name: str) -> None:
     """Wrap once more, with another adapter of the name `name`; raises as `load_with_peft`."""
     if _is_pefts_directory(adapter):
-        _require_found(peft_model.load_adapter(adapter.path, name, torch_device="cpu").missing_keys, adapter)
+        _require_complete(peft_model.load_adapter(adapter.path, name, torch_device="cpu").missing_keys, adapter)
     else:
         peft_model.add_adapter(name, _lora_config(adapter))
         _set_tensors(peft_model, adapter, name)
@@ -108,6 +110,22 @@ def _set_tensors(peft_model: PeftModel, adapter: PeftAdapter, name: str) -> None
         raise ReferenceUnavailable(f"PEFT has no LoRA such as {adapter.path}'s: {str(error)[:300]}") from error
     _require_found([key for key in found.missing_keys if f".{name}" in key], adapter)
     _require_found(found.unexpected_keys, adapter)
+
+
+def _missing_keys(message: str) -> list[str]:
+    """The names in PEFT's warning, which ends with a list of them."""
+    return re.findall(r"'([^']+)'", message.partition(_MISSING_KEYS)[2])
+
+
+def _require_complete(missing: Sequence[str], adapter: PeftAdapter) -> None:
+    """PEFT itself leaves a module without tensors as it was, and warns."""
+    if missing and not adapter.may_be_partial:
+        total = len(missing) + len(adapter.tensors)
+        raise AdapterError(
+            f"{adapter.path} lacks {len(missing)} of the {total} tensors that its {CONFIG_FILE} asks for in this model "
+            f"(first: {missing[0]}); copy or save the adapter again. If it was trained on a part of the model, say so "
+            "with --allow-partial-adapter: the other modules stay as they are."
+        )
 
 
 def _require_found(missing: Sequence[str], adapter: PeftAdapter) -> None:

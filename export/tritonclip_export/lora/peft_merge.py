@@ -40,6 +40,7 @@ class MethodAdapter:
         namespace: "open_clip" or "hf", whose module names it speaks.
         tensors: what belongs to one module, by its name in the trained model, without PEFT's prefix.
         files: the files that were read, for hashing.
+        may_be_partial: whether tensors may be missing for modules that its adapter_config.json names.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class MethodAdapter:
     namespace: Namespace
     tensors: dict[str, torch.Tensor]
     files: tuple[Path, ...]
+    may_be_partial: bool = False
 
     @property
     def name(self) -> str:
