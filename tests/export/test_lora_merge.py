@@ -51,6 +51,10 @@ BOTH_TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
     "hf bias lora_only": ("hf", {"target_modules": ["k_proj", "v_proj", "fc1"], "bias": "lora_only"}),
     "hf lora_bias": ("hf", {"target_modules": ["v_proj", "fc1"], "lora_bias": True}),
     "hf lora_bias, bias all": ("hf", {"target_modules": ["fc1"], "lora_bias": True, "bias": "all"}),
+    "hf bias all and modules_to_save": (
+        "hf",
+        {"target_modules": ["q_proj"], "bias": "all", "modules_to_save": ["post_layernorm"]},
+    ),
     "hf modules_to_save": (
         "hf",
         {

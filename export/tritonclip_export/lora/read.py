@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,4 +93,9 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{len(foreign)} keys of {path} do not start with {PEFT_PREFIX} (first: {foreign[0]}), as PEFT's "
             "save_pretrained writes them; if another tool wrote the file, give the file instead of its directory."
         )
-    return {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in raw.items()}
+    return {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in raw.items() if not _is_twice(key, raw)}
+
+
+def _is_twice(key: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """With `bias="all"` PEFT writes the biases of modules in `modules_to_save` three times, the base's among them."""
+    return ".original_module." in key or (".modules_to_save." in key and key.replace(".modules_to_save", "") in tensors)
