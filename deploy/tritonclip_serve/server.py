@@ -373,5 +373,7 @@ def default_log_path(repository: Path, grpc_port: int) -> Path:
 
     The port keeps apart two servers of one repository.
     """
+    # Without `..`, whose parent may be inside the repository.
+    repository = Path(os.path.abspath(repository))  # noqa: PTH100
     parent = repository.parent if os.access(repository.parent, os.W_OK) else Path(tempfile.gettempdir())
     return parent / f"{repository.name}.tritonserver-{grpc_port}.log"

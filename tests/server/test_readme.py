@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README is run, or stands below with the reason why not."""
+"""Every command and Python example of the README and of two pages is run, or stands below with the reason why not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 
 from tritonclip_serve import TritonServer
 
-README = Path(__file__).parents[2] / "README.md"
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "exporting.md", ROOT / "docs" / "protocol.md"]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
 COMMANDS = [
     line.removeprefix("$ ")
     for language, text in BLOCKS
@@ -29,7 +30,7 @@ EXAMPLES = [text for language, text in BLOCKS if language == "python"]
 NOT_RUN = {
     "make demo": "test_demo.py runs the command behind it, `tritonclip demo`",
     "make test": "it is what runs this",
-    "pip install '.[export,serve]'": "`make install` did the same, with more extras",
+    "pip install -c constraints.txt '.[export,serve]'": "`make install` did the same, with more extras",
     "tritonclip engine build repository --runtime tensorrt": "needs TensorRT's libraries and a GPU",
     "tritonclip bench gpu --repository repository": "needs a GPU; test_bench_gpu.py runs it with --device cpu",
     "tritonclip serve repository --server path": "needs a tritonserver on PATH; test_image.py runs it with one",

@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
     was = before.to_dict()
     for name, value in after.to_dict().items():
         print(f"{name:22}{_readable(value)}{'' if value == was[name] else f'  (was {_readable(was[name])})'}")
-    what = f"{len(written)} files written; a server reads them when it starts" if written else "no file changes"
+    if written:
+        what = f"{len(written)} files written; a server reads them when it starts"
+    else:
+        what = "no file changes" if after == before else "recorded; with this runtime it changes no file"
     print(f"{args.repository}: {what}")
     return 0
 
