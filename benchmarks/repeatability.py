@@ -22,10 +22,10 @@ from typing import Any
 import psutil
 
 from paired_timing import RESULTS
+from tritonclip_bench.cli_types import count
 from tritonclip_bench.errors import BenchError, LoadError
 from tritonclip_bench.files import check_writable, write_json
 from tritonclip_bench.machine import cpu_slug, describe_machine
-from tritonclip_bench.options import count
 from tritonclip_bench.report import spread_line
 from tritonclip_bench.spread import difference
 from tritonclip_serve.errors import ServeError

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonclip_bench.prices import DEFAULT_CURRENCY, Price, dollars_per_million, today
+from tritonclip_bench.price_table import today
+from tritonclip_bench.prices import DEFAULT_CURRENCY, Price, dollars_per_million
 
 SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
 

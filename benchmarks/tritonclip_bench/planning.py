@@ -9,7 +9,8 @@ from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable
 from tritonclip_bench.loadrun import LoadPlan
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.prices import Price, asked_price
+from tritonclip_bench.price_table import asked_price
+from tritonclip_bench.prices import Price
 from tritonclip_bench.scenarios import CLASSIFIER_PREFIX
 from tritonclip_bench.server_metrics import fetch
 from tritonclip_bench.shapes import check_processes, parse_shape

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import calendar
 import datetime
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tritonclip_bench.errors import PriceError
@@ -20,7 +17,6 @@ UNDATED = "undated"
 OLD_DAYS = 180
 DEFAULT_CURRENCY = "USD"
 SPOT = "spot"
-LIST_COMMAND = "`tritonclip bench cost --list`"
 _QUARTER, _MONTH = re.compile("([0-9]{4})-Q([1-4])"), re.compile("([0-9]{4})-([0-9]{2})")
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -128,81 +124,6 @@ def last_day(text: str) -> datetime.date | None:
 
 def _end(year: int, month: int) -> datetime.date:
     return datetime.date(year, month, calendar.monthrange(year, month)[1])
-
-
-def price_table(own: Path | None = None) -> dict[str, Price]:
-    """The prices that come with the package, by `Price.name`, and those of the user's file, which replace them.
-
-    Raises:
-        PriceError: the file is not there, or what stands in it is no price.
-    """
-    # It makes `Price`s itself.
-    from tritonclip_bench.price_file import PACKAGED, read_prices
-
-    return {**read_prices(PACKAGED), **({} if own is None else read_prices(own))}
-
-
-def today() -> datetime.date:
-    """The day in UTC, so that a result is of the same day everywhere."""
-    return datetime.datetime.now(datetime.timezone.utc).date()
-
-
-def asked_price(args: argparse.Namespace) -> Price | None:
-    """What the options of `options.add_price_arguments` ask for.
-
-    Raises:
-        PriceError: see `find_price`.
-    """
-    day = today().isoformat()
-    return find_price(args.instance, args.price_per_hour, day, currency=args.currency, prices=args.prices)
-
-
-def find_price(
-    instance: str | None,
-    price_per_hour: float | None,
-    today: str,
-    *,
-    currency: str | None = None,
-    prices: Path | None = None,
-) -> Price | None:
-    """The price to count with: what was given, else the table's row, else none.
-
-    Args:
-        instance: a name in the table, or any name when `price_per_hour` is given too.
-        price_per_hour: overrides the table.
-        today: the date of a price that was given, ISO 8601.
-        currency: of `price_per_hour`; where None that of the instance in the table, else DEFAULT_CURRENCY.
-        prices: the user's own table, see `price_table`.
-
-    Raises:
-        PriceError: an instance that the table does not know, without a price; a price below or at 0; a currency that
-            is not the table's; or a table that cannot be read.
-    """
-    table = price_table(prices)
-    if price_per_hour is not None:
-        make = partial(replace, table[instance]) if instance in table else partial(Price, instance=instance)
-        listed = table[instance].currency if instance in table else DEFAULT_CURRENCY
-        given = {"price_per_hour": price_per_hour, "currency": currency or listed}
-        return make(**given, date=today, source="given with --price-per-hour", stale=None, kind=None)
-    if instance is None:
-        if currency is not None:
-            raise PriceError(f"--currency {currency} without a price; give --price-per-hour too")
-        return None
-    if instance not in table:
-        # The registry's hint for mistyped names; it imports nothing heavy.
-        from tritonclip_export.registry.families import close_matches
-
-        raise PriceError(
-            f"no price for the instance {instance!r}; {close_matches(instance, list(table))}; {LIST_COMMAND} lists "
-            f"all {len(table)}; or give --price-per-hour"
-        )
-    price = table[instance]
-    if currency not in (None, price.currency):
-        raise PriceError(
-            f"the price of {instance} is in {price.currency}, not {currency}, and nothing is converted; leave "
-            "--currency out, or give --price-per-hour"
-        )
-    return price
 
 
 def dollars_per_million(items_per_s: float, price_per_hour: float) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from tritonclip_bench.cli_types import count, share
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.options import count, share
 
 if TYPE_CHECKING:
     from tritonclip_bench.repeats import RunLength

@@ -6,8 +6,8 @@ import argparse
 import re
 from dataclasses import dataclass
 
+from tritonclip_bench.cli_types import positive_number, positive_seconds
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.options import positive_number, positive_seconds
 
 FORMS = "ramp:FROM-TO, spike:BASE-PEAK:EVERY:FOR, steps:A,B,... (requests a second), or users:A,B,... (users)"
 _RANGE = re.compile(r"([^-]+)-([^-]+)")

@@ -8,7 +8,8 @@ import pytest
 
 from tritonclip_bench.limits import limits, reached, work
 from tritonclip_bench.pareto import dominators, notes, run_of, verdicts
-from tritonclip_bench.prices import Price, dollars_per_million, price_table
+from tritonclip_bench.price_table import price_table
+from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_client.main import main
 from tritonclip_export.registry.catalog import find_model
 

@@ -15,7 +15,8 @@ from tritonclip_bench.dollars import (
     priced_as_if,
 )
 from tritonclip_bench.errors import PriceError
-from tritonclip_bench.prices import Price, dollars_per_million, price_table
+from tritonclip_bench.price_table import price_table
+from tritonclip_bench.prices import Price, dollars_per_million
 
 SPREAD = {"n": 5, "mean": 1000.0, "low": 950.0, "high": 1050.0, "half_width": 100.0, "relative": 0.1}
 EURO = Price(3.6, "2999-01-01", "a bill", currency="EUR")

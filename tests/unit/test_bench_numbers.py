@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from tritonclip_bench.cli_types import count, positive_seconds, seconds
 from tritonclip_bench.latency import summarize_ms
-from tritonclip_bench.options import count, positive_seconds, seconds, settle_seed
+from tritonclip_bench.options import settle_seed
 from tritonclip_bench.recorder import Recorder
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tritonclip_bench.errors import PriceError
 from tritonclip_bench.price_file import PACKAGED, read_prices
-from tritonclip_bench.prices import OLD_DAYS, Price, find_price, last_day, price_table
+from tritonclip_bench.price_table import find_price, price_table
+from tritonclip_bench.prices import OLD_DAYS, Price, last_day
 
 TODAY = date(2026, 5, 1)
 GOOD = {

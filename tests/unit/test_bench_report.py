@@ -11,7 +11,7 @@ from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
 from tritonclip_bench.loadrun import LoadPlan
-from tritonclip_bench.prices import price_table
+from tritonclip_bench.price_table import price_table
 from tritonclip_bench.recorder import Recorder
 from tritonclip_bench.report import make_report, render
 from tritonclip_bench.workload import check_limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tritonclip_bench.cli_types import count, positive_seconds
 from tritonclip_bench.commands import (
     bench_compare,
     bench_cost,
@@ -14,7 +15,7 @@ from tritonclip_bench.commands import (
     bench_slo,
     bench_tune,
 )
-from tritonclip_bench.options import add_load_arguments, add_rate_argument, count, positive_seconds
+from tritonclip_bench.options import add_load_arguments, add_rate_argument
 from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonclip_bench.options import share
+from tritonclip_bench.cli_types import share
 
 if TYPE_CHECKING:
     from tritonclip_bench.compare import Change, Comparison

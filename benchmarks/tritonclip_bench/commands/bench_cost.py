@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, compare, print; 1 where no run can be compared, else 0."""
     from tritonclip_bench.errors import BenchError
     from tritonclip_bench.files import check_writable, write_json
-    from tritonclip_bench.prices import asked_price, price_table
+    from tritonclip_bench.price_table import asked_price, price_table
     from tritonclip_bench.records import read_loads
 
     if not (args.records or args.list or (args.roofline and args.model)):
@@ -162,7 +162,7 @@ def _reached_row(one: Reached) -> tuple[str, ...]:
 
 def _prices(prices: Sequence[Price]) -> str:
     from tritonclip_bench.dollars import hourly
-    from tritonclip_bench.prices import today
+    from tritonclip_bench.price_table import today
     from tritonclip_client.table import format_table
 
     rows = [

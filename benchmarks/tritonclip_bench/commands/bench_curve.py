@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tritonclip_bench.options import add_load_arguments, count, positive_number, positive_seconds
+from tritonclip_bench.cli_types import count, positive_number, positive_seconds
+from tritonclip_bench.options import add_load_arguments
 from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
 
 HELP = "measure a running server step by step, from few users or requests a second to many"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tritonclip_bench.options import count, positive_seconds
+from tritonclip_bench.cli_types import count, positive_seconds
 from tritonclip_export.commands.export import PRECISIONS
 
 HELP = "measure the encoders on a GPU (or this CPU): items a second, share of the device's peak, roofline, served load"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tritonclip_bench.options import add_load_arguments, count, positive_number, positive_seconds, share
+from tritonclip_bench.cli_types import count, positive_number, positive_seconds, share
+from tritonclip_bench.options import add_load_arguments
 from tritonclip_bench.repeat_options import add_label_argument
 
 if TYPE_CHECKING:

@@ -11,14 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tritonclip_bench.cli_types import count, positive_number, positive_seconds
 from tritonclip_bench.knobs import TUNABLE, parse_vary
-from tritonclip_bench.options import (
-    add_result_arguments,
-    add_workload_arguments,
-    count,
-    positive_number,
-    positive_seconds,
-)
+from tritonclip_bench.options import add_result_arguments, add_workload_arguments
 from tritonclip_serve.installation import SERVER_KINDS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tritonclip_bench.options import count, positive_seconds
+from tritonclip_bench.cli_types import count, positive_seconds
 
 HELP = "export the bundled checkpoint with its LoRA, serve it, classify pictures, run a load test"
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run every step and say what it is."""
     from tritonclip_bench import demo
-    from tritonclip_bench.prices import find_price, today
+    from tritonclip_bench.price_table import find_price, today
     from tritonclip_serve.interrupts import raise_on_signals
 
     demo.check_checkout()

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from tritonclip_bench.options import count
+from tritonclip_bench.cli_types import count
 from tritonclip_serve.interrupts import raise_on_signals
 
 HELP = "try a server with faults, overload and hostile input; write what came of it"

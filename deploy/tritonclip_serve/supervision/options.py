@@ -7,12 +7,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tritonclip_serve.log import DEFAULT_MAX_BYTES
+from tritonclip_serve.supervision.policies import DEFAULT_RESTART_LIMIT
 
 if TYPE_CHECKING:
     from tritonclip_serve.server import TritonServer
     from tritonclip_serve.supervision.supervisor import Supervisor
 
-DEFAULT_RESTART_LIMIT = 5
 DEFAULT_DRAIN_S = 20.0
 _SMALLEST_LOG = 1 << 16
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+# Restarts of tritonserver within a minute.
+DEFAULT_RESTART_LIMIT = 5
 _FIRST_S, _FACTOR, _MOST_S = 0.25, 2.0, 30.0
 
 

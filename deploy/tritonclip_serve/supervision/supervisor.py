@@ -15,8 +15,7 @@ from tritonclip_serve.server import TritonServer
 from tritonclip_serve.supervision.control import ModelControl
 from tritonclip_serve.supervision.drain import drain
 from tritonclip_serve.supervision.events import Cause, Events
-from tritonclip_serve.supervision.options import DEFAULT_RESTART_LIMIT
-from tritonclip_serve.supervision.policies import Backoff, RestartLimit
+from tritonclip_serve.supervision.policies import DEFAULT_RESTART_LIMIT, Backoff, RestartLimit
 from tritonclip_serve.supervision.revival import Revival
 from tritonclip_serve.supervision.watcher import Watcher
 from tritonclip_serve.watch import exit_cause

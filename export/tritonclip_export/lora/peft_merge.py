@@ -12,7 +12,7 @@ from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.formats.files import load
 from tritonclip_export.lora.namespace import Namespace, recognize
-from tritonclip_export.lora.read import find_weights
+from tritonclip_export.lora.peft_files import find_weights
 from tritonclip_export.lora.refusals import refuse_unmergeable
 
 # What PEFT puts before a module's name, and before what all modules share (VeRA's projections).

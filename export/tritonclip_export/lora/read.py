@@ -14,6 +14,7 @@ from tritonclip_export.lora.formats import FORMATS, read_file
 from tritonclip_export.lora.formats.files import load
 from tritonclip_export.lora.formats.peft_file import PEFT_PREFIX
 from tritonclip_export.lora.namespace import recognize
+from tritonclip_export.lora.peft_files import find_weights
 from tritonclip_export.lora.refusals import needs_peft
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Adapter", "read_adapter"]
 
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 
 
@@ -75,14 +75,6 @@ def _refuse_options(folder: Path, alpha: float | None, rank: int | None, format:
             f"{' and '.join(named)} was given, but {folder} is PEFT's directory, whose {CONFIG_FILE} says it; leave "
             "the option out."
         )
-
-
-def find_weights(folder: Path) -> Path:
-    """PEFT's file of weights in `folder`."""
-    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if found is None:
-        raise AdapterError(f"{folder} has none of {', '.join(WEIGHT_FILES)}; save the adapter again with PEFT.")
-    return found
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
