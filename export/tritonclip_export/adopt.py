@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tritonclip_export.checkpoint import new_model
 from tritonclip_export.cn_clip import from_cn_clip, is_cn_clip
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.model import new_model
 
 # Buffers 0, 1, 2 … that old transformers versions saved.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|embeddings\.token_type_ids)$")

@@ -14,15 +14,17 @@ from typing import Any
 
 from tritonclip_export import dali, manifest, onnx_export, parity, repository
 from tritonclip_export.adapters import Adapters, read_adapters
-from tritonclip_export.checkpoint import Checkpoint, load_checkpoint, weights_hash, with_long_context
+from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.configs import read_configs, served_configs, write_configs
 from tritonclip_export.configure import SETTINGS
 from tritonclip_export.errors import EngineError
 from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
 from tritonclip_export.grafts import Graft
 from tritonclip_export.in_place import write_files
+from tritonclip_export.load import load_checkpoint, with_long_context
 from tritonclip_export.lora import MergeResult, plan_merge
 from tritonclip_export.lora.compose import Composition
+from tritonclip_export.model import weights_hash
 from tritonclip_export.precision import int8
 from tritonclip_export.precision.batch_norm import fold_batch_norms
 from tritonclip_export.probes import make_probes

@@ -159,7 +159,7 @@ def complete_preprocess(overlay: dict[str, Any]) -> dict[str, Any]:
     try:
         complete = asdict(PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay)))
     except (AssertionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the preprocessing is none of open_clip's ({error!r}); correct {overlay}") from error
+        raise CheckpointError(f"open_clip rejects this preprocessing config ({error!r}); correct {overlay}") from error
     size = complete["size"]
     sides = size if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):

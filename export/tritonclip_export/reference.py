@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonclip_export.checkpoint import load_strictly, new_model
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import Graft
 from tritonclip_export.hf_clip import build_hf_clip
 from tritonclip_export.lora.task_vector import TaskVector
 from tritonclip_export.lora.unmerged import AnyAdapter, ReferenceUnavailable, attach_unmerged
 from tritonclip_export.lora.weights import base_weights
+from tritonclip_export.model import load_strictly, new_model
 from tritonclip_export.probes import CHUNK
 
 __all__ = ["Reference", "ReferenceUnavailable", "unmerged_reference"]

@@ -10,16 +10,18 @@ from typing import Any
 
 from tritonclip_export import hf_towers, names
 from tritonclip_export.adopt import adopt
-from tritonclip_export.checkpoint import HUB_SCHEME, Checkpoint, buildable, check_supported, new_model, quiet_open_clip
+from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture
 from tritonclip_export.extra_architectures import names as extra_names
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.model import buildable, check_supported, new_model, quiet_open_clip
 from tritonclip_export.processors import HF_PREPROCESSOR, complete_preprocess, hf_preprocess, read_json
 from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, first_line, open_clip_tokenization
 from tritonclip_export.weights import read_weights
 from tritonclip_export.weights_check import require_fit
 
+HUB_SCHEME = "hf-hub:"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
 HF_TOKENIZER = "tokenizer_config.json"

@@ -13,9 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 from tritonclip_export.adapters import read_adapters
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.commands.export import parse_adapter
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.probes import transform_pictures
 from tritonclip_export.reference import unmerged_reference
 from tritonclip_export.spec_builder import build_spec

@@ -8,9 +8,10 @@ import pytest
 from safetensors.torch import save_file
 
 from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
-from tritonclip_export.checkpoint import load_checkpoint, load_strictly, new_model, weights_hash
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.load import load_checkpoint
+from tritonclip_export.model import load_strictly, new_model, weights_hash
 from tritonclip_export.sources import from_architecture, named_architecture
 from tritonclip_export.weights import read_weights
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import family_checkpoints
 from tiny_clip import write_tiny_checkpoint
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
@@ -138,7 +138,8 @@ def test_configs_of_which_nothing_can_be_built(
     (config["model_cfg"]["vision_cfg"] if kind == "open_clip" else config["vision_config"]).update(changes)
     file.write_text(json.dumps(config))
     with pytest.raises(
-        CheckpointError, match=r"the model config is none of open_clip .* \(.+\); correct it|two models"
+        CheckpointError,
+        match=r"neither open_clip .* nor transformers can build this model config \(.+\); correct it|two models",
     ):
         load_checkpoint(str(folder))
 
@@ -148,7 +149,7 @@ def test_configs_of_which_nothing_can_be_built(
     [
         ({"mean": [0.5, 0.5]}, r"mean of the preprocessing is \[0\.5, 0\.5\]; allowed: three numbers"),
         ({"size": "x"}, "size of the preprocessing is 'x'; allowed: a whole number, or two"),
-        ({"mode": "L"}, r"the preprocessing is none of open_clip's \(AssertionError.*'mode': 'L'"),
+        ({"mode": "L"}, r"open_clip rejects this preprocessing config \(AssertionError.*'mode': 'L'"),
     ],
 )
 def test_preprocessing_that_is_none(changes: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from classifier_command import add_classifier
 from family_checkpoints import hf_siglip
 from tritonclip_client.main import main
 from tritonclip_client.templates import TEMPLATES
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.classifier.coop import from_coop
 from tritonclip_export.configs import read_config
 from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.manifest import verify
 from tritonclip_export.spec import ServingSpec
 

@@ -7,11 +7,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tritonclip_export.adopt import adopt
-from tritonclip_export.checkpoint import load_checkpoint, load_strictly, new_model
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture, names
 from tritonclip_export.frameworks import torch
 from tritonclip_export.hf_towers import model_cfg
+from tritonclip_export.load import load_checkpoint
+from tritonclip_export.model import load_strictly, new_model
 from tritonclip_export.sources import from_architecture
 from tritonclip_export.weights import unwrap
 

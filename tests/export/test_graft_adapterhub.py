@@ -23,10 +23,10 @@ from graft_models import (
     text_features,
 )
 from graft_references import add_bottlenecks, hf_clip, hf_image_features, hf_text_features
-from tritonclip_export.checkpoint import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import is_graft, read_graft
+from tritonclip_export.model import new_model
 from tritonclip_export.towers import served_towers
 
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and path.name != "vision_class")

@@ -22,9 +22,9 @@ from graft_models import (
     text_features,
 )
 from graft_references import add_prompts, hf_clip, hf_image_features
-from tritonclip_export.checkpoint import new_model
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import read_graft
+from tritonclip_export.model import new_model
 
 TOLERANCE = 2e-5
 WIDTH, EMBED_DIM, TOKENS = VISION_WIDTH, MODEL_CFG["embed_dim"], 3

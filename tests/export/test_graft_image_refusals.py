@@ -17,10 +17,10 @@ from graft_models import (
     maple_weights,
     noise,
 )
-from tritonclip_export.checkpoint import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import is_graft, read_graft
+from tritonclip_export.model import new_model
 
 WIDTH = VISION_WIDTH
 

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lora_models import MODEL_CFG, random_state_dict, set_config, train_adapter
-from tritonclip_export.checkpoint import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
+from tritonclip_export.model import new_model
 
 STATE_DICT = random_state_dict()
 PREFIX = "base_model.model."

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from naflex_checkpoint import gemma, hf_siglip2
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.naflex import PatchEmbeddings, inside, interpolations, join_rows, split_rows
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.pipeline import ExportRequest, export

@@ -10,8 +10,8 @@ import pytest
 
 from lora_models import peft_wrap, quiet
 from naflex_checkpoint import hf_siglip2
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.naflex import inside, split_rows
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.pipeline import ExportRequest, export

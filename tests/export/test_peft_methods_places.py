@@ -24,9 +24,10 @@ from lora_models import (
     train_adapter,
 )
 from peft_methods import STATE_DICT, build, peft_config, read, train
-from tritonclip_export.checkpoint import Checkpoint, load_checkpoint
+from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.lora import AdapterReport, merge_adapters, read_adapter
 from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_export import onnx_export, repository
-from tritonclip_export.checkpoint import new_model
 from tritonclip_export.frameworks import torch
 from tritonclip_export.manifest import verify
+from tritonclip_export.model import new_model
 from tritonclip_export.pipeline import ExportRequest, export
 
 

@@ -12,8 +12,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "export"))
 
 from demo.captions import LABELS
 from demo.evaluate import nearest, samples
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.precision.calibrate import recording
 from tritonclip_export.precision.float16 import to_float16
 from tritonclip_export.probes import make_probes, to_uint8, transform_pictures

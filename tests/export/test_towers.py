@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
-from tritonclip_export.checkpoint import load_checkpoint, load_strictly, new_model
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.load import load_checkpoint
+from tritonclip_export.model import load_strictly, new_model
 from tritonclip_export.onnx_export import export_image_tower, export_text_tower
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.probes import make_probes

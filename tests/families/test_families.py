@@ -13,9 +13,9 @@ import pytest
 
 from families import FAMILIES, Family
 from tritonclip_client import ClipClient
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.engine.lint import lint
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.pipeline import ExportRequest, export
 from tritonclip_export.probes import synthetic_pictures, transform_pictures
 from tritonclip_export.registry.families import all_families

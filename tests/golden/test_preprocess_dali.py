@@ -19,8 +19,8 @@ from PIL import ExifTags, Image
 
 from dali_pipeline import dali_site, load, on_cpu, reach, write
 from sample_pictures import PICTURES, encode, photo
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.towers import served_towers
 

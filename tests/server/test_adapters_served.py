@@ -27,8 +27,8 @@ from lora_models import disturb, peft_wrap, quiet
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client import ClipClient
 from tritonclip_client.main import main
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.probes import synthetic_pictures, transform_pictures
 from tritonclip_serve import TritonServer
 

@@ -20,7 +20,7 @@ def write_merged_demo(demo: Path, folder: Path) -> Path:
     """The demo checkpoint with its adapter merged, as a directory of open_clip's."""
     from safetensors.torch import save_file
 
-    from tritonclip_export.checkpoint import load_checkpoint
+    from tritonclip_export.load import load_checkpoint
     from tritonclip_export.lora import merge_adapters, read_adapter
 
     # In float32, as an export merges: the file's float16 would round what is merged.

@@ -12,9 +12,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import adapterhub_base as base
-from tritonclip_export.checkpoint import load_strictly, new_model
 from tritonclip_export.frameworks import torch
 from tritonclip_export.grafts import read_graft
+from tritonclip_export.model import load_strictly, new_model
 from tritonclip_export.names import from_hf, to_hf
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.towers import served_towers

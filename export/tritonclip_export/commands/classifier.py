@@ -122,8 +122,8 @@ def _add_coop(parser: argparse.ArgumentParser) -> None:
 
 
 def _coop(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> Baked:
-    from tritonclip_export.checkpoint import load_checkpoint
     from tritonclip_export.classifier.coop import from_coop
+    from tritonclip_export.load import load_checkpoint
 
     source = {"weights": args.weights, "pretrained": args.pretrained, "like": args.like}
     checkpoint = load_checkpoint(args.checkpoint, **source)

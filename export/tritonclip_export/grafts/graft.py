@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export.checkpoint import weights_hash
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.model import weights_hash
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclip_export.checkpoint import load_checkpoint
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.load import load_checkpoint
 from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.namespace import Namespace
 from tritonclip_export.names import canonical

@@ -1,0 +1,84 @@
+"""Reads a CLIP checkpoint, wherever it comes from, into one record.
+
+A file of weights alone does not say which preprocessing or activation it was trained with. Where the
+source does not say it either, the user must (`--like TAG`, `--tokenizer DIR`); nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tritonclip_export import sources
+from tritonclip_export.adopt import stretch_context
+from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.errors import CheckpointError
+from tritonclip_export.model import check_supported, new_model
+from tritonclip_export.tokenization import ClipBpe
+from tritonclip_export.weights_check import require_finite, require_fit
+
+
+def load_checkpoint(
+    source: str,
+    *,
+    weights: Path | None = None,
+    pretrained: str | None = None,
+    like: str | None = None,
+    random_weights: int | None = None,
+    tokenizer: Path | None = None,
+    name: str | None = None,
+) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        source: a directory (open_clip's `open_clip_config.json`, or Hugging Face's `config.json`), an
+            open_clip architecture such as "ViT-B-32", or "hf-hub:ORG/REPO".
+        weights: a state dict for the architecture; needs `like` where the name has several tags.
+        pretrained: an open_clip tag for the architecture, fetched from its hub.
+        like: the tag of the architecture whose preprocessing and activation `weights` were trained with.
+        random_weights: the seed of random weights, to measure speed with.
+        tokenizer: a directory with the tokenizer's files and, for a text tower of Hugging Face inside an open_clip
+            model, that tower's config.json; None: those of the checkpoint, else those of the hub.
+
+    Raises:
+        CheckpointError: what cannot be read, is ambiguous, or is no CLIP that this version exports.
+    """
+    if tokenizer is not None and not tokenizer.is_dir():
+        raise CheckpointError(f"--tokenizer {tokenizer} is no directory; give the one that holds the tokenizer's files")
+    given = [weights is not None, pretrained is not None, random_weights is not None]
+    folder = Path(source)
+    if folder.exists() or source.startswith(sources.HUB_SCHEME):
+        if any(given) or like is not None:
+            raise CheckpointError(
+                f"{source} brings its own weights and preprocessing; leave out --weights, --pretrained, "
+                "--like and --random-weights, or give an architecture name instead"
+            )
+        read = sources.from_hub if source.startswith(sources.HUB_SCHEME) else sources.from_path
+        checkpoint = read(source, tokenizer)
+    else:
+        model_cfg = sources.named_architecture(source)
+        if sum(given) != 1:
+            raise CheckpointError(
+                f"the architecture {source!r} needs weights, {sum(given)} sources of them were given; give "
+                "exactly one of --weights FILE, --pretrained TAG and --random-weights SEED"
+            )
+        model_cfg = sources.with_text_model(model_cfg, tokenizer)
+        checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights, tokenizer)
+    check_supported(checkpoint.model_cfg)
+    if tokenizer is not None and isinstance(checkpoint.tokenization, ClipBpe):
+        raise CheckpointError(
+            f"--tokenizer {tokenizer} would not be used: {checkpoint.name} has CLIP's own vocabulary, which open_clip "
+            "brings along; leave the option out"
+        )
+    # Before the tokenizer and adapters, which would be blamed for weights of another model.
+    require_fit(new_model(checkpoint.model_cfg, empty=True).state_dict(), checkpoint.state_dict, checkpoint.name)
+    require_finite(checkpoint.state_dict)
+    return checkpoint if name is None else replace(checkpoint, name=name)
+
+
+def with_long_context(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its 77 text positions stretched to 248; see `adopt.stretch_context`."""
+    weights, model_cfg = stretch_context(checkpoint.state_dict, checkpoint.model_cfg)
+    tokenization = checkpoint.tokenization.lengthened(model_cfg["text_cfg"]["context_length"])
+    source = {**checkpoint.source, "stretched_context": str(model_cfg["text_cfg"]["context_length"])}
+    return replace(checkpoint, state_dict=weights, model_cfg=model_cfg, tokenization=tokenization, source=source)
