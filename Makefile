@@ -47,10 +47,11 @@ $(VENV)/.tritonclip-gpu: $(STAMP)
 	  $(PIP_INSTALL) "onnxruntime-gpu[cuda,cudnn]==$$version" || { rm -f $(STAMP); exit 1; }
 	@touch $@
 
-lint: $(STAMP) ## check style and types
+lint: $(STAMP) ## check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP) ## bring the code into the project's style
 	$(BIN)/ruff check --fix .

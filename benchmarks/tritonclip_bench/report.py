@@ -20,7 +20,7 @@ from tritonclip_bench.scenarios import SCENARIOS, item_of, parse_mix
 from tritonclip_bench.spread import spreads
 from tritonclip_client.options import is_loopback
 from tritonclip_client.table import format_table
-from tritonclip_export.engine.here import visible_gpus
+from tritonclip_export.local_gpu import visible_gpus
 from tritonclip_export.settings import PYTHON
 
 SCHEMA = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritonclip_export.engine import here
+from tritonclip_export import local_gpu
 from tritonclip_export.errors import EngineError
 from tritonclip_export.settings import TENSORRT
 from tritonclip_serve.errors import RepositoryError
@@ -23,7 +23,7 @@ def check_engines(repository: Path) -> None:
     if manifest["spec"].get("runtime") != TENSORRT:
         return
     try:
-        here.require(manifest, here.look())
+        local_gpu.require(manifest, local_gpu.detect())
     except EngineError as error:
         raise RepositoryError(str(error)) from error
 
@@ -32,5 +32,5 @@ def engine_arguments(repository: Path) -> tuple[str, ...]:
     """The flags that tritonserver needs to load the engines of a repository; none where no engine serves."""
     manifest = read_manifest(repository)
     served = manifest["spec"].get("runtime") == TENSORRT
-    compatible = any(record["options"]["version_compatible"] for record in here.records(manifest))
+    compatible = any(record["options"]["version_compatible"] for record in local_gpu.records(manifest))
     return (_VERSION_COMPATIBLE,) if served and compatible else ()

@@ -10,9 +10,9 @@ from typing import Any
 from tritonclip_export.configs import CONFIG, read_config, read_configs, served_configs, write_configs
 from tritonclip_export.dali import DALI_ONLY, dali_files
 from tritonclip_export.encoders import ENCODERS
-from tritonclip_export.engine.here import ENGINES, records
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.in_place import alone_in, put_in_place, staged_beside, write_files
+from tritonclip_export.local_gpu import ENGINES, records
 from tritonclip_export.manifest import file_hash, read_manifest, save, verify
 from tritonclip_export.settings import DALI, TENSORRT, Settings
 from tritonclip_export.signature import Signer

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export import tree
-from tritonclip_export.engine.here import records
 from tritonclip_export.errors import ExportError, RepositoryError
+from tritonclip_export.local_gpu import records
 from tritonclip_export.manifest_format import fault_of
 from tritonclip_export.signature import SIGNATURE, Signer, require_signature
 from tritonclip_export.tree import file_hash

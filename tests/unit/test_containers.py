@@ -93,7 +93,7 @@ def test_every_command_is_one_that_tritonclip_takes(where: str, words: list[str]
 
 def test_whatever_else_is_run_is_a_module_of_ours() -> None:
     others = [words for _, words in COMMANDS if words[0] != "tritonclip"]
-    assert [words[:3] for words in others] == [["python3", "-m", "tritonclip_export.engine.here"]]
+    assert [words[:3] for words in others] == [["python3", "-m", "tritonclip_export.local_gpu"]]
     assert len(OURS) == 3 + 1 + len(SERVICES) + len(SERVERS)
 
 

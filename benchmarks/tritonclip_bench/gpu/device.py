@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.machine import cpu_model
-from tritonclip_export.engine.here import visible_gpus
+from tritonclip_export.local_gpu import visible_gpus
 
 KINDS = ("cuda", "cpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}

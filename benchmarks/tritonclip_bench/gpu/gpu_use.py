@@ -7,7 +7,7 @@ import threading
 import time
 from types import TracebackType
 
-from tritonclip_export.engine.here import visible_gpus
+from tritonclip_export.local_gpu import visible_gpus
 
 _EVERY_S = 0.25
 _FIELDS = ("utilization.gpu", "memory.used", "power.draw")

@@ -14,7 +14,7 @@ from tritonclip_bench.gpu.device import Device
 from tritonclip_bench.gpu.subject import Case, Subject
 from tritonclip_export.classifier.text_tower import importable
 from tritonclip_export.engine.boundary import Array, Engine, Placed, Toolkit
-from tritonclip_export.engine.here import records
+from tritonclip_export.local_gpu import records
 
 NAMES = ("pytorch", "pytorch-compiled", "onnxruntime", "onnxruntime-copies", "tensorrt")
 

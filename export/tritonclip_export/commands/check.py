@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, and print what stands there."""
-    from tritonclip_export.engine.here import look, records, require
+    from tritonclip_export.local_gpu import detect, records, require
     from tritonclip_export.manifest import SIGNATURE, verify
 
     manifest = verify(args.repository, key=args.verify_key)
@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> int:
     elif (args.repository / SIGNATURE).exists():
         print("its signature was not compared with a key: give --verify-key PUB")
     if records(manifest):
-        here = look()
-        print(require(manifest, here) if here.gpus else "its engines were not compared with a GPU: none is seen here")
+        gpus = detect()
+        print(require(manifest, gpus) if gpus.gpus else "its engines were not compared with a GPU: none is seen here")
     return 0

@@ -17,12 +17,12 @@ from tritonclip_export.encoders import ENCODERS, graph_batches
 from tritonclip_export.engine import lint
 from tritonclip_export.engine.boundary import BuildRequest, Machine, Toolkit
 from tritonclip_export.engine.gate import compare, require_parity
-from tritonclip_export.engine.here import ENGINES, records
 from tritonclip_export.engine.probe_set import ProbeSet, read_probe_set
 from tritonclip_export.engine.profiles import Profile, Ranges, profiles
 from tritonclip_export.engine.trtexec import trtexec_line
 from tritonclip_export.errors import EngineError
 from tritonclip_export.in_place import alone_in, staged_beside
+from tritonclip_export.local_gpu import ENGINES, records
 from tritonclip_export.manifest import read_manifest, verify
 from tritonclip_export.progress import step
 from tritonclip_export.settings import TENSORRT, Settings

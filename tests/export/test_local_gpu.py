@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tritonclip_export.engine import here
-from tritonclip_export.engine.here import Here, decode_version, look, require
+from tritonclip_export import local_gpu
 from tritonclip_export.errors import EngineError
+from tritonclip_export.local_gpu import LocalGpus, decode_version, detect, require
 from tritonclip_serve.engines import check_engines
 from tritonclip_serve.errors import RepositoryError
 
@@ -45,7 +45,7 @@ def driver(tmp_path: Path, monkeypatch):
         for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
             monkeypatch.delenv(name, raising=False)
         # Looking for it takes the loader and a compiler half a second.
-        monkeypatch.setattr(here, "_library_version", lambda: None)
+        monkeypatch.setattr(local_gpu, "_library_version", lambda: None)
 
     return install
 
@@ -56,24 +56,24 @@ def uuid(place: int) -> str:
 
 @pytest.mark.parametrize("tensorrt", ["10.16.1", "10.16.1.11", None])
 def test_the_machine_that_built_them_runs_them(tensorrt: str | None) -> None:
-    assert "engines for NVIDIA H200" in require(manifest(), Here([H200], tensorrt))
+    assert "engines for NVIDIA H200" in require(manifest(), LocalGpus([H200], tensorrt))
 
 
 def test_a_version_that_is_not_seen_is_said() -> None:
-    assert "not compared" in require(manifest(), Here([H200], None))
+    assert "not compared" in require(manifest(), LocalGpus([H200], None))
 
 
 def test_another_model_of_the_same_capability_is_said() -> None:
-    line = require(manifest(), Here([("NVIDIA H100", "9.0")], "10.16.1"))
+    line = require(manifest(), LocalGpus([("NVIDIA H100", "9.0")], "10.16.1"))
     assert "those for NVIDIA H100 were built on NVIDIA H200" in line
 
 
 REFUSED = {
-    "another GPU": (Here([A100], "10.16.1"), r"H200 \(compute capability 9.0\), this machine has .*A100.* 8.0"),
-    "one of two GPUs": (Here([H200, A100], "10.16.1"), "this machine has NVIDIA A100"),
-    "another patch": (Here([H200], "10.16.2"), r"built by TensorRT 10\.16\.1\.11, here is 10\.16\.2; serve with"),
-    "another major": (Here([H200], "11.4.0"), r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"),
-    "no GPU": (Here([], "10.16.1"), "no GPU is seen here"),
+    "another GPU": (LocalGpus([A100], "10.16.1"), r"H200 \(compute capability 9.0\), this machine has .*A100.* 8.0"),
+    "one of two GPUs": (LocalGpus([H200, A100], "10.16.1"), "this machine has NVIDIA A100"),
+    "another patch": (LocalGpus([H200], "10.16.2"), r"built by TensorRT 10\.16\.1\.11, here is 10\.16\.2; serve with"),
+    "another major": (LocalGpus([H200], "11.4.0"), r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"),
+    "no GPU": (LocalGpus([], "10.16.1"), "no GPU is seen here"),
 }
 
 
@@ -89,10 +89,10 @@ def test_other_machines_are_refused_with_both_named(case: str) -> None:
 )
 def test_version_compatible_engines_run_on_newer_ones_of_their_major(installed: str, runs: bool) -> None:
     if runs:
-        require(manifest(version_compatible=True), Here([H200], installed))
+        require(manifest(version_compatible=True), LocalGpus([H200], installed))
         return
     with pytest.raises(EngineError, match="was built by TensorRT"):
-        require(manifest(version_compatible=True), Here([H200], installed))
+        require(manifest(version_compatible=True), LocalGpus([H200], installed))
 
 
 @pytest.mark.parametrize(("number", "version"), [(101601, "10.16.1"), (110400, "11.4.0"), (8601, "8.6.1")])
@@ -102,12 +102,12 @@ def test_the_librarys_number(number: int, version: str) -> None:
 
 def test_gpus_are_read_from_the_driver(driver) -> None:
     driver(H200, A100)
-    assert look().gpus == [H200, A100]
+    assert detect().gpus == [H200, A100]
 
 
 def test_a_driver_that_fails_names_no_gpu(driver) -> None:
     driver(H200, status=9)
-    assert look().gpus == []
+    assert detect().gpus == []
 
 
 BUILT = {
@@ -124,13 +124,13 @@ def test_it_tells_a_script_whether_to_build(case: str, tmp_path: Path, driver, c
     content, gpu, status = BUILT[case]
     driver(gpu)
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    assert here.main([str(tmp_path)]) == status
+    assert local_gpu.main([str(tmp_path)]) == status
     shown = capsys.readouterr()
     assert "engines for NVIDIA H200" in shown.out if status == 0 else shown.err.count("\n") == 1
 
 
 def test_it_tells_it_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert here.main([str(tmp_path / "gone")]) == 1
+    assert local_gpu.main([str(tmp_path / "gone")]) == 1
 
 
 VISIBLE = {
@@ -152,19 +152,19 @@ def test_gpus_that_cuda_may_not_use_do_not_count(case: str, driver, monkeypatch)
     driver(H200, A100, T4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    assert look().gpus == seen
+    assert detect().gpus == seen
 
 
 @pytest.mark.parametrize(("gpus", "seen"), [([T4, H200], [T4, H200]), ([T4, T4], [T4])])
 def test_a_number_tells_nothing_where_cuda_counts_the_fastest_first(gpus, seen, driver, monkeypatch) -> None:
     driver(*gpus)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert look().gpus == seen
+    assert detect().gpus == seen
 
 
 def test_no_driver(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert look().gpus == []
+    assert detect().gpus == []
 
 
 def serve(repository: Path, content: dict) -> None:
@@ -180,7 +180,7 @@ def test_serve_refuses_engines_of_another_gpu(tmp_path: Path, driver) -> None:
 
 def test_serve_refuses_engines_of_another_tensorrt(tmp_path: Path, driver, monkeypatch) -> None:
     driver(H200)
-    monkeypatch.setattr(here, "_library_version", lambda: "11.4.0")
+    monkeypatch.setattr(local_gpu, "_library_version", lambda: "11.4.0")
     with pytest.raises(RepositoryError, match=r"built by TensorRT 10\.16\.1\.11, here is 11\.4\.0"):
         serve(tmp_path, manifest())
 

@@ -26,7 +26,7 @@ _TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalGpus:
     """What this machine has.
 
     Attributes:
@@ -39,9 +39,9 @@ class Here:
     tensorrt: str | None
 
 
-def look() -> Here:
+def detect() -> LocalGpus:
     """Ask the driver and TensorRT's library. The parts that meet a GPU were never run by the authors."""
-    return Here([(gpu[1], gpu[2]) for gpu in visible_gpus()], _library_version() or _package_version())
+    return LocalGpus([(gpu[1], gpu[2]) for gpu in visible_gpus()], _library_version() or _package_version())
 
 
 def records(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -49,7 +49,7 @@ def records(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [record for model in manifest.get(ENGINES, {}).values() for record in model]
 
 
-def require(manifest: Mapping[str, Any], here: Here) -> str:
+def require(manifest: Mapping[str, Any], here: LocalGpus) -> str:
     """Refuse engines that this machine cannot run; returns one line about those that it can.
 
     Raises:
@@ -168,7 +168,7 @@ def _package_version() -> str | None:
 def main(arguments: Sequence[str]) -> int:
     """Exit status 1 where engines should be built: none that run here serve the repository, nor another GPU runtime.
 
-    python -m tritonclip_export.engine.here DIR
+    python -m tritonclip_export.local_gpu DIR
     """
     try:
         (folder,) = arguments
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         if runtime != TENSORRT:
             raise EngineError("no engines serve it yet")
-        print(require(manifest, look()))
+        print(require(manifest, detect()))
     except (EngineError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         print(error, file=sys.stderr)
         return 1
