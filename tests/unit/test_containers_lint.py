@@ -1,4 +1,4 @@
-"""compose.yaml against its schema, the Dockerfiles against hadolint, the pins against the Python of the images."""
+"""The files of deploy/ and .github/ against schemas and hadolint, the pins against the Python of the images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def hadolint(linters: Path, *files: Path) -> subprocess.CompletedProcess[str]:
 
 
 def compose_schema(linters: Path, file: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    return schema(linters, "vendor.compose-spec", file)
+
+
+def schema(linters: Path, name: str, file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", name, str(file)]
     return subprocess.run(command, env={"PYTHONPATH": str(linters)}, capture_output=True, text=True, check=False)
 
 
@@ -52,6 +56,16 @@ def test_the_dockerfiles_pass_hadolint(linters: Path) -> None:
 def test_the_compose_file_fits_the_specification(linters: Path) -> None:
     done = compose_schema(linters, ROOT / "deploy" / "compose.yaml")
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("vendor.github-workflows", "workflows/*.yml"), ("vendor.github-issue-forms", "ISSUE_TEMPLATE/*.yml")],
+)
+def test_the_files_of_github_fit_their_schemas(name: str, pattern: str, linters: Path) -> None:
+    files = sorted((ROOT / ".github").glob(pattern))
+    assert files
+    assert [(file.name, schema(linters, name, file).returncode) for file in files] == [(file.name, 0) for file in files]
 
 
 def test_faults_are_found(linters: Path, tmp_path: Path) -> None:
