@@ -23,7 +23,6 @@ from tritonclip_serve.watch import exit_cause
 # A dead process that Triton does not let go of keeps threads and memory.
 MOST_LEFTOVERS = 64
 _UPKEEP_S = 1.0
-_CALM_S = 20.0
 _LIVE_EVERY_S, _LIVE_TIMEOUT_S, _LIVE_MISSES = 5.0, 5.0, 2
 
 
@@ -54,7 +53,6 @@ class Supervisor:
         self._server = server
         self._limits = limits or Limits()
         self._limit = RestartLimit(self._limits.restarts)
-        self._backoff = Backoff(_CALM_S)
         self._revival: Revival | None = None
         self._draining = False
         self._lost_calls = False
@@ -151,11 +149,13 @@ class Supervisor:
     def _restart(self, cause: Cause, since: float) -> None:
         """Bring the server back, however often it takes within the limit."""
         server = self._server
+        # At once the first time, however often it died before: the limit bounds that.
+        failures = Backoff()
         while True:
             if self._limit.exceeded(time.monotonic()):
                 raise ServerDiedError(self._given_up(cause))
             self.events.say(f"server tritonserver: {cause.phrase}; starting it again")
-            pause = self._backoff.pause(time.monotonic())
+            pause = failures.pause(time.monotonic())
             try:
                 server.end_process()
                 time.sleep(pause)
