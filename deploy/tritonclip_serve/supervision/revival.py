@@ -25,14 +25,12 @@ class _Fallen:
     Attributes:
         due: when it is tried next.
         failures: the pauses after attempts that failed.
-        lost_work: whether requests were in it that nobody will answer.
     """
 
     name: str
     cause: Cause
     since: float
     due: float
-    lost_work: bool
     failures: Backoff = field(default_factory=Backoff)
     instances: set[str] = field(default_factory=set)
 
@@ -111,9 +109,8 @@ class Revival:
                 continue
             if fallen is None:
                 pause = min(_MOST_PAUSE_S, self._backoffs.setdefault(model, Backoff(_CALM_S)).pause(death.seen_at))
-                fallen = _Fallen(model, death.cause, death.seen_at, death.seen_at + pause, death.was_busy)
+                fallen = _Fallen(model, death.cause, death.seen_at, death.seen_at + pause)
                 self._fallen[model] = fallen
-            fallen.lost_work |= death.was_busy
             if death.stub.pid:
                 fallen.instances.add(f"{death.stub.instance} (process {death.stub.pid})")
 
@@ -128,13 +125,13 @@ class Revival:
         if self._running is None and due and self.stuck is None:
             self._batch = due
             self._retire([fallen.name for fallen in due])
-            lost_work = any(fallen.lost_work for fallen in due)
-            self._running = self._pool.submit(self._revive, [fallen.name for fallen in due], lost_work)
+            self._running = self._pool.submit(self._revive, [fallen.name for fallen in due])
 
-    def _revive(self, models: list[str], lost_work: bool) -> _Outcome:
+    def _revive(self, models: list[str]) -> _Outcome:
         failed = self._control.reload(models)
         # At once: whoever waits for a lost call has waited long enough.
-        note = self._release_callers() if lost_work and len(failed) < len(models) else ""
+        # Whatever their boards say: Triton holds calls for a process that has not seen them.
+        note = self._release_callers() if len(failed) < len(models) else ""
         if failed or self._others_are_down(models):
             return _Outcome(failed, note)
         try:
@@ -173,4 +170,4 @@ class Revival:
             count = self._cut()
         except OSError as error:
             return f", calls that it had taken wait for their deadlines (connections cannot be ended: {error.strerror})"
-        return f", {count} connection{'s' * (count != 1)} ended because calls on them were lost"
+        return f", {count} connection{'s' * (count != 1)} ended because calls on them may be lost"
