@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## export the demo checkpoint with its LoRA, serve it, classify pictures, run a load test
 	$(BIN)/tritonclip demo $(DEMO_DIR)
 
-test: $(STAMP) ## run the tests, on the real server (20 to 40 minutes on two cores)
+test: $(STAMP) ## run the tests, on the real server (40 to 60 minutes on two slow cores)
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-all: $(STAMP) ## run every test, the slow ones too
@@ -77,7 +77,7 @@ baselines: $(STAMP) ## measure tritonclip against FastAPI, infinity and ONNX Run
 	$(BIN)/python benchmarks/baselines/run.py
 
 CHAOS := $(BIN)/tritonclip chaos
-chaos: $(STAMP) ## try the server with faults, overload and hostile input, write docs/reliability.md (under 30 minutes)
+chaos: $(STAMP) ## try the server with faults, overload and hostile input, write docs/reliability.md (more than 30 minutes on two slow cores)
 	status=0; $(CHAOS) run --results benchmarks/results/chaos || status=$$?; $(CHAOS) report; exit $$status
 
 soak: $(STAMP) ## twenty minutes of mixed traffic and kills, and its slopes in docs/reliability.md

@@ -143,8 +143,8 @@ def _answers(address: str, load: Load, pictures: Pictures, dim: int, seed: int) 
 
 def measure(model: str, args: argparse.Namespace, before: Path, folder: Path) -> list[dict[str, Any]]:
     """Every load of `model` on both sides; a row a load."""
-    ours = load_pictures(DEMO / "pictures" if model == "demo" else None)
-    pictures = {load: draw_pictures([load.size], 8) if load.size else ours for load in LOADS[model]}
+    usual = load_pictures(DEMO / "pictures" if model == "demo" else None)
+    pictures = {load: draw_pictures([load.size], 8) if load.size else usual for load in LOADS[model]}
     with ExitStack() as stack:
         addresses: dict[str, str] = {}
         for side, tree in (("before", before), ("after", CHECKOUT)):

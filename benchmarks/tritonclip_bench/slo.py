@@ -66,6 +66,16 @@ class Trial:
         """Whether the rate was sustained."""
         return self.verdict == "sustained"
 
+    def doubts(self) -> list[str]:
+        """Why the percentiles are not to be believed."""
+        count = self.results["total"]["requests"]
+        if count >= ENOUGH_REQUESTS:
+            return []
+        return [
+            f"p99 is not known: of the {count} requests at {self.rate:.1f} a second it is the slowest one; "
+            f"{ENOUGH_REQUESTS} are needed (--duration {math.ceil(ENOUGH_REQUESTS / self.rate)}s)"
+        ]
+
 
 @dataclass
 class Search:
@@ -107,15 +117,8 @@ class Search:
                 "machine, or the trials are too short (--duration)"
             )
         best = self.sustained()
-        if (
-            best is not None
-            and (count := best.results.get("total", {}).get("requests", ENOUGH_REQUESTS)) < ENOUGH_REQUESTS
-        ):
-            seconds = math.ceil(ENOUGH_REQUESTS / best.rate)
-            found.append(
-                f"p99 is not known: of the {count} requests at {best.rate:.1f} a second it is the slowest one; "
-                f"{ENOUGH_REQUESTS} are needed (--duration {seconds}s)"
-            )
+        if best is not None:
+            found += best.doubts()
         limited = [trial.rate for trial in self.trials if trial.verdict == "generator" and trial.rate < least]
         if limited:
             found.append(

@@ -6,8 +6,10 @@ source does not say it either, the user must (`--like TAG`, `--tokenizer DIR`); 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tritonclip_export import sources
 from tritonclip_export.adopt import stretch_context
@@ -45,25 +47,11 @@ def load_checkpoint(
     """
     if tokenizer is not None and not tokenizer.is_dir():
         raise CheckpointError(f"--tokenizer {tokenizer} is no directory; give the one that holds the tokenizer's files")
-    given = [weights is not None, pretrained is not None, random_weights is not None]
-    folder = Path(source)
-    if folder.exists() or source.startswith(sources.HUB_SCHEME):
-        if any(given) or like is not None:
-            raise CheckpointError(
-                f"{source} brings its own weights and preprocessing; leave out --weights, --pretrained, "
-                "--like and --random-weights, or give an architecture name instead"
-            )
-        read = sources.from_hub if source.startswith(sources.HUB_SCHEME) else sources.from_path
-        checkpoint = read(source, tokenizer)
+    given = {"weights": weights, "pretrained": pretrained, "random_weights": random_weights}
+    if Path(source).exists() or source.startswith(sources.HUB_SCHEME):
+        checkpoint = _self_contained(source, tokenizer, has_more=like is not None or any(_is_given(given)))
     else:
-        model_cfg = sources.named_architecture(source)
-        if sum(given) != 1:
-            raise CheckpointError(
-                f"the architecture {source!r} needs weights, {sum(given)} sources of them were given; give "
-                "exactly one of --weights FILE, --pretrained TAG and --random-weights SEED"
-            )
-        model_cfg = sources.with_text_model(model_cfg, tokenizer)
-        checkpoint = sources.from_architecture(source, model_cfg, weights, pretrained, like, random_weights, tokenizer)
+        checkpoint = _architecture(source, tokenizer, like, given)
     check_supported(checkpoint.model_cfg)
     if tokenizer is not None and isinstance(checkpoint.tokenization, ClipBpe):
         raise CheckpointError(
@@ -74,6 +62,34 @@ def load_checkpoint(
     require_fit(new_model(checkpoint.model_cfg, empty=True).state_dict(), checkpoint.state_dict, checkpoint.name)
     require_finite(checkpoint.state_dict)
     return checkpoint if name is None else replace(checkpoint, name=name)
+
+
+def _self_contained(source: str, tokenizer: Path | None, *, has_more: bool) -> Checkpoint:
+    """A directory or a repository of the hub."""
+    if has_more:
+        raise CheckpointError(
+            f"{source} brings its own weights and preprocessing; leave out --weights, --pretrained, "
+            "--like and --random-weights, or give an architecture name instead"
+        )
+    read = sources.from_hub if source.startswith(sources.HUB_SCHEME) else sources.from_path
+    return read(source, tokenizer)
+
+
+def _architecture(name: str, tokenizer: Path | None, like: str | None, given: Mapping[str, Any]) -> Checkpoint:
+    """One of open_clip's architectures with weights from exactly one of the three places in `given`."""
+    model_cfg = sources.named_architecture(name)
+    count = sum(_is_given(given))
+    if count != 1:
+        raise CheckpointError(
+            f"the architecture {name!r} needs weights, {count} sources of them were given; give "
+            "exactly one of --weights FILE, --pretrained TAG and --random-weights SEED"
+        )
+    model_cfg = sources.with_text_model(model_cfg, tokenizer)
+    return sources.from_architecture(name, model_cfg, like=like, tokenizer=tokenizer, **given)
+
+
+def _is_given(options: Mapping[str, Any]) -> list[bool]:
+    return [value is not None for value in options.values()]
 
 
 def with_long_context(checkpoint: Checkpoint) -> Checkpoint:

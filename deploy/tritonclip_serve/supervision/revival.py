@@ -60,7 +60,7 @@ class Revival:
 
     Attributes:
         stuck: why only a new server helps, once that is so.
-        lost_calls: whether processes ended with calls in them.
+        lost_calls: whether processes ended, and with them calls that Triton goes on counting.
     """
 
     def __init__(
@@ -99,8 +99,9 @@ class Revival:
 
     def add(self, deaths: Collection[Death]) -> None:
         """Note processes that have ended."""
+        # Whatever a board says: Triton holds calls for a process that has not seen them.
+        self.lost_calls |= bool(deaths)
         for death in deaths:
-            self.lost_calls |= death.was_busy
             model = death.stub.model
             fallen = self._fallen.get(model)
             # A new process that ended while its model was being loaded: the end of the loading tells what that means.
@@ -130,7 +131,6 @@ class Revival:
     def _revive(self, models: list[str]) -> _Outcome:
         failed = self._control.reload(models)
         # At once: whoever waits for a lost call has waited long enough.
-        # Whatever their boards say: Triton holds calls for a process that has not seen them.
         note = self._release_callers() if len(failed) < len(models) else ""
         if failed or self._others_are_down(models):
             return _Outcome(failed, note)

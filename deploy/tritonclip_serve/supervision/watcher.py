@@ -30,16 +30,11 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class Death:
-    """A process that has ended, or was ended because it hung.
-
-    Attributes:
-        was_busy: whether it may have held requests; they get no answer.
-    """
+    """A process that has ended, or was ended because it hung."""
 
     stub: Stub
     cause: Cause
     seen_at: float
-    was_busy: bool
 
 
 @dataclass
@@ -117,7 +112,7 @@ class Watcher:
         """The deaths of those `models` that have no process: theirs ended before they were watched."""
         there = {watched.stub.model for watched in self._watched.values()}
         cause, now = Cause("ended", "ended before it was watched"), time.monotonic()
-        return [Death(Stub(0, model, model), cause, now, was_busy=True) for model in sorted(set(models) - there)]
+        return [Death(Stub(0, model, model), cause, now) for model in sorted(set(models) - there)]
 
     def leftovers(self) -> int:
         """Ended stubs that the server still holds on to, with their memory and threads."""
@@ -199,8 +194,10 @@ class Watcher:
         if has_ended or not fields or fields[_STATE] in "ZX":
             return self._bury(watched, fields, now)
         # While it loads, Triton itself waits for it, and takes ten seconds to notice that it was killed.
-        judged = watched.settled and hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.cores)
-        cause = judged or self._greed(fields)
+        cause = None
+        if watched.settled:
+            cause = hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.cores)
+        cause = cause or self._greed(fields)
         if cause is not None and watched.doomed is None:
             watched.doomed = cause
             # Not SIGCONT: a model that Triton has given up takes the server with it when it wakes.
@@ -209,9 +206,8 @@ class Watcher:
         return None
 
     def _bury(self, watched: _Watched, fields: list[str], now: float) -> Death:
-        reading = watched.reading()
         cause = watched.doomed or _ended(fields)
-        death = Death(watched.stub, cause, now, was_busy=reading is None or reading.busy_since > 0)
+        death = Death(watched.stub, cause, now)
         if watched.board:
             watched.board.remove()
         self._forget(watched)
