@@ -59,7 +59,7 @@ def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
     adapters.add_argument(
         "--allow-partial-adapter",
         action="store_true",
-        help="accept an adapter without tensors for some of the modules that it names; they stay as they are",
+        help="accept an adapter that lacks tensors for some of its modules, which then stay unchanged",
     )
     adapters.add_argument(
         "--merge-method",
@@ -195,7 +195,7 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
         f"pictures and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
     )
     if parity["caveat"] is not None:
-        print(f"warning: the merge was not compared with the unmerged adapters: {parity['caveat']}", file=sys.stderr)
+        print(f"warning: the merge was not compared with the unmerged adapters. {parity['caveat']}", file=sys.stderr)
     for tower, layers in parity["layers"].items():
         for layer in layers["islands"]:
             print(

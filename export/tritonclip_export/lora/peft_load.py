@@ -123,8 +123,8 @@ def _require_complete(missing: Sequence[str], adapter: PeftAdapter) -> None:
         total = len(missing) + len(adapter.tensors)
         raise AdapterError(
             f"{adapter.path} lacks {len(missing)} of the {total} tensors that its {CONFIG_FILE} asks for in this model "
-            f"(first: {missing[0]}); copy or save the adapter again. If it was trained on a part of the model, say so "
-            "with --allow-partial-adapter: the other modules stay as they are."
+            f"(first: {missing[0]}); copy or save the adapter again. If it was trained on part of the model "
+            "only, add --allow-partial-adapter; the other modules then stay unchanged."
         )
 
 
