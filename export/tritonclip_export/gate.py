@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tritonclip_export.adapters import Adapters
@@ -15,7 +14,7 @@ from tritonclip_export.lora import MergeResult
 from tritonclip_export.lora.compose import Composition
 from tritonclip_export.parity import Array
 from tritonclip_export.probes import Probes
-from tritonclip_export.reference import Reference, ReferenceUnavailable, unmerged_reference
+from tritonclip_export.reference import Reference, ReferenceUnavailable, require_complete, unmerged_reference
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, ho
         why = str(error)
     else:
         return _gate(reference, probes, reference.description)
-    for one in adapters.merged:
-        # Alone each may run, and PEFT says whether tensors are missing.
-        with suppress(ReferenceUnavailable):
-            unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, [(one[0], 1.0)])
+    require_complete(checkpoint.model_cfg, checkpoint.state_dict, [adapter for adapter, _ in adapters.merged])
     return why
 
 

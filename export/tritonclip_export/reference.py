@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from tritonclip_export.lora.weights import base_weights
 from tritonclip_export.model import load_strictly, new_model
 from tritonclip_export.probes import CHUNK
 
-__all__ = ["Reference", "ReferenceUnavailable", "unmerged_reference"]
+__all__ = ["Reference", "ReferenceUnavailable", "require_complete", "unmerged_reference"]
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 
@@ -73,6 +74,21 @@ def unmerged_reference(
     if translated:
         return _translated_reference(model_cfg, state_dict, adapters)
     return _own_reference(model_cfg, state_dict, adapters, grafts)
+
+
+def require_complete(
+    model_cfg: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor], adapters: Sequence[AnyAdapter]
+) -> None:
+    """Have PEFT load every adapter alone, only for it to say which tensors are missing; takes no memory for weights.
+
+    Raises:
+        AdapterError: an adapter lacks tensors.
+    """
+    hollow = {name: torch.empty_like(tensor, device="meta") for name, tensor in state_dict.items()}
+    for adapter in adapters:
+        # RuntimeError: methods that compute with the base weights, such as PiSSA, cannot be loaded so.
+        with suppress(ReferenceUnavailable, RuntimeError):
+            unmerged_reference(model_cfg, hollow, [(adapter, 1.0)])
 
 
 def _own_reference(

@@ -63,7 +63,8 @@ def require_finite(given: Mapping[str, torch.Tensor]) -> None:
     Raises:
         CheckpointError: counts the tensors and names the first.
     """
-    bad = _first([name for name, tensor in given.items() if not torch.isfinite(tensor).all()], "hold NaN or infinity")
+    real = {name: tensor for name, tensor in given.items() if not tensor.is_meta}
+    bad = _first([name for name, tensor in real.items() if not torch.isfinite(tensor).all()], "hold NaN or infinity")
     if bad:
         raise CheckpointError(f"the weights cannot be used: {bad}; export a checkpoint that trained well")
 

@@ -18,7 +18,7 @@ from peft_methods import CASES, STATE_DICT, build, read, train
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora import merge_adapters
 from tritonclip_export.lora.refusals import PEFT_METHODS, REPEATABLE_INITS
-from tritonclip_export.reference import unmerged_reference
+from tritonclip_export.reference import require_complete, unmerged_reference
 
 TOLERANCE = 2e-5
 VISIBLE = 2e-3
@@ -47,3 +47,4 @@ def test_merged_and_reference_equal_pefts_forward(case: str, namespace: str, tmp
     reference = unmerged_reference(MODEL_CFG, STATE_DICT, [(read(trained.path), 1.0)])
     embeddings = reference.encode_image(pictures()), reference.encode_text(texts())
     assert largest_difference(embeddings, trained.embeddings) <= 1e-6
+    require_complete(MODEL_CFG, STATE_DICT, [read(trained.path)])

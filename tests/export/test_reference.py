@@ -191,6 +191,18 @@ def test_a_tensor_that_peft_does_not_find_is_not_passed_over(tmp_path: Path) -> 
     assert largest_difference(embeddings(reference((partial, 1.0))), open_clip_embeddings(merged)) <= 1e-6
 
 
+def test_a_tensor_of_modules_to_save_that_is_missing_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    adapter = train(tmp_path / "a", "open_clip", target_modules=["c_fc"], modules_to_save=["ln_final"])
+    weights = adapter.path / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(weights).items() if "ln_final.weight" not in key}, weights)
+    with pytest.raises(
+        AdapterError, match=r"lacks base_model\.model\.ln_final\.weight, which its adapter_config\.json asks"
+    ):
+        reference((read_adapter(adapter.path), 1.0))
+
+
 def test_many_probes_are_embedded_a_few_at_a_time_and_in_order() -> None:
     seen: list[int] = []
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tritonclip_export.errors import AdapterError
@@ -45,9 +46,10 @@ def load_with_peft(module: torch.nn.Module, adapter: PeftAdapter) -> PeftModel:
         config = PeftConfig.from_pretrained(str(adapter.path))
         # A task would select a wrapper that expects a language model's methods.
         config.task_type = None
-        peft_model = PeftModel.from_pretrained(
-            module, adapter.path, adapter_name=ADAPTER_NAME, config=config, torch_device="cpu"
-        )
+        with _missing_key_named(adapter):
+            peft_model = PeftModel.from_pretrained(
+                module, adapter.path, adapter_name=ADAPTER_NAME, config=config, torch_device="cpu"
+            )
     messages = [str(entry.message) for entry in caught if _MISSING_KEYS in str(entry.message)]
     _require_complete([key for message in messages for key in _missing_keys(message)], adapter)
     return peft_model
@@ -56,7 +58,9 @@ def load_with_peft(module: torch.nn.Module, adapter: PeftAdapter) -> PeftModel:
 def add_with_peft(peft_model: PeftModel, adapter: PeftAdapter, name: str) -> None:
     """Wrap once more, with another adapter of the name `name`; raises as `load_with_peft`."""
     if _is_pefts_directory(adapter):
-        _require_complete(peft_model.load_adapter(adapter.path, name, torch_device="cpu").missing_keys, adapter)
+        with _missing_key_named(adapter):
+            missing = peft_model.load_adapter(adapter.path, name, torch_device="cpu").missing_keys
+        _require_complete(missing, adapter)
     else:
         peft_model.add_adapter(name, _lora_config(adapter))
         _set_tensors(peft_model, adapter, name)
@@ -110,6 +114,19 @@ def _set_tensors(peft_model: PeftModel, adapter: PeftAdapter, name: str) -> None
         raise ReferenceUnavailable(f"PEFT has no LoRA such as {adapter.path}'s: {str(error)[:300]}") from error
     _require_found([key for key in found.missing_keys if f".{name}" in key], adapter)
     _require_found(found.unexpected_keys, adapter)
+
+
+@contextmanager
+def _missing_key_named(adapter: PeftAdapter) -> Iterator[None]:
+    """PEFT looks tensors of `modules_to_save` up without asking whether they are there."""
+    try:
+        yield
+    except KeyError as error:
+        if not raised_by_peft(error):
+            raise
+        raise AdapterError(
+            f"{adapter.path} lacks {error.args[0]}, which its {CONFIG_FILE} asks for; copy or save the adapter again."
+        ) from error
 
 
 def _missing_keys(message: str) -> list[str]:
