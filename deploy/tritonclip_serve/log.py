@@ -71,19 +71,12 @@ class ServerLog:
 
     def read(self) -> str:
         """What came since the last `mark`, the beginning of it where it is very long."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._begin)
-                return file.read(_READ_BYTES).decode("utf-8", errors="replace")
-        except OSError:
-            return ""
+        return self._read(self._begin)
 
     def tail(self) -> str:
         """The last part of it."""
         try:
-            with self.path.open("rb") as file:
-                file.seek(max(self._begin, self.path.stat().st_size - _COPY_BYTES))
-                return file.read(_READ_BYTES).decode("utf-8", errors="replace")
+            return self._read(max(self._begin, self.path.stat().st_size - _COPY_BYTES))
         except OSError:
             return ""
 
@@ -98,6 +91,17 @@ class ServerLog:
             return False
         self._begin = 0
         return True
+
+    def _read(self, position: int) -> str:
+        # A device or a pipe gives somebody else's bytes, without end, or waits for them.
+        if not self.path.is_file():
+            return ""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(position)
+                return file.read(_READ_BYTES).decode("utf-8", errors="replace")
+        except OSError:
+            return ""
 
     def _copy(self) -> None:
         """The last `max_bytes` of the file, since the server goes on writing to it."""

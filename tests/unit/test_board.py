@@ -44,6 +44,15 @@ def child(backlog_s: float) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_line_that_the_log_has_no_room_for_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 (what closing it does is tested)
+    monkeypatch.setattr(sys, "stderr", full)
+    clip_board.say("a line")
+    # The file still holds the line, and fails once more.
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+
+
 def test_the_layout_is_that_of_the_contract(run_dir: Path) -> None:
     board = Board("encoder", "encoder_0")
     path = run_dir / "boards" / f"encoder.encoder_0.{os.getpid()}"

@@ -142,3 +142,5 @@ def test_a_log_on_a_full_disk_harms_nobody() -> None:
     os.close(log.open())
     log.cap()
     assert not log.has_grown()
+    # It reads as zeros without end.
+    assert log.read() == log.tail() == ""

@@ -26,6 +26,8 @@ PATIENCE_S = 30.0
 CALM_S = 0.3
 # Of a case whose faults last, no more are tried: the server has to be a new one each time.
 MOST_LASTING = 2
+# Of the output and the log of a server that does not come back.
+_LINES_TOLD = 12
 # No process has it: the largest number that Linux gives is 2**22.
 _NOBODY = 2**22 + 1
 
@@ -110,7 +112,8 @@ class Stage:
         if not is_back:
             record.count("faults that lasted")
             record.example(f"not back after {PATIENCE_S:g} s: {self._silent().splitlines()[0]}")
-            self.context.say("  not back; the server said last:\n" + "\n".join(self.server.output.splitlines()[-8:]))
+            for who, said in (("the server", self.server.output), ("tritonserver", self.server.log)):
+                self.context.say(f"  not back; {who} said last:\n" + "\n".join(said.splitlines()[-_LINES_TOLD:]))
             self.renew(record)
         return is_back
 

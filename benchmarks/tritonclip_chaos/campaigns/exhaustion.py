@@ -26,8 +26,9 @@ FRESH = 4
 def run(context: Context) -> Iterator[Record]:
     """Each in turn, on one server; then what it left behind."""
     with Stage(context, "exhaustion", fresh=FRESH, shm_mb=SHM_MB) as stage:
-        for case in (_shared_memory, _handles, _disk, _memory):
+        for case in (_shared_memory, _handles, _memory):
             yield case(stage)
+        yield from _disk(stage)
         yield stage.closed()
 
 
@@ -46,20 +47,18 @@ def _shared_memory(stage: Stage) -> Record:
     return _for_a_while(stage, record, act, undo)
 
 
-def _disk(stage: Stage) -> Record:
-    record = stage.case("disk full under the log, tritonserver killed")
+def _disk(stage: Stage) -> Iterator[Record]:
+    """Full for as long as it lasts: what is killed has to come back without a log."""
+    encoders = [name for name in _instances(stage) if name.startswith("image_encoder")]
+    what = "disk full under the log, kill -9"
     if stage.server.sandbox.logs is None:
-        return _skipped(record, stage)
-
-    def act() -> None:
-        folder = stage.server.sandbox.logs
-        assert folder is not None
-        file = fill(folder)
-        undo.append(lambda: file.unlink(missing_ok=True))
-        stage.signal("tritonserver", signal.SIGKILL)
-
-    undo: list[Callable[[], object]] = []
-    return _for_a_while(stage, record, act, undo, SERVER_LIMIT_S)
+        yield _skipped(stage.case(what), stage)
+        return
+    times = stage.context.pick(TIMES, 1)
+    for instance, limit_s in (*((name, MODEL_LIMIT_S) for name in encoders[:1]), ("tritonserver", SERVER_LIMIT_S)):
+        file = fill(stage.server.sandbox.logs)
+        yield stage.strike(what, instance, signal.SIGKILL, times, limit_s)
+        file.unlink(missing_ok=True)
 
 
 def _handles(stage: Stage) -> Record:
@@ -80,7 +79,7 @@ def _handles(stage: Stage) -> Record:
 def _memory(stage: Stage) -> Record:
     """The image encoder's process gets no more memory than it has."""
     record = stage.case("no memory in the image encoder")
-    names = [stub.instance for stub in stage.server.stubs() if stub.model.startswith("image_encoder")]
+    names = [name for name in _instances(stage) if name.startswith("image_encoder")]
     if not names:
         record.skipped = "the image encoder is no Python model here"
         return record
@@ -94,6 +93,10 @@ def _memory(stage: Stage) -> Record:
 
     undo: list[Callable[[], object]] = []
     return _for_a_while(stage, record, act, undo)
+
+
+def _instances(stage: Stage) -> list[str]:
+    return [stub.instance for stub in stage.server.stubs()]
 
 
 @dataclass
@@ -122,12 +125,11 @@ def _for_a_while(
     record: Record,
     act: Callable[[], object],
     undo: list[Callable[[], object]],
-    limit_s: float = MODEL_LIMIT_S,
 ) -> Record:
     for _ in range(stage.context.pick(TIMES, 1)):
         if not stage.fault(record, act, lambda: [undo.pop()() for _ in range(len(undo))], FOR_S):
             break
-    return stage.judged(record, limit_s)
+    return stage.judged(record, MODEL_LIMIT_S)
 
 
 def _skipped(record: Record, stage: Stage) -> Record:
@@ -139,6 +141,7 @@ CAMPAIGN = Campaign(
     "exhaustion",
     "no shared memory, file handles, disk or memory for some seconds",
     run,
-    about=f"Each lasts {FOR_S:g} s; the outage counts from its end. /dev/shm ({SHM_MB} MB) and the log's folder "
-    f"are small file systems of the server's own; {FRESH} of the callers connect anew for every call.",
+    about=f"Each lasts {FOR_S:g} s, and the outage counts from its end; a full disk under the log stays full. "
+    f"/dev/shm ({SHM_MB} MB) and the log's folder are small file systems of the server's own; "
+    f"{FRESH} of the callers connect anew for every call.",
 )

@@ -26,6 +26,7 @@ _LAUNCHER = Path(die_with_parent.__file__)
 _OF_ONNX_RUNTIME = ".ses"
 START_S, END_S = 120.0, 40.0
 _POLL_S = 0.05
+_LOG_NAME = "tritonserver.log"
 _ADDRESS = re.compile(r"gRPC ([^\s,;]+)")
 _METRICS = re.compile(r"metrics (?:http://)?([^\s,;/]+)")
 
@@ -87,6 +88,14 @@ class OwnServer:
         """What it printed so far."""
         return (self._folder / "output").read_text(errors="replace")
 
+    @property
+    def log(self) -> str:
+        """What tritonserver logged so far."""
+        try:
+            return ((self.sandbox.logs or self._folder / "log") / _LOG_NAME).read_text(errors="replace")
+        except OSError as error:
+            return f"(no log: {error.strerror})"
+
     def processes(self) -> list[psutil.Process]:
         """All its living processes."""
         return tree.descendants(self.pid)
@@ -121,7 +130,7 @@ class OwnServer:
         return self.leftovers
 
     def _start(self) -> None:
-        words = ["serve", str(self.repository), "--log-file", str(self._folder / "log" / "tritonserver.log")]
+        words = ["serve", str(self.repository), "--log-file", str(self._folder / "log" / _LOG_NAME)]
         for port in ("grpc", "metrics"):
             words += [f"--{port}-port", "0"]
         serve = [sys.executable, "-m", "tritonclip_client.main", *words, *self._options]

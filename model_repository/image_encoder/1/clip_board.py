@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -35,6 +36,12 @@ LEAST_LIMIT_S, MOST_LIMIT_S, TIMES_LONGEST = 2.0, 60.0, 10.0
 LOOK_S = 0.25
 # A process without a heartbeat for so long is dead or stopped, and its backlog means nothing.
 STALE_S = 3.0
+
+
+def say(line: str) -> None:
+    """Add a line to the server's log, if that can be written: a full disk must not keep a model from loading."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class Board:

@@ -5,12 +5,12 @@ Telling Triton a number is a round trip to its process, so a thread tells the su
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from clip_board import say
 
 PERIOD_S = 0.2
 
@@ -40,7 +40,7 @@ class Metrics:
         try:
             self._create(args, helps)
         except Exception as error:  # metrics are off, or the server is too old for them
-            print(f"{args['model_name']} has no metrics of its own: {error}", file=sys.stderr, flush=True)
+            say(f"{args['model_name']} has no metrics of its own: {error}")
         else:
             self._thread.start()
 
@@ -64,7 +64,7 @@ class Metrics:
                 self._tell()
             self._tell()
         except Exception as error:
-            print(f"no more metrics: {error}", file=sys.stderr, flush=True)
+            say(f"no more metrics: {error}")
 
     def _tell(self) -> None:
         for name, total in self._read().items():

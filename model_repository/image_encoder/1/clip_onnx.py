@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from clip_admission import COUNTS as TURNED_AWAY
-from clip_board import Board
+from clip_board import Board, say
 from clip_fair import Limits
 from clip_jobs import Job
 from clip_lanes import Lanes
@@ -77,7 +76,7 @@ class Encoder:
         cores = threads or len(os.sched_getaffinity(0))
         session = open_session(path, cores, os.environ.get(DEVICE) or "auto")
         provider = session.get_providers()[0]
-        print(f"{path} runs on {provider}", file=sys.stderr, flush=True)
+        say(f"{path} runs on {provider}")
         lanes, most = (cores, slice_batch) if provider == CPU else (1, GPU_BATCH)
         wide = _runner(session)
         narrow = _runner(open_session(path, 1, "cpu")) if lanes > 1 else wide
@@ -138,7 +137,7 @@ def _tell_of_fallback(device: str) -> None:
     problem = "ONNX Runtime has a CUDA provider and could not load it (its reason stands above)"
     if device == "cuda":
         raise RuntimeError(f"{DEVICE} is cuda; {problem}: check the driver, CUDA and cuDNN")
-    print(f"WARNING: {problem}; the CPU is used. {DEVICE}=cuda refuses this", file=sys.stderr, flush=True)
+    say(f"WARNING: {problem}; the CPU is used. {DEVICE}=cuda refuses this")
 
 
 def _runner(session: ort.InferenceSession) -> Callable[[np.ndarray], np.ndarray]:
