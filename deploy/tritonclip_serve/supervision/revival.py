@@ -12,8 +12,8 @@ from tritonclip_serve.supervision.events import Cause, Events
 from tritonclip_serve.supervision.policies import Backoff
 from tritonclip_serve.supervision.watcher import Death
 
-# A model that lived so long after it was loaded does not die again and again.
-_CALM_S = 3.0
+# From one death to the next, the loading between them included: what lives longer is not dying of being loaded.
+_CALM_S = 1.0
 # The longest pause before a model that loaded and died again is loaded; one that fails to load waits longer each time.
 _MOST_PAUSE_S = 0.5
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import regex
 from clip_text import CLEAN, TextSettings, decode, place
 from clip_tokenize import ClipTokenizer, open_library
 from tokenizers import Encoding
+from tokenizers import Tokenizer as Library
 
 # Full stops and the like need white space behind them, for "3.5" is no end; those of other scripts need none.
 # A run of them is tried from its beginning alone, and never again with a part: otherwise `....` takes quadratic time.
@@ -30,9 +32,7 @@ class Splitter:
     def __init__(self, file: Path, settings: TextSettings) -> None:
         self._max_bytes = settings.max_bytes
         self._clean = CLEAN[settings.clean]
-        self._library = open_library(file)
-        self._library.no_truncation()
-        self._library.no_padding()
+        self._file = file
         clip = ClipTokenizer(file, settings) if settings.kind == "clip" else None
         specials = 2 if clip else self._library.num_special_tokens_to_add(is_pair=False)
         self._room = settings.context_length - specials
@@ -41,6 +41,14 @@ class Splitter:
             (lambda text: clip.words(text, enough)) if clip else (lambda text: self._encode(text).ids)
         )
         self._longest = self._room * _TOKEN_LENGTH
+
+    @cached_property
+    def _library(self) -> Library:
+        """Opened when it is needed, which for CLIP's vocabulary, opened once already, is seldom."""
+        library = open_library(self._file)
+        library.no_truncation()
+        library.no_padding()
+        return library
 
     def split(self, texts: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
         """Chunks in order, and for each the index of its text; a text that fits is one chunk as it stands.
