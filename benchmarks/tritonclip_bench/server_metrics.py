@@ -9,6 +9,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tritonclip_bench.errors import BenchError
 from tritonclip_client.options import is_loopback
 
@@ -18,10 +20,6 @@ MAX_BYTES = 1 << 24
 
 # Of each metric the labels and the value of every line.
 Metrics = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
-
-_LINE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
-_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
-_ESCAPED = re.compile(r"\\(.)")
 
 # Gauges of a GPU, by their name in the results; `nv_energy_consumption` counts up.
 _GPU_GAUGES = {
@@ -57,28 +55,18 @@ def fetch(url: str) -> Metrics:
 
 
 def parse(text: str) -> Metrics:
-    """Prometheus' text format; comments, blank lines and values that are not finite are left out.
+    """Prometheus' text format, by name without the `_total` of counters; values that are not finite are left out.
 
     Raises:
-        ValueError: a line is none of its.
+        ValueError: it is not in that format.
     """
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for line in text.splitlines():
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(f"{line[:80]!r} is no line of Prometheus' text format")
-        name, labels, number = match.groups()
-        value = float(number)
-        if math.isfinite(value):
-            told = {key: _ESCAPED.sub(_unescape, text) for key, text in _LABEL.findall(labels or "")}
-            found.setdefault(name, []).append((told, value))
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if math.isfinite(sample.value):
+                # The library adds the suffix to counters that have none, as most of Triton's.
+                found.setdefault(sample.name.removesuffix("_total"), []).append((sample.labels, sample.value))
     return found
-
-
-def _unescape(match: re.Match[str]) -> str:
-    return "\n" if match[1] == "n" else match[1]
 
 
 def by_label(metrics: Metrics, name: str, label: str, **where: str) -> dict[str, float]:

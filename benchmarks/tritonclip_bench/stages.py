@@ -13,9 +13,10 @@ from tritonclip_bench.server_metrics import Metrics, change
 
 # Triton's name of each part of a request's time, and that in the report.
 PARTS = {"queue": "queue_ms", "compute_input": "input_ms", "compute_infer": "compute_ms", "compute_output": "output_ms"}
-# Names of the counters that the encoders and `preprocess` of our repositories export, without the prefix.
-ENCODER_PREFIX, ENCODER_COUNTS = "tritonclip_encoder_", ("requests", "items", "batches", "queue_us", "compute_us")
-PICTURES_PREFIX, PICTURES_COUNTS = "tritonclip_preprocess_", ("pictures", "decode_us", "resize_us")
+# Names of the counters that the encoders and `preprocess` of our repositories export, without prefix and `_total`.
+ENCODER_PREFIX = "tritonclip_encoder_"
+ENCODER_COUNTS = ("requests", "items", "batches", "queue_seconds", "compute_seconds")
+IMAGES_PREFIX, IMAGES_COUNTS = "tritonclip_preprocess_", ("images", "decode_seconds", "resize_seconds")
 
 # Of each entry point but `clip`: the step before its encoder, and the encoder.
 STEPS = {"embed_image": ("preprocess", "image_encoder"), "embed_text": ("tokenizer", "text_encoder")}
@@ -103,10 +104,10 @@ def with_own_counts(
     for name, own in _changes(before, after, ENCODER_PREFIX, ENCODER_COUNTS).items():
         if name in made and own["requests"] and own["batches"]:
             made[name] = _with_encoder_counts(made[name], own)
-    for name, own in _changes(before, after, PICTURES_PREFIX, PICTURES_COUNTS).items():
-        if name in made and own["pictures"]:
+    for name, own in _changes(before, after, IMAGES_PREFIX, IMAGES_COUNTS).items():
+        if name in made and own["images"]:
             for part in ("decode", "resize"):
-                made[name][f"{part}_ms_per_item"] = own[f"{part}_us"] / own["pictures"] / 1000
+                made[name][f"{part}_ms_per_item"] = own[f"{part}_seconds"] / own["images"] * 1000
     return made
 
 
@@ -118,8 +119,8 @@ def _changes(before: Metrics, after: Metrics, prefix: str, names: Sequence[str])
 
 
 def _with_encoder_counts(stage: dict[str, float], own: Mapping[str, float]) -> dict[str, float]:
-    compute_ms = own["compute_us"] / own["requests"] / 1000
-    queue_ms = stage["queue_ms"] + own["queue_us"] / own["requests"] / 1000
+    compute_ms = own["compute_seconds"] / own["requests"] * 1000
+    queue_ms = stage["queue_ms"] + own["queue_seconds"] / own["requests"] * 1000
     return stage | {
         "mean_batch": own["items"] / own["batches"],
         "queue_ms": queue_ms,

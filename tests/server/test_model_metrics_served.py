@@ -19,7 +19,7 @@ from tritonclip_serve import TritonServer
 
 RELOADS = 3
 TEXTS = 5
-NAMES = ("preprocess_pictures", "encoder_items", "tokenizer_texts", "tokenizer_truncated")
+NAMES = ("preprocess_images", "encoder_items", "tokenizer_texts", "tokenizer_truncated")
 
 
 def counted(server: TritonServer, name: str) -> dict[str, float]:
@@ -47,7 +47,7 @@ def test_every_text_and_picture_is_counted(server: TritonServer, demo_repository
             client.embed_texts([f"counted {number}" for number in range(TEXTS)] + ["word " * 500])
         client.embed_images([picture] * 2)
     wanted = {
-        "preprocess_pictures": {"preprocess": 2},
+        "preprocess_images": {"preprocess": 2},
         "encoder_items": {"image_encoder": 2, "text_encoder": TEXTS + 1},
     }
     wanted |= {"tokenizer_texts": {"tokenizer": TEXTS + 1}, "tokenizer_truncated": {"tokenizer": 1}}

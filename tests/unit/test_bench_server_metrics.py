@@ -37,8 +37,14 @@ def test_labels_are_read_with_everything_that_may_stand_in_them() -> None:
 
 @pytest.mark.parametrize("text", ["<html>", "a{x=1 2", "a", "a b"])
 def test_what_is_no_metrics_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="text format|could not convert"):
+    with pytest.raises(ValueError, match="invalid metric name|could not convert"):
         server_metrics.parse(text)
+
+
+def test_counters_are_found_without_their_suffix_which_the_parser_adds_where_there_is_none() -> None:
+    text = "# TYPE nv_count counter\nnv_count 3\n# TYPE own_total counter\nown_total 4\nuntyped_total 5\n"
+    found = server_metrics.parse(text)
+    assert found == {"nv_count": [({}, 3.0)], "own": [({}, 4.0)], "untyped": [({}, 5.0)]}
 
 
 def test_only_what_went_up_in_between_counts_and_a_counter_may_begin_anew() -> None:
@@ -189,24 +195,24 @@ STAGE = {"requests": 10, "queue_ms": 1.0, "input_ms": 0.5, "compute_ms": 0.1, "o
 
 
 def own(model: str, prefix: str, **counts: float) -> str:
-    return "".join(f'{prefix}{name}{{model="{model}",version="1"}} {count}\n' for name, count in counts.items())
+    return "".join(f'{prefix}{name}_total{{model="{model}",version="1"}} {count}\n' for name, count in counts.items())
 
 
 def test_an_encoders_own_counts_take_the_place_of_what_triton_cannot_see() -> None:
-    encoder = dict.fromkeys(("requests", "items", "batches", "queue_us", "compute_us"), 7)
-    change = {"requests": 10, "items": 40, "batches": 8, "queue_us": 20_000, "compute_us": 300_000}
-    pictures = {"pictures": 40, "decode_us": 80_000, "resize_us": 20_000}
+    encoder = dict.fromkeys(("requests", "items", "batches", "queue_seconds", "compute_seconds"), 7)
+    change = {"requests": 10, "items": 40, "batches": 8, "queue_seconds": 0.02, "compute_seconds": 0.3}
+    images = {"images": 40, "decode_seconds": 0.08, "resize_seconds": 0.02}
     before = own("image_encoder", "tritonclip_encoder_", **encoder)
     after = own("image_encoder", "tritonclip_encoder_", **{key: 7 + value for key, value in change.items()})
-    after += own("preprocess", "tritonclip_preprocess_", **pictures)
+    after += own("preprocess", "tritonclip_preprocess_", **images)
     given = {name: dict(STAGE) for name in ("image_encoder", "preprocess", "text_encoder", "embed_image")}
     made = with_own_counts(given, *(server_metrics.parse(text) for text in (before, after)))
     assert made["image_encoder"] == STAGE | {
         "mean_batch": 5.0,
-        "queue_ms": 3.0,
-        "compute_ms": 30.0,
+        "queue_ms": pytest.approx(3.0),
+        "compute_ms": pytest.approx(30.0),
         "output_ms": 0.0,
-        "total_ms": 33.5,
+        "total_ms": pytest.approx(33.5),
         "own_counts": True,
     }
     assert made["preprocess"] == STAGE | {"decode_ms_per_item": 2.0, "resize_ms_per_item": 0.5}

@@ -95,7 +95,7 @@ def test_what_cannot_be_in_time_is_refused_at_once(measured: Work) -> None:
     assert all(isinstance(error, OverloadError) for error, _ in refused)
     assert sorted(took for _, took in refused)[50] < 0.01
     assert "hasty" not in measured.done
-    assert measured.door.counts()["tritonclip_door_refused"] == 100
+    assert measured.door.counts()["tritonclip_admission_refused_total"] == 100
 
 
 def test_what_expires_while_it_waits_is_told_and_not_done(door: Door) -> None:
@@ -107,7 +107,7 @@ def test_what_expires_while_it_waits_is_told_and_not_done(door: Door) -> None:
     late = [error for name, error, _ in work.wait(34) if name == "impatient" and error is not None]
     assert len(late) >= 5
     assert all(isinstance(error, OverloadError) and "waited its share" in str(error) for error in late)
-    assert door.counts()["tritonclip_door_expired"] == len(late)
+    assert door.counts()["tritonclip_admission_expired_total"] == len(late)
     assert work.done.count("impatient") <= 4 * (20 - len(late)) + 8
 
 
@@ -140,7 +140,7 @@ def test_a_full_door_counts_whom_it_turns_away() -> None:
     door.close()
     assert 10 <= len(errors) <= 15
     assert all("requests of" in str(error) for error in errors)
-    assert door.counts()["tritonclip_door_refused"] == len(errors)
+    assert door.counts()["tritonclip_admission_refused_total"] == len(errors)
 
 
 def test_an_answer_that_cannot_be_sent_costs_nobody_else_theirs(door: Door, capsys: pytest.CaptureFixture[str]) -> None:

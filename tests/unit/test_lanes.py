@@ -163,7 +163,7 @@ def test_a_full_queue_turns_away_at_once_and_never_blocks(graph: Graph) -> None:
     assert isinstance(answers.results[3], OverloadError)
     graph.gate.set()
     assert np.array_equal(answers.wait(4)[2], rows(2) + 1)
-    assert engine.turned_away()["tritonclip_door_refused"] == 1
+    assert engine.turned_away()["tritonclip_admission_refused_total"] == 1
     engine.close()
 
 
@@ -195,7 +195,7 @@ def test_what_waited_too_long_is_answered_and_not_run(graph: Graph) -> None:
     assert "waited its share" in str(results[1])
     assert np.array_equal(results[2], rows(4) + 1)
     assert sum(graph.narrow_runs) == 8
-    assert engine.turned_away() == {"tritonclip_door_refused": 0, "tritonclip_door_expired": 1}
+    assert engine.turned_away() == {"tritonclip_admission_refused_total": 0, "tritonclip_admission_expired_total": 1}
     assert engine.sums().requests == 2
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_in_time_is_refused_when_it_comes(graph: Graph) -> None:
     refused = [key for key, result in answers.wait(count + 40).items() if isinstance(result, OverloadError)]
     engine.close()
     assert 20 <= len(refused) < 40
-    assert engine.turned_away()["tritonclip_door_refused"] >= 20
+    assert engine.turned_away()["tritonclip_admission_refused_total"] >= 20
 
 
 class OneByOne(Graph):

@@ -11,8 +11,8 @@ from clip_fair import E, FairQueue, Limits, OverloadError, Pace
 
 # By the name of a counter of `Admission.counts`, what it counts.
 COUNTS = {
-    "tritonclip_door_refused": "Requests that were refused when they came, because they could not be served in time",
-    "tritonclip_door_expired": "Requests that waited too long and were refused without being computed",
+    "tritonclip_admission_refused_total": "Requests that were refused on arrival, because they could not be served in time",
+    "tritonclip_admission_expired_total": "Requests that waited too long and were refused without being computed",
 }
 REFUSED, EXPIRED = COUNTS
 

@@ -34,11 +34,11 @@ _GPU_FAULTS = ("CUDA", "CUBLAS", "CUDNN")
 GPU_BATCH = 64
 # By the name of a counter of `Encoder.counts`, what it counts.
 COUNTS = {
-    "tritonclip_encoder_requests": "Requests that the encoder answered",
-    "tritonclip_encoder_items": "Pictures or texts that ran",
-    "tritonclip_encoder_batches": "Batches that they ran in",
-    "tritonclip_encoder_queue_us": "Microseconds that the answered requests waited inside the encoder",
-    "tritonclip_encoder_compute_us": "Microseconds from when a request's first item was taken to its answer",
+    "tritonclip_encoder_requests_total": "Requests that the encoder answered",
+    "tritonclip_encoder_items_total": "Images or texts that ran",
+    "tritonclip_encoder_batches_total": "Batches that they ran in",
+    "tritonclip_encoder_queue_seconds_total": "Seconds that the answered requests waited inside the encoder",
+    "tritonclip_encoder_compute_seconds_total": "Seconds from when a request's first item was taken to its answer",
     **TURNED_AWAY,
 }
 
@@ -89,7 +89,7 @@ class Encoder:
     def counts(self) -> dict[str, float]:
         """What was done so far, by the names in COUNTS."""
         sums = self._lanes.sums()
-        numbers = (sums.requests, sums.items, sums.batches, sums.queue_s * 1e6, sums.compute_s * 1e6)
+        numbers = (sums.requests, sums.items, sums.batches, sums.queue_s, sums.compute_s)
         return {**dict(zip(COUNTS, numbers, strict=False)), **self._lanes.turned_away()}
 
     def close(self) -> None:

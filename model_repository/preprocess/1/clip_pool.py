@@ -27,7 +27,7 @@ OverloadError = clip_door.OverloadError
 Result = TypeVar("Result")
 Answer = Callable[["Pixels | Exception"], None]
 
-ENDED = "tritonclip_preprocess_decoders_ended"
+ENDED = "tritonclip_preprocess_decoders_ended_total"
 COUNTS = {
     **clip_preprocess.COUNTS,
     ENDED: "Decoder processes that ended at their work, mostly of too costly an image",

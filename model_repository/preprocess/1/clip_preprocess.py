@@ -69,9 +69,9 @@ SCRATCH_BYTES = 1 << 24
 
 # By the name of a counter of `Spent`, what it counts.
 COUNTS = {
-    "tritonclip_preprocess_pictures": "Pictures that this model decoded and resized",
-    "tritonclip_preprocess_decode_us": "Microseconds of reading and decoding them",
-    "tritonclip_preprocess_resize_us": "Microseconds of turning, resizing and cropping them, and of their colors",
+    "tritonclip_preprocess_images_total": "Images that this model decoded and resized",
+    "tritonclip_preprocess_decode_seconds_total": "Seconds of reading and decoding them",
+    "tritonclip_preprocess_resize_seconds_total": "Seconds of turning, resizing and cropping them, and of their colors",
 }
 
 # The pixel limit is this module's, checked before anything is decoded, with a message for the caller.
@@ -88,7 +88,7 @@ class Spent:
 
     def counts(self) -> dict[str, float]:
         """By the names in COUNTS."""
-        return dict(zip(COUNTS, (self.pictures, self.decode_s * 1e6, self.resize_s * 1e6), strict=True))
+        return dict(zip(COUNTS, (self.pictures, self.decode_s, self.resize_s), strict=True))
 
 
 def keep_memory() -> None:

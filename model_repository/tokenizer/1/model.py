@@ -14,8 +14,8 @@ import clip_tokenize
 import triton_python_backend_utils as pb_utils
 
 COUNTS = {
-    "tritonclip_tokenizer_texts": "Texts that were tokenized",
-    "tritonclip_tokenizer_truncated": "Of them, those that were longer than the context and were cut",
+    "tritonclip_tokenizer_texts_total": "Texts that were tokenized",
+    "tritonclip_tokenizer_truncated_total": "Of them, those that were longer than the context and were cut",
 }
 # Texts of so many bytes take less time than handing them to another thread.
 HERE_BYTES = 1 << 14
@@ -97,8 +97,8 @@ class TritonPythonModel:
 
     def _response(self, tokens: clip_tokenize.Tokens) -> Any:
         with self.counting:
-            self.counts["tritonclip_tokenizer_texts"] += len(tokens.ids)
-            self.counts["tritonclip_tokenizer_truncated"] += int(tokens.truncated.sum())
+            self.counts["tritonclip_tokenizer_texts_total"] += len(tokens.ids)
+            self.counts["tritonclip_tokenizer_truncated_total"] += int(tokens.truncated.sum())
         ids, truncated = pb_utils.Tensor("input_ids", tokens.ids), pb_utils.Tensor("truncated", tokens.truncated)
         return pb_utils.InferenceResponse([ids, truncated])
 
