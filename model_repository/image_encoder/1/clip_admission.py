@@ -11,7 +11,7 @@ from clip_fair import E, FairQueue, Limits, OverloadError, Pace
 
 # By the name of a counter of `Admission.counts`, what it counts.
 COUNTS = {
-    "tritonclip_admission_refused_total": "Requests that were refused on arrival, because they could not be served in time",
+    "tritonclip_admission_refused_total": "Requests that were refused on arrival, as they could not be served in time",
     "tritonclip_admission_expired_total": "Requests that waited too long and were refused without being computed",
 }
 REFUSED, EXPIRED = COUNTS
