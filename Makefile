@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP_INSTALL) -e '.[export,serve,bench,dev]'
 	@touch $@
 
-demo: $(STAMP) ## export the demo checkpoint with its LoRA, serve it, classify pictures, run a load test
+demo: $(STAMP) ## export the demo checkpoint with its LoRA, serve it, classify images, run a load test
 	$(BIN)/tritonclip demo $(DEMO_DIR)
 
 test: $(STAMP) ## run the tests, on the real server (40 to 60 minutes on two slow cores)

@@ -32,8 +32,8 @@ from tritonclip_bench.captions import text_stream
 from tritonclip_bench.demo import DEMO
 from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.files import check_writable, write_json
+from tritonclip_bench.images import Images, draw_images, load_images
 from tritonclip_bench.machine import cpu_slug, describe_machine
-from tritonclip_bench.pictures import Pictures, draw_pictures, load_pictures
 from tritonclip_bench.workload import Workload
 from tritonclip_client.table import format_table
 
@@ -118,21 +118,21 @@ def served(tree: Path, model: str, folder: Path) -> Iterator[str]:
             process.wait()
 
 
-def rate(address: str, load: Load, pictures: Pictures, dim: int, seconds: float, seed: int) -> float:
+def rate(address: str, load: Load, images: Images, dim: int, seconds: float, seed: int) -> float:
     """Items a second that `load` gets from the server; every answer is checked."""
 
     def client(number: int) -> float:
-        return measure_loop(_answers(address, load, pictures, dim, seed * load.clients + number), seconds)
+        return measure_loop(_answers(address, load, images, dim, seed * load.clients + number), seconds)
 
     with ThreadPoolExecutor(load.clients) as pool:
         return sum(pool.map(client, range(load.clients)))
 
 
-def _answers(address: str, load: Load, pictures: Pictures, dim: int, seed: int) -> Iterator[int]:
+def _answers(address: str, load: Load, images: Images, dim: int, seed: int) -> Iterator[int]:
     """Endless calls; yields the items of each."""
     # Texts that no other call sends: the server would answer them from its cache.
     texts = text_stream(None, seed=seed, repeat=False)
-    workload = Workload(pictures, texts, batch_size=load.batch, labels=4, embedding_dim=dim)
+    workload = Workload(images, texts, batch_size=load.batch, labels=4, embedding_dim=dim)
     channel, stub = connect(address)
     with channel:
         while True:
@@ -143,8 +143,8 @@ def _answers(address: str, load: Load, pictures: Pictures, dim: int, seed: int) 
 
 def measure(model: str, args: argparse.Namespace, before: Path, folder: Path) -> list[dict[str, Any]]:
     """Every load of `model` on both sides; a row a load."""
-    usual = load_pictures(DEMO / "pictures" if model == "demo" else None)
-    pictures = {load: draw_pictures([load.size], 8) if load.size else usual for load in LOADS[model]}
+    usual = load_images(DEMO / "images" if model == "demo" else None)
+    images = {load: draw_images([load.size], 8) if load.size else usual for load in LOADS[model]}
     with ExitStack() as stack:
         addresses: dict[str, str] = {}
         for side, tree in (("before", before), ("after", CHECKOUT)):
@@ -155,7 +155,7 @@ def measure(model: str, args: argparse.Namespace, before: Path, folder: Path) ->
         seeds = iter(range(1, 1 << 20))
         sides: dict[str, Callable[[], float]] = {
             f"{load.name}, {side}": lambda load=load, side=side: rate(  # type: ignore[misc]
-                addresses[side], load, pictures[load], dim, args.seconds, next(seeds)
+                addresses[side], load, images[load], dim, args.seconds, next(seeds)
             )
             for load in LOADS[model]
             for side in addresses

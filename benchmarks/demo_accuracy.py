@@ -1,8 +1,8 @@
-"""Is the served demo as accurate as its PyTorch model? Picture by picture, adapter unmerged against served.
+"""Is the served demo as accurate as its PyTorch model? Image by image, adapter unmerged against served.
 
     python benchmarks/demo_accuracy.py [--precision fp16]
 
-Exports the demo with its LoRA, serves it on a real tritonserver, and asks both sides about the same pictures, drawn
+Exports the demo with its LoRA, serves it on a real tritonserver, and asks both sides about the same images, drawn
 from a seed that no training run used. PyTorch applies the adapter through PEFT, unmerged, after open_clip's own
 transform; the served side gets PNG files over gRPC.
 """
@@ -32,11 +32,11 @@ sys.path.append(str(CHECKOUT / "export"))
 SEED = 71
 COUNT = 500
 SETS = tuple((split, domain) for domain in ("original", "shifted") for split in ("seen", "held-out"))
-COLUMNS = ("pictures", "PyTorch, unmerged", "served", "answers that differ", "max |embedding difference|")
+COLUMNS = ("images", "PyTorch, unmerged", "served", "answers that differ", "max |embedding difference|")
 
 
 def compare(address: str, count: int) -> list[dict[str, Any]]:
-    """One row per set of pictures: accuracy of both sides, differing answers, largest difference."""
+    """One row per set of images: accuracy of both sides, differing answers, largest difference."""
     from demo import captions, evaluate
 
     model, transform = evaluate.load_checkpoint()
@@ -44,14 +44,14 @@ def compare(address: str, count: int) -> list[dict[str, Any]]:
     rows = []
     with ClipClient(address) as client:
 
-        def served_images(pictures: Sequence[Image.Image]) -> Any:
-            return client.embed_images([evaluate.png_bytes(picture) for picture in pictures])
+        def served_images(images: Sequence[Image.Image]) -> Any:
+            return client.embed_images([evaluate.png_bytes(image) for image in images])
 
         texts = {"torch": torch_texts(captions.LABELS), "served": client.embed_texts(captions.LABELS)}
         for split, domain in SETS:
-            pictures, truth = zip(*evaluate.samples(split, domain, SEED, count), strict=True)
-            images = {"torch": torch_images(pictures), "served": served_images(pictures)}
-            rows.append({"pictures": f"{domain}, {split}", "count": count, **_judge(images, texts, np.array(truth))})
+            drawn, truth = zip(*evaluate.samples(split, domain, SEED, count), strict=True)
+            embedded = {"torch": torch_images(drawn), "served": served_images(drawn)}
+            rows.append({"images": f"{domain}, {split}", "count": count, **_judge(embedded, texts, np.array(truth))})
     return rows
 
 
@@ -69,7 +69,7 @@ def _judge(images: dict[str, Any], texts: dict[str, Any], truth: Any) -> dict[st
 def main() -> int:
     """Measure, print, write; 1 when any answer differs."""
     parser = argparse.ArgumentParser(description="Accuracy of the served demo against its PyTorch model.")
-    parser.add_argument("--count", type=int, default=COUNT, help="pictures per set (%(default)s)")
+    parser.add_argument("--count", type=int, default=COUNT, help="images per set (%(default)s)")
     parser.add_argument("--precision", default="fp32", help="of the served graphs: fp32, fp16 or int8 (%(default)s)")
     parser.add_argument("--json", type=Path, help="default: a file of this machine's in results/")
     args = parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> int:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     shares = (f"{row[key]:.1%}" for key in ("accuracy_torch", "accuracy_served"))
     different = f"{row['different_answers']} of {row['count']}"
-    return (row["pictures"], *shares, different, f"{row['max_embedding_difference']:.1e}")
+    return (row["images"], *shares, different, f"{row['max_embedding_difference']:.1e}")
 
 
 if __name__ == "__main__":

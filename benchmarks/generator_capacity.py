@@ -3,7 +3,7 @@
     python benchmarks/generator_capacity.py
 
 The other side is a real tritonserver that has nothing to compute: the demo's repository, with Triton's response cache
-switched on at the ensembles `embed_image` and `embed_text`. Few pictures and few texts are sent again and again, so
+switched on at the ensembles `embed_image` and `embed_text`. Few images and few texts are sent again and again, so
 that after the first round Triton's C++ core answers from memory, with the right embedding, and no model runs. That is
 chosen over a no-op in the Python backend, which takes longer for a request than the load generator does, over Triton's
 `identity` backend, which the embedded server does not have, and over a server of our own in Python, which would take
@@ -96,7 +96,7 @@ def measure(address: str, case: Case, seconds: int) -> dict[str, Any]:
         labels=1,
         seed=0,
         repeat_texts=True,
-        pictures=DEMO / "pictures",
+        images=DEMO / "images",
     )
     results = run_load(replace(plan, processes=case.processes), progress=False)
     total = results["total"]

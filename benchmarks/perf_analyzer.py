@@ -1,16 +1,16 @@
-"""An independent check of the load test: NVIDIA's perf_analyzer measures the same server with the same pictures.
+"""An independent check of the load test: NVIDIA's perf_analyzer measures the same server with the same images.
 
     python benchmarks/perf_analyzer.py --repository work/vit-b-32
 
 perf_analyzer is a C++ program inside the wheel tritonclient 2.50.0; it is installed into a virtual environment of its
 own, because the wheel's Python packages are older than ours. The shared libraries that it wants come with the embedded
-tritonserver. Both tools measure in turn, every other round in the other order: the same pictures one after another, the
+tritonserver. Both tools measure in turn, every other round in the other order: the same images one after another, the
 same requests in flight, a gRPC connection for each, no shared memory, no streaming, the same time. Of several rounds
 the medians are compared: answers a second, and the 99th percentile.
 
 What the comparison cannot remove where clients and server share the cores: a request costs our load generator, in
 Python, more CPU than perf_analyzer, in C++, and the server goes without it. The table shows both clients' cores. The
-tools agree on the server where its own time dominates: with ViT-B-32 a picture takes tens of milliseconds, and with the
+tools agree on the server where its own time dominates: with ViT-B-32 an image takes tens of milliseconds, and with the
 demo's tiny model less than the client. `--rate` offers both the same Poisson arrivals in place of a closed loop.
 perf_analyzer counts from the sending and we from when a request was due, which is the same as long as both keep up; and
 the number of arrivals varies by chance, by its own square root, so that less than a thousand of them prove little.
@@ -35,9 +35,9 @@ from tritonclip_bench.cli_types import count, positive_number
 from tritonclip_bench.endpoint import describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
+from tritonclip_bench.images import Images, load_images
 from tritonclip_bench.loadrun import LoadPlan, run_load
 from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
-from tritonclip_bench.pictures import Pictures, load_pictures
 from tritonclip_client.table import format_table
 from tritonclip_serve.errors import ServeError
 from tritonclip_serve.server import TritonServer
@@ -78,7 +78,7 @@ def agree(compared: dict[str, dict[str, float]]) -> bool:
     return all(abs(compared[figure]["ratio"] - 1) <= TARGET for figure in ("requests_per_s", "p99_ms"))
 
 
-def run_rounds(address: str, pictures: Pictures, args: argparse.Namespace) -> dict[str, list[Measured]]:
+def run_rounds(address: str, images: Images, args: argparse.Namespace) -> dict[str, list[Measured]]:
     """All rounds, in turn, after a warm-up that nobody counts."""
     program, libraries = install(args.folder).absolute(), link_libraries(args.folder).absolute()
     plan = LoadPlan(
@@ -92,13 +92,13 @@ def run_rounds(address: str, pictures: Pictures, args: argparse.Namespace) -> di
         labels=1,
         seed=0,
         repeat_texts=False,
-        pictures=args.pictures,
+        images=args.images,
         rate=args.rate,
     )
     rounds: dict[str, list[Measured]] = {"perf_analyzer": [], "ours": []}
     with tempfile.TemporaryDirectory(prefix="tritonclip-perf-analyzer-") as name:
-        data = Path(name) / "pictures.json"
-        write_input(pictures, data)
+        data = Path(name) / "images.json"
+        write_input(images, data)
         sides: dict[str, Callable[[], Measured]] = {
             "perf_analyzer": lambda: measure_theirs(program, libraries, address, data, args, Path(name)),
             "ours": lambda: measure_ours(plan),
@@ -127,7 +127,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=positive_number, help="an open loop of so many requests a second instead")
     parser.add_argument("--seconds", type=count("seconds"), default=30, help="measured time of a round (30)")
     parser.add_argument("--rounds", type=count("rounds"), default=3, help="an odd number gives a measured median (3)")
-    parser.add_argument("--pictures", type=Path, help="a folder of pictures; default: drawn JPEGs")
+    parser.add_argument("--images", type=Path, help="a folder of images; default: drawn JPEGs")
     parser.add_argument("--log", type=Path, help="the server's log (default: beside the repository)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where perf_analyzer is installed (%(default)s)")
     parser.add_argument("--json", type=Path, default=RESULTS / f"perf_analyzer-{cpu_slug()}.json", help="%(default)s")
@@ -146,13 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     check_writable(args.json)
-    pictures = load_pictures(args.pictures)
+    images = load_images(args.images)
     busy_before = psutil.cpu_percent(interval=2.0) / 100
     if busy_before > QUIET_SHARE:
         print(f"warning: the machine is {busy_before:.0%} busy already; the tools will not agree", file=sys.stderr)
     with TritonServer(args.repository, grpc_port=0, metrics_port=0, log_path=args.log) as server:
         served = describe(server.grpc_address)
-        rounds = run_rounds(server.grpc_address, pictures, args)
+        rounds = run_rounds(server.grpc_address, images, args)
     compared = compare(rounds)
     print(_render(compared))
     record = {
@@ -160,7 +160,7 @@ def _run(args: argparse.Namespace) -> int:
         "machine": describe_machine(),
         "machine_busy_before": busy_before,
         "versions": {**describe_versions(), "perf_analyzer": WHEEL},
-        "pictures": pictures.describe(),
+        "images": images.describe(),
         "users": args.users,
         "rate": args.rate,
         "seconds": args.seconds,

@@ -1,4 +1,4 @@
-"""NVIDIA's perf_analyzer: installed, fed with pictures, run, and its report read."""
+"""NVIDIA's perf_analyzer: installed, fed with images, run, and its report read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import write_json
-from tritonclip_bench.pictures import Pictures
+from tritonclip_bench.images import Images
 
 WHEEL = "tritonclient==2.50.0"
 # What the program is linked with, and how the embedded server's wheel calls its copy.
@@ -87,9 +87,9 @@ def link_libraries(folder: Path) -> Path:
     return found
 
 
-def write_input(pictures: Pictures, path: Path) -> None:
-    """The pictures as perf_analyzer's input data, one a request, in turn."""
-    steps = [{"image": {"b64": base64.b64encode(_serialised(one)).decode(), "shape": [1]}} for one in pictures.encoded]
+def write_input(images: Images, path: Path) -> None:
+    """The images as perf_analyzer's input data, one a request, in turn."""
+    steps = [{"image": {"b64": base64.b64encode(_serialised(one)).decode(), "shape": [1]}} for one in images.encoded]
     write_json(path, {"data": steps})
 
 

@@ -36,7 +36,7 @@ from tritonclip_export.pipeline import ExportRequest, export
 
 PRECISIONS = ("float32", "int8", "float16")
 ARCHITECTURE = "ViT-B-32"
-# What int8 has to reach with pictures in eights, on a CPU with AVX-512 VNNI.
+# What int8 has to reach with images in eights, on a CPU with AVX-512 VNNI.
 TARGET = 2.3
 # CPUs that multiply bytes natively; without, int8 is not expected to pay as much.
 VNNI = ("avx512_vnni", "avx_vnni")
@@ -47,7 +47,7 @@ class Pattern:
     """One way of calling a tower.
 
     Attributes:
-        length: of texts; None: pictures.
+        length: of texts; None: images.
         expected: rate over float32's by precision, predicted before the first measurement, on two cores with VNNI.
             Float16 graphs run as float32 on a CPU; they were expected to pay for casting the weights in every call,
             but ONNX Runtime casts them once.
@@ -60,7 +60,7 @@ class Pattern:
     @property
     def name(self) -> str:
         """For tables."""
-        return f"{'pictures' if self.length is None else f'texts of {self.length} ids'}, batch {self.batch}"
+        return f"{'images' if self.length is None else f'texts of {self.length} ids'}, batch {self.batch}"
 
 
 PATTERNS = (
@@ -154,7 +154,7 @@ def _has_vnni() -> bool:
 
 
 def main() -> int:
-    """Measure, print, write; 1 where the CPU has VNNI and int8 misses the target with pictures in eights."""
+    """Measure, print, write; 1 where the CPU has VNNI and int8 misses the target with images in eights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=11, help="an odd number gives a measured median (11)")
     parser.add_argument("--seconds", type=float, default=1.5, help="of one precision in one round (1.5)")

@@ -1,4 +1,4 @@
-"""One encoded picture to the tower's pixels, on one core: open_clip's transform against the served one.
+"""One encoded image to the tower's pixels, on one core: open_clip's transform against the served one.
 
     python benchmarks/preprocess_speed.py
 
@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import clip_preprocess
 
 # The samples of the tests; no package, so no type checker finds them by name.
-samples: Any = import_module("sample_pictures")
+samples: Any = import_module("sample_images")
 
 PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "numpy", "torch", "torchvision", "open_clip_torch")
 SEED = 0
@@ -57,9 +57,7 @@ def main() -> int:
     }
     for name, case in cases.items():
         ours, theirs = 1000 * case["tritonclip_s"], 1000 * case["open_clip_s"]
-        print(
-            f"{name:30} {case['picture_bytes']:7.0f} B   open_clip {theirs:5.2f} ms   served {ours:5.2f} ms", end="   "
-        )
+        print(f"{name:30} {case['image_bytes']:7.0f} B   open_clip {theirs:5.2f} ms   served {ours:5.2f} ms", end="   ")
         print(f"{case['ratio']:.2f} x (least {case['ratio_of_least']:.2f} x)")
     print(paired_timing.save(args.name, report))
     return 0 if cases[MAIN_CASE]["ratio"] >= TARGET_RATIO else 1
@@ -80,7 +78,7 @@ def _measure(resize_mode: str, interpolation: str, grain: float, rounds: int, ca
     transform = open_clip.transform.image_transform(
         224, is_train=False, resize_mode=resize_mode, interpolation=interpolation
     )
-    settings = clip_preprocess.PictureSettings(
+    settings = clip_preprocess.ImageSettings(
         224, 224, resize_mode, interpolation, (0, 0, 0), max_pixels=1 << 26, max_bytes=1 << 25
     )
     timing = paired_timing.alternate(
@@ -89,10 +87,10 @@ def _measure(resize_mode: str, interpolation: str, grain: float, rounds: int, ca
         rounds,
         calls,
     )
-    return {"picture_bytes": len(encoded), **timing, "worst_difference_levels": _difference(encoded, settings)}
+    return {"image_bytes": len(encoded), **timing, "worst_difference_levels": _difference(encoded, settings)}
 
 
-def _difference(encoded: bytes, settings: clip_preprocess.PictureSettings) -> float:
+def _difference(encoded: bytes, settings: clip_preprocess.ImageSettings) -> float:
     plain = open_clip.transform.image_transform(
         224,
         is_train=False,

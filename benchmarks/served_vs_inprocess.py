@@ -4,7 +4,7 @@
 
 Both sides run on this machine, in one run, in turn: every round measures the two baselines and all patterns, and
 every other round backwards, so that a machine that grows slower or faster favors neither side. The baselines call
-the repository's own preprocess and its ONNX graph, eight pictures at a time, on all cores, without a server:
+the repository's own preprocess and its ONNX graph, eight images at a time, on all cores, without a server:
 `sequential` prepares a batch and then embeds it, with ONNX Runtime's threads spinning between runs or sleeping,
 whichever is faster in that round; `overlapped`, the strict one, prepares the next batches in threads while it embeds.
 The clients of the served side run on the same cores, so what they cost is part of the result. A machine that does
@@ -32,9 +32,9 @@ import paired_timing
 from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.inprocess import of_pictures
+from tritonclip_bench.images import Images, load_images
+from tritonclip_bench.inprocess import of_images
 from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
-from tritonclip_bench.pictures import Pictures, load_pictures
 from tritonclip_bench.workload import Workload
 from tritonclip_client.table import format_table
 from tritonclip_serve.errors import ServeError
@@ -51,7 +51,7 @@ class Pattern:
 
     Attributes:
         clients: each with one request in flight.
-        batch: pictures in a request.
+        batch: images in a request.
         expected: served over each baseline, predicted before the first measurement on ViT-B-32, float32, two cores.
     """
 
@@ -81,7 +81,7 @@ QUIET_SHARE = 0.1
 
 
 def measure_loop(steps: Iterator[int], seconds: float) -> float:
-    """Pictures a second of a loop that yields how many each step did."""
+    """Images a second of a loop that yields how many each step did."""
     warm = time.perf_counter() + WARMUP_S
     while time.perf_counter() < warm:
         next(steps)
@@ -91,27 +91,27 @@ def measure_loop(steps: Iterator[int], seconds: float) -> float:
     return done / elapsed
 
 
-def measure_served(address: str, pattern: Pattern, pictures: Pictures, dim: int, seconds: float) -> float:
-    """Pictures a second that `pattern` gets from the server; every answer is checked."""
+def measure_served(address: str, pattern: Pattern, images: Images, dim: int, seconds: float) -> float:
+    """Images a second that `pattern` gets from the server; every answer is checked."""
     begin = time.perf_counter() + WARMUP_S
     end = begin + seconds
     with ThreadPoolExecutor(pattern.clients) as pool:
         start = threading.Barrier(pattern.clients)
         clients = [
-            pool.submit(_client, address, pattern.batch, pictures, dim, (begin, end), start)
+            pool.submit(_client, address, pattern.batch, images, dim, (begin, end), start)
             for _ in range(pattern.clients)
         ]
         return sum(client.result() for client in clients) / seconds
 
 
 def _client(
-    address: str, batch: int, pictures: Pictures, dim: int, window: tuple[float, float], start: threading.Barrier
+    address: str, batch: int, images: Images, dim: int, window: tuple[float, float], start: threading.Barrier
 ) -> float:
-    """Send until the window ends; returns the pictures inside it.
+    """Send until the window ends; returns the images inside it.
 
     A request that crosses an edge of the window counts by the part that lies inside.
     """
-    workload = Workload(pictures, iter(()), batch_size=batch, labels=0, embedding_dim=dim)
+    workload = Workload(images, iter(()), batch_size=batch, labels=0, embedding_dim=dim)
     channel, stub = connect(address)
     begin, end = window
     done = 0.0
@@ -126,9 +126,9 @@ def _client(
     return done
 
 
-def run_rounds(args: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
-    """All rounds against one server; returns pictures a second by side, one number a round, and the server."""
-    local = of_pictures(args.repository, pictures)
+def run_rounds(args: argparse.Namespace, images: Images) -> dict[str, Any]:
+    """All rounds against one server; returns images a second by side, one number a round, and the server."""
+    local = of_images(args.repository, images)
     with TritonServer(args.repository, grpc_port=0, metrics_port=0, log_path=args.log) as server:
         served = describe(server.grpc_address)
         sides: dict[str, Callable[[], float]] = {
@@ -137,16 +137,16 @@ def run_rounds(args: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
             "overlapped": lambda: measure_loop(local.overlapped(), args.seconds),
         }
         for pattern in PATTERNS:
-            sides[pattern.name] = _served_side(server.grpc_address, pattern, pictures, served.spec.embedding_dim, args)
-        rates = paired_timing.in_turn(sides, args.rounds, "{}: {:.1f} pictures/s")
+            sides[pattern.name] = _served_side(server.grpc_address, pattern, images, served.spec.embedding_dim, args)
+        rates = paired_timing.in_turn(sides, args.rounds, "{}: {:.1f} images/s")
     rates["sequential"] = [max(pair) for pair in zip(*(rates[name] for name in SEQUENTIAL), strict=True)]
     return {"rates": rates, "server": {"triton": served.version, "spec": asdict(served.spec)}}
 
 
 def _served_side(
-    address: str, pattern: Pattern, pictures: Pictures, dim: int, args: argparse.Namespace
+    address: str, pattern: Pattern, images: Images, dim: int, args: argparse.Namespace
 ) -> Callable[[], float]:
-    return lambda: measure_served(address, pattern, pictures, dim, args.seconds)
+    return lambda: measure_served(address, pattern, images, dim, args.seconds)
 
 
 def compare(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ def _render(rates: dict[str, list[float]], comparison: list[dict[str, Any]]) -> 
     ]
     return "\n\n".join(
         (
-            format_table(("median of the rounds", "pictures/s"), rows),
+            format_table(("median of the rounds", "images/s"), rows),
             format_table(("served / in one process", "median", "lowest", "highest", "expected"), ratios),
         )
     )
@@ -196,7 +196,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repository", type=Path, required=True, help="what `tritonclip export` wrote")
     parser.add_argument("--rounds", type=int, default=5, help="an odd number gives a measured median (5)")
     parser.add_argument("--seconds", type=float, default=10.0, help="measured time per side and round (10)")
-    parser.add_argument("--pictures", type=Path, help="a folder of pictures; default: drawn JPEGs")
+    parser.add_argument("--images", type=Path, help="a folder of images; default: drawn JPEGs")
     parser.add_argument("--log", type=Path, help="the server's log (default: beside the repository)")
     parser.add_argument("--json", type=Path, default=_default_output(), help="default: %(default)s")
     return parser.parse_args(argv)
@@ -214,11 +214,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     check_writable(args.json)
-    pictures = load_pictures(args.pictures)
+    images = load_images(args.images)
     busy_before = psutil.cpu_percent(interval=2.0) / 100
     if busy_before > QUIET_SHARE:
         print(f"warning: the machine is {busy_before:.0%} busy already; the ratios will not hold", file=sys.stderr)
-    measured = run_rounds(args, pictures)
+    measured = run_rounds(args, images)
     comparison = compare(measured["rates"])
     print(_render(measured["rates"], comparison))
     record = {
@@ -226,11 +226,11 @@ def _run(args: argparse.Namespace) -> int:
         "machine": describe_machine(),
         "machine_busy_before": busy_before,
         "versions": describe_versions(),
-        "pictures": pictures.describe(),
+        "images": images.describe(),
         "seconds": args.seconds,
         "rounds": args.rounds,
         "target": TARGET,
-        "pictures_per_s": measured["rates"],
+        "images_per_s": measured["rates"],
         "comparison": comparison,
         "server": measured["server"],
     }

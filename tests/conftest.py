@@ -12,7 +12,7 @@ DEMO = ROOT / "export" / "demo"
 
 @pytest.fixture(scope="session")
 def demo() -> Path:
-    """The folder of the bundled demo: checkpoint/, adapter/, pictures/."""
+    """The folder of the bundled demo: checkpoint/, adapter/, images/."""
     return DEMO
 
 

@@ -1,4 +1,4 @@
-"""Whether a side computes the same as tritonclip: the same pictures and texts, embedding by embedding."""
+"""Whether a side computes the same as tritonclip: the same images and texts, embedding by embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from baselines.environments import SideError
 from baselines.http_api import Floats
 from baselines.sides import Side
 from tritonclip_bench.captions import captions
-from tritonclip_bench.pictures import draw_pictures
+from tritonclip_bench.images import draw_images
 
 # None is square, so that a crop in the place of a squash is seen.
 SIZES = ((640, 480), (480, 640), (1024, 768))
@@ -24,9 +24,9 @@ LEAST_CENTERED = 0.99
 
 def embed_probes(side: Side) -> dict[str, Floats]:
     """The embeddings of the probes by scenario, [N, D], at length 1."""
-    pictures = draw_pictures(SIZES, PER_SIZE, SEED).encoded
+    images = draw_images(SIZES, PER_SIZE, SEED).encoded
     texts = list(itertools.islice(captions(SEED), TEXTS))
-    return {"image": _unit(side.embed_images(pictures)), "text": _unit(side.embed_texts(texts))}
+    return {"image": _unit(side.embed_images(images)), "text": _unit(side.embed_texts(texts))}
 
 
 def compare(ours: dict[str, Floats], theirs: dict[str, Floats]) -> dict[str, dict[str, float]]:

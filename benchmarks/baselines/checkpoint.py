@@ -51,7 +51,7 @@ def write_hf(checkpoint: Checkpoint, folder: Path) -> None:
 def _processor(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings["resize_mode"] != "shortest" or settings["interpolation"] != "bicubic":
         raise CheckpointError(
-            f"the pictures are resized by {settings['resize_mode']}, {settings['interpolation']}; transformers' "
+            f"the images are resized by {settings['resize_mode']}, {settings['interpolation']}; transformers' "
             "CLIPImageProcessor is written here for shortest, bicubic alone"
         )
     side = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]

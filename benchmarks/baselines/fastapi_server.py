@@ -2,7 +2,7 @@
 
     python benchmarks/baselines/fastapi_server.py CHECKPOINT --port 8010
 
-Pictures are decoded by Pillow and prepared by open_clip's own transform in a pool of as many threads as cores, texts by
+Images are decoded by Pillow and prepared by open_clip's own transform in a pool of as many threads as cores, texts by
 open_clip's own tokenizer. One forward runs at a time and has all cores: several at once would fight over them.
 With `--max-batch N` requests that wait while the model is busy are joined to at most N items; the default joins none.
 """

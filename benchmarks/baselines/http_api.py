@@ -15,7 +15,7 @@ from tritonclip_bench.errors import WrongAnswerError
 
 Floats = NDArray[np.float32]
 JSON = "application/json"
-# A boundary that no picture holds but by an accident of one in 2^128.
+# A boundary that no image holds but by an accident of one in 2^128.
 BOUNDARY = b"b0f3a1de5c8e4f1795a2d3c46e7b8091"
 # What infinity calls the model that it serves.
 MODEL = "clip"
@@ -36,15 +36,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Api:
-    """How a server takes pictures and texts."""
+    """How a server takes images and texts."""
 
     images: Callable[[Sequence[bytes]], Request]
     texts: Callable[[Sequence[str]], Request]
 
 
-def _fastapi_images(pictures: Sequence[bytes]) -> Request:
-    head = b'\r\nContent-Disposition: form-data; name="files"; filename="picture"\r\n\r\n'
-    parts = [part for picture in pictures for part in (b"--", BOUNDARY, head, picture, b"\r\n")]
+def _fastapi_images(images: Sequence[bytes]) -> Request:
+    head = b'\r\nContent-Disposition: form-data; name="files"; filename="image"\r\n\r\n'
+    parts = [part for image in images for part in (b"--", BOUNDARY, head, image, b"\r\n")]
     body = b"".join([*parts, b"--", BOUNDARY, b"--\r\n"])
     return Request("/embed/images", body, f"multipart/form-data; boundary={BOUNDARY.decode()}")
 
@@ -53,9 +53,9 @@ def _fastapi_texts(texts: Sequence[str]) -> Request:
     return Request("/embed/texts", json.dumps({"texts": list(texts)}).encode())
 
 
-def _infinity_images(pictures: Sequence[bytes]) -> Request:
+def _infinity_images(images: Sequence[bytes]) -> Request:
     # By hand, because json would look through every byte for what to escape.
-    inputs = b",".join(map(_data_uri, pictures))
+    inputs = b",".join(map(_data_uri, images))
     head = json.dumps({"model": MODEL, "modality": "image", "encoding_format": "base64"})
     return Request("/embeddings", head[:-1].encode() + b', "input": [' + inputs + b"]}")
 
@@ -66,9 +66,9 @@ def _infinity_texts(texts: Sequence[str]) -> Request:
 
 
 @functools.lru_cache(maxsize=256)
-def _data_uri(picture: bytes) -> bytes:
-    """A picture as JSON's string of a data URI; made once, as a load generator must cost little."""
-    return b'"data:image/jpeg;base64,' + base64.b64encode(picture) + b'"'
+def _data_uri(image: bytes) -> bytes:
+    """An image as JSON's string of a data URI; made once, as a load generator must cost little."""
+    return b'"data:image/jpeg;base64,' + base64.b64encode(image) + b'"'
 
 
 APIS = {"fastapi": Api(_fastapi_images, _fastapi_texts), "infinity": Api(_infinity_images, _infinity_texts)}

@@ -30,9 +30,9 @@ from baselines.http_api import APIS, Request, embeddings
 from tritonclip_bench.answers import check_embeddings
 from tritonclip_bench.captions import text_stream
 from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.images import load_images
 from tritonclip_bench.measurement import Measurement, OwnLoad, Test
 from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments, settle_seed
-from tritonclip_bench.pictures import load_pictures
 from tritonclip_bench.users import PAUSE_AFTER_FAILURE_S
 from tritonclip_bench.window import Window
 
@@ -155,10 +155,10 @@ class NothingCounted:
         return {"stages": {}}
 
 
-def _requests(options: Any, pictures: tuple[bytes, ...]) -> Iterator[Request]:
+def _requests(options: Any, images: tuple[bytes, ...]) -> Iterator[Request]:
     api = APIS[options.api]
     if options.scenario == "image":
-        return _cut(itertools.cycle(pictures), options.batch_size, api.images)
+        return _cut(itertools.cycle(images), options.batch_size, api.images)
     return _cut(text_stream(None, seed=settle_seed(options.seed), repeat=False), options.batch_size, api.texts)
 
 
@@ -180,11 +180,11 @@ def _set_up(environment: Environment, **_: Any) -> None:
     try:
         if options.scenario not in MODELS:
             raise BenchError(f"--scenario {options.scenario}; give {' or '.join(MODELS)}")
-        pictures = load_pictures(options.pictures)
-        HttpUser.requests = _requests(options, pictures.encoded)
+        images = load_images(options.images)
+        HttpUser.requests = _requests(options, images.encoded)
         HttpUser.model = MODELS[options.scenario]
         HttpUser.batch, HttpUser.dim, HttpUser.deadline_s = options.batch_size, options.dim, float(options.deadline)
-        HttpUser.window = window = Window(sent={"pictures": pictures.describe()})
+        HttpUser.window = window = Window(sent={"images": images.describe()})
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -36,7 +36,7 @@ class InThisProcess(Side):
     def __enter__(self) -> Side:
         return self
 
-    def _pictures(self, batch: int) -> InProcess[bytes]:
+    def _images(self, batch: int) -> InProcess[bytes]:
         raise NotImplementedError
 
     def _texts(self, batch: int, seed: int) -> InProcess[str]:
@@ -48,11 +48,11 @@ class InThisProcess(Side):
 
     def _loop(self, load: Load) -> InProcess[Any]:
         batch = load.pattern.batch
-        return self._pictures(batch) if load.scenario == "image" else self._texts(batch, load.seed)
+        return self._images(batch) if load.scenario == "image" else self._texts(batch, load.seed)
 
-    def embed_images(self, pictures: Sequence[bytes]) -> Floats:
+    def embed_images(self, images: Sequence[bytes]) -> Floats:
         """See `Side`."""
-        return self._pictures(len(pictures)).embed(pictures)
+        return self._images(len(images)).embed(images)
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """See `Side`."""
@@ -62,7 +62,7 @@ class InThisProcess(Side):
         """See `Side`; the work is this process's own, so it counts as the server's."""
         results = measure_loop(self._steps(load), f"embed_{load.scenario}", load.warmup_s, load.seconds)
         cores = results["client_cpu_cores"]
-        told = {"pictures": self._material.pictures.describe(), "stages": {}, "open_loop": {}, "broken": None}
+        told = {"images": self._material.images.describe(), "stages": {}, "open_loop": {}, "broken": None}
         nobody = {"client_cpu_cores": 0.0, "client_cpu_cores_total": 0.0, "client_processes": 0}
         return {**results, **told, **nobody, "server_cpu_cores": cores}
 
@@ -89,9 +89,9 @@ class OpenClipTransform(InThisProcess):
         self._tokenizer = open_clip.get_tokenizer(f"local-dir:{self._material.open_clip}")
         return self
 
-    def _pictures(self, batch: int) -> InProcess[bytes]:
+    def _images(self, batch: int) -> InProcess[bytes]:
         graph = inprocess.image_graph(self._material.repository)
-        return InProcess(self._prepare, graph, itertools.cycle(self._material.pictures.encoded), batch)
+        return InProcess(self._prepare, graph, itertools.cycle(self._material.images.encoded), batch)
 
     def _texts(self, batch: int, seed: int) -> InProcess[str]:
         def prepare(texts: Sequence[str]) -> Any:
@@ -102,10 +102,10 @@ class OpenClipTransform(InThisProcess):
     def _prepare(self, encoded: Sequence[bytes]) -> Any:
         prepared = []
         for one in encoded:
-            picture: Any = Image.open(io.BytesIO(one))
+            image: Any = Image.open(io.BytesIO(one))
             for step in self._to_rgb:
-                picture = step(picture)
-            prepared.append(np.asarray(picture))
+                image = step(image)
+            prepared.append(np.asarray(image))
         return np.stack(prepared)
 
 
@@ -114,14 +114,14 @@ class Ceiling(InThisProcess):
 
     what = "the strict ceiling: tritonclip's own preparation and graphs in one process, no server"
 
-    def _pictures(self, batch: int) -> InProcess[bytes]:
-        return inprocess.of_pictures(self._material.repository, self._material.pictures, batch)
+    def _images(self, batch: int) -> InProcess[bytes]:
+        return inprocess.of_images(self._material.repository, self._material.images, batch)
 
     def _texts(self, batch: int, seed: int) -> InProcess[str]:
         return inprocess.of_texts(self._material.repository, captions(seed), batch)
 
     def _steps(self, load: Load) -> Iterator[int]:
-        """Pictures in batches are prepared while others are embedded; for the rest there is nothing to gain by it."""
+        """Images in batches are prepared while others are embedded; for the rest there is nothing to gain by it."""
         if load.scenario == "image" and load.pattern != Pattern(1, 1):
             return self._loop(load).overlapped()
         return super()._steps(load)

@@ -1,4 +1,4 @@
-"""What a run needs beforehand: the checkpoint in both forms, the exported repository, the pictures as files."""
+"""What a run needs beforehand: the checkpoint in both forms, the exported repository, the images as files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from baselines.environments import CHECKOUT, HERE, SideError, last_lines, with_exporter
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.pictures import Pictures, load_pictures
+from tritonclip_bench.images import Images, load_images
 
 EXPORT_S = 900
 # What decides how an exported repository looks.
@@ -28,15 +28,15 @@ class Material:
         folder: where everything is that a run can use again.
         checkpoint: holds open_clip's and Hugging Face's directory of the same weights.
         repository: what `tritonclip export` made of it.
-        pictures: encoded, and as files in `picture_files`.
+        images: encoded, and as files in `image_files`.
     """
 
     name: str
     folder: Path
     checkpoint: Path
     repository: Path
-    pictures: Pictures
-    picture_files: Path
+    images: Images
+    image_files: Path
 
     @property
     def hf(self) -> Path:
@@ -83,8 +83,8 @@ def prepare(source: str, folder: Path) -> Material:
         if _run([*export, "--name", name, "--force"], folder / "export.log"):
             raise BenchError(f"{source} could not be exported:\n{last_lines(folder / 'export.log')}")
         stamp.write_text(wanted)
-    pictures = load_pictures(None)
-    return Material(name, folder, checkpoint, repository, pictures, _write(pictures, folder / "pictures"))
+    images = load_images(None)
+    return Material(name, folder, checkpoint, repository, images, _write(images, folder / "images"))
 
 
 def _run(arguments: list[str], log: Path) -> int:
@@ -96,13 +96,13 @@ def _run(arguments: list[str], log: Path) -> int:
         ).returncode
 
 
-def _write(pictures: Pictures, folder: Path) -> Path:
-    """The pictures as files: drawing them takes longer than starting a load generator."""
+def _write(images: Images, folder: Path) -> Path:
+    """The images as files: drawing them takes longer than starting a load generator."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for number, encoded in enumerate(pictures.encoded):
+    for number, encoded in enumerate(images.encoded):
         (folder / f"{number:03}.jpg").write_bytes(encoded)
-    assert load_pictures(folder).encoded == pictures.encoded
+    assert load_images(folder).encoded == images.encoded
     return folder
 
 

@@ -44,7 +44,7 @@ def comparison_record(
     return {
         **result.describe(),
         "checkpoint": material.name,
-        "pictures": material.pictures.describe(),
+        "images": material.images.describe(),
         "rounds": args.rounds,
         "seconds": args.seconds,
         "sides": {side: {key: one[key] for key in ("what", "reason") if key in one} for side, one in told.items()},
@@ -67,7 +67,7 @@ def _load_record(
 ) -> dict[str, Any]:
     side, scenario, pattern = cell
     keys = sorted(key for key in runs if key[:3] == cell)
-    repeats = Runs([{**runs[key], "pictures": material.pictures.describe()} for key in keys])
+    repeats = Runs([{**runs[key], "images": material.images.describe()} for key in keys])
     plan = loads[keys[0]].plan(HERE, None)
     record = make_report(
         plan, server, repeats.typical(), None, label=f"{side}, {scenario} {pattern}", repeats=repeats.results

@@ -15,7 +15,7 @@ COLUMNS = (
     *("side", "items/s", "lowest", "highest", "p50 ms", "p99 ms"),
     *("tritonclip / it", "lowest", "highest", "expected", "generator cores", "failed"),
 )
-ITEMS = {"image": "pictures", "text": "texts"}
+ITEMS = {"image": "images", "text": "texts"}
 
 # Side, scenario, pattern's name, round.
 Key = tuple[str, str, str, int]

@@ -4,7 +4,7 @@
 
 Sides: tritonclip on a real tritonserver; open_clip in PyTorch behind FastAPI, without and with joining of requests;
 infinity; ONNX Runtime in one process with open_clip's transform, and with tritonclip's own (the ceiling). All have the
-same weights in float32 and get the same pictures and texts. First their answers are compared with tritonclip's. Then
+same weights in float32 and get the same images and texts. First their answers are compared with tritonclip's. Then
 every round measures all sides pattern by pattern, and every other round backwards, so that a machine that grows slower
 or faster favors no side. All servers run all the time, and one is asked at a time. Load generator and server share the
 cores. docs/baselines.md says more.

@@ -63,7 +63,7 @@ class Load:
     warmup_s: int
     seed: int
 
-    def plan(self, address: str, pictures: Path | None) -> LoadPlan:
+    def plan(self, address: str, images: Path | None) -> LoadPlan:
         """The same for the load generator."""
         return LoadPlan(
             address=address,
@@ -76,7 +76,7 @@ class Load:
             labels=1,
             seed=self.seed,
             repeat_texts=False,
-            pictures=pictures,
+            images=images,
         )
 
 
@@ -100,7 +100,7 @@ class Side(ABC):
         pass
 
     @abstractmethod
-    def embed_images(self, pictures: Sequence[bytes]) -> Floats:
+    def embed_images(self, images: Sequence[bytes]) -> Floats:
         """float32 [N, D]."""
 
     @abstractmethod
@@ -109,7 +109,7 @@ class Side(ABC):
 
     @abstractmethod
     def measure(self, load: Load) -> dict[str, Any]:
-        """`Recorder.results` of one window, with what the pictures were."""
+        """`Recorder.results` of one window, with what the images were."""
 
 
 class Tritonclip(Side):
@@ -133,9 +133,9 @@ class Tritonclip(Side):
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def embed_images(self, pictures: Sequence[bytes]) -> Floats:
+    def embed_images(self, images: Sequence[bytes]) -> Floats:
         """See `Side`."""
-        return self._client.embed_images(list(pictures))
+        return self._client.embed_images(list(images))
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """See `Side`."""
@@ -143,7 +143,7 @@ class Tritonclip(Side):
 
     def measure(self, load: Load) -> dict[str, Any]:
         """See `Side`."""
-        return run_load(load.plan(self.address, self._material.picture_files), progress=False)
+        return run_load(load.plan(self.address, self._material.image_files), progress=False)
 
 
 class HttpServer(Side):
@@ -153,7 +153,7 @@ class HttpServer(Side):
         arguments: of the command, given the port.
         variables: of its environment.
         log: where its output goes.
-        pictures: the folder of what is sent.
+        images: the folder of what is sent.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ class HttpServer(Side):
             end(self._process, GRACE_S)
             self._process = None
 
-    def embed_images(self, pictures: Sequence[bytes]) -> Floats:
+    def embed_images(self, images: Sequence[bytes]) -> Floats:
         """See `Side`."""
-        return self._ask(http_api.APIS[self._api].images(pictures))
+        return self._ask(http_api.APIS[self._api].images(images))
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """See `Side`."""
@@ -205,7 +205,7 @@ class HttpServer(Side):
     def measure(self, load: Load) -> dict[str, Any]:
         """See `Side`."""
         assert self._process is not None
-        plan = load.plan(f"http://{HOST}:{self._port}", self._material.picture_files)
+        plan = load.plan(f"http://{HOST}:{self._port}", self._material.image_files)
         more = ("--api", self._api, "--dim", str(self._dim), "--server-pid", str(self._process.pid))
         results = run_load(plan, progress=False, locustfile=HTTP_LOCUSTFILE, more=more)
         if self._process.poll() is not None:
@@ -213,14 +213,14 @@ class HttpServer(Side):
         return results
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Until a text and a picture come back embedded."""
+        """Until a text and an image come back embedded."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise SideError(f"the server ended with status {process.returncode}:\n{last_lines(self._log)}")
             try:
                 self.embed_texts(["ready"])
-                self.embed_images(self._material.pictures.encoded[:1])
+                self.embed_images(self._material.images.encoded[:1])
             except OSError:
                 time.sleep(0.2)
             else:

@@ -56,15 +56,15 @@ def check_probabilities(outputs: dict[str, Floats], shape: tuple[int, ...]) -> N
     raise WrongAnswerError("probabilities are outside 0 to 1")
 
 
-def check_classes(response: service_pb2.ModelInferResponse, pictures: int) -> None:
-    """Raise WrongAnswerError unless there are classes and probabilities [N, k], of k of at least 1, for N pictures."""
+def check_classes(response: service_pb2.ModelInferResponse, images: int) -> None:
+    """Raise WrongAnswerError unless there are classes and probabilities [N, k], of k of at least 1, for N images."""
     shapes = {tensor.name: list(tensor.shape) for tensor in response.outputs}
     for name in ("class_indices", "probabilities"):
         if name not in shapes:
             raise WrongAnswerError(f"no {name} in the answer")
     classes = shapes["class_indices"]
-    if classes != shapes["probabilities"] or classes[:1] != [pictures] or 0 in classes:
-        raise WrongAnswerError(f"class_indices have the shape {classes} for {pictures} pictures")
+    if classes != shapes["probabilities"] or classes[:1] != [images] or 0 in classes:
+        raise WrongAnswerError(f"class_indices have the shape {classes} for {images} images")
 
 
 def _shaped(outputs: dict[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:

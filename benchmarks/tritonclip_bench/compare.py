@@ -193,7 +193,7 @@ def _facts(first: Record, second: Record) -> list[tuple[str, object, object]]:
         "the mix of calls": ("plan", "mix"),
         "the shape of the load": ("plan", "shape"),
         "the measured time": ("plan", "duration_s"),
-        "the set of pictures": ("plan", "pictures"),
+        "the set of images": ("plan", "images"),
         "the price an hour": ("cost", "price", "price_per_hour"),
     }
     found = [(name, _at(first, path), _at(second, path)) for name, path in paths.items()]

@@ -40,7 +40,7 @@ def measure_curve(
 
         def keep(record: dict[str, Any], done: list[dict[str, Any]] = done, plan: LoadPlan = plan) -> None:
             if not curve:
-                curve.update(describe_run(plan, server, record["plan"]["pictures"], kind="curve", label=label))
+                curve.update(describe_run(plan, server, record["plan"]["images"], kind="curve", label=label))
             curve.update(records=[*done, dict(record)], broken=record["broken"])
             save(curve)
 

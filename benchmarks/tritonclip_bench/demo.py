@@ -15,11 +15,11 @@ from tritonclip_client.table import format_table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = CHECKOUT / "export" / "demo"
-COLUMNS = ("picture", "shows", "answer", "probability", "before the merge")
+COLUMNS = ("image", "shows", "answer", "probability", "before the merge")
 
 
 def check_checkout() -> None:
-    """Raise DemoError where the demo's checkpoint and pictures are not beside the code."""
+    """Raise DemoError where the demo's checkpoint and images are not beside the code."""
     if not (DEMO / "checkpoint").is_dir():
         raise DemoError(
             f"the demo's checkpoint is not at {DEMO}: it comes with the source, not with the installed package; "
@@ -44,29 +44,29 @@ def export_repository(repository: Path, precision: str = "fp32") -> None:
 
 def answers_before_merge() -> dict[str, dict[str, Any]]:
     """What the base model says in PyTorch, without the adapter: file name to label and probability."""
-    command = [sys.executable, "-m", "tritonclip_export.zero_shot", DEMO / "checkpoint", *pictures()]
+    command = [sys.executable, "-m", "tritonclip_export.zero_shot", DEMO / "checkpoint", *images()]
     command += ["--labels", DEMO / "labels.txt"]
     output = _run(command, stdout=subprocess.PIPE)
     return {Path(path).name: answer for path, answer in json.loads(output).items()}
 
 
 def classify(address: str) -> list[tuple[str, str, float]]:
-    """Ask the server over gRPC; (file name, label, probability) per picture."""
+    """Ask the server over gRPC; (file name, label, probability) per image."""
     from tritonclip_client import ClipClient
 
     with ClipClient(address) as client:
-        results = client.classify(pictures(), labels(), top_k=1)
-    return [(path.name, result.label, result.probability) for path, result in zip(pictures(), results, strict=True)]
+        results = client.classify(images(), labels(), top_k=1)
+    return [(path.name, result.label, result.probability) for path, result in zip(images(), results, strict=True)]
 
 
 def load_test(address: str, options: Sequence[object]) -> None:
-    """A short load of single pictures from the demo; prints the bench command's own table."""
-    _tritonclip("bench", "--address", address, "--pictures", DEMO / "pictures", "--progress", *options)
+    """A short load of single images from the demo; prints the bench command's own table."""
+    _tritonclip("bench", "--address", address, "--images", DEMO / "images", "--progress", *options)
 
 
 def render(served: Sequence[tuple[str, str, float]], before: Mapping[str, Mapping[str, Any]]) -> str:
-    """The pictures, what they show, and both models' answers."""
-    truth = {name: entry["label"] for name, entry in _picture_table().items()}
+    """The images, what they show, and both models' answers."""
+    truth = {name: entry["label"] for name, entry in _image_table().items()}
     rows = [
         (name, truth[name], label, f"{probability:.1%}", str(before[name]["label"]))
         for name, label, probability in served
@@ -77,9 +77,9 @@ def render(served: Sequence[tuple[str, str, float]], before: Mapping[str, Mappin
     return f"{format_table(COLUMNS, rows)}\n\n{summary}"
 
 
-def pictures() -> list[Path]:
-    """The checked-in pictures."""
-    return [DEMO / "pictures" / name for name in _picture_table()]
+def images() -> list[Path]:
+    """The checked-in images."""
+    return [DEMO / "images" / name for name in _image_table()]
 
 
 def labels() -> list[str]:
@@ -87,8 +87,8 @@ def labels() -> list[str]:
     return (DEMO / "labels.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _picture_table() -> dict[str, dict[str, str]]:
-    table: dict[str, dict[str, str]] = json.loads((DEMO / "pictures" / "pictures.json").read_text(encoding="utf-8"))
+def _image_table() -> dict[str, dict[str, str]]:
+    table: dict[str, dict[str, str]] = json.loads((DEMO / "images" / "images.json").read_text(encoding="utf-8"))
     return table
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.pictures import Pictures
+from tritonclip_bench.images import Images
 
 BATCH = 8
 Item = TypeVar("Item")
@@ -90,8 +90,8 @@ def text_graph(repository: Path) -> Path:
     return repository / "text_encoder" / "1" / "model.onnx"
 
 
-def of_pictures(repository: Path, pictures: Pictures, batch: int = BATCH) -> InProcess[bytes]:
-    """The repository's own preprocess and image tower, over `pictures` in turn.
+def of_images(repository: Path, images: Images, batch: int = BATCH) -> InProcess[bytes]:
+    """The repository's own preprocess and image tower, over `images` in turn.
 
     Raises:
         BenchError: `repository` holds no preprocess model.
@@ -102,7 +102,7 @@ def of_pictures(repository: Path, pictures: Pictures, batch: int = BATCH) -> InP
     def prepare(encoded: Sequence[bytes]) -> Any:
         return preprocess.preprocess_batch(encoded, settings)
 
-    return InProcess(prepare, image_graph(repository), itertools.cycle(pictures.encoded), batch)
+    return InProcess(prepare, image_graph(repository), itertools.cycle(images.encoded), batch)
 
 
 def of_texts(repository: Path, texts: Iterator[str], batch: int = BATCH) -> InProcess[str]:

@@ -1,6 +1,6 @@
 """The settings that `tritonclip bench tune` varies, and the values that it tries of each.
 
-Only what leaves every answer as it is: neither the precision nor what decodes the pictures.
+Only what leaves every answer as it is: neither the precision nor what decodes the images.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from tritonclip_bench.scenarios import PICTURE_CALLS
+from tritonclip_bench.scenarios import IMAGE_CALLS
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.settings import ONNXRUNTIME, PYTHON, TENSORRT, Settings
 
@@ -69,17 +69,17 @@ def default_values(
         calls: the entry points that the load asks.
         backends: of the server that will serve; `onnxruntime` is tried where it has it, and no engines serve.
     """
-    pictures, texts = not PICTURE_CALLS.isdisjoint(calls), not {"embed_text", "clip"}.isdisjoint(calls)
+    images, texts = not IMAGE_CALLS.isdisjoint(calls), not {"embed_text", "clip"}.isdisjoint(calls)
     tried: dict[str, Sequence[Any]] = {}
     if ONNXRUNTIME in backends and present.runtime != TENSORRT:
         tried["runtime"] = (PYTHON, ONNXRUNTIME)
-    if pictures:
+    if images:
         tried["preprocess_threads"] = (max(1, cores // 4), max(1, cores // 2), cores)
     if present.runtime == PYTHON:
         tried["threads"] = (max(1, cores // 2), 0)
     else:
         tried |= {"encoder_instances": INSTANCES, "queue_delay_us": DELAYS_US}
-    if pictures:
+    if images:
         tried["image_batch"] = [size for size in BATCHES if size > present.image_batch]
     if texts:
         tried["text_batch"] = [size for size in BATCHES if size > present.text_batch]

@@ -65,7 +65,7 @@ def work(model: Model, scenario: str, batch_size: int = 1, labels: int = 1) -> W
     """What one item of `scenario` asks; None where its items are of several kinds.
 
     Args:
-        batch_size, labels: pictures and texts of a request of `clip`, whose item is a picture.
+        batch_size, labels: images and texts of a request of `clip`, whose item is an image.
     """
     output = 4 * model.embed_dim
     image = Item(model.image_flops, FLOAT16_BYTES * model.image_parameters, 3 * model.image_size**2 + output)
@@ -78,9 +78,9 @@ def work(model: Model, scenario: str, batch_size: int = 1, labels: int = 1) -> W
         image.item_bytes + share * text.item_bytes,
     )
     found = {
-        "image": (f"one picture of {model.config}", image),
+        "image": (f"one image of {model.config}", image),
         "text": (f"one text of {model.config}, {model.context_length} tokens", text),
-        "clip": (f"one picture of {model.config} and {share:g} texts", both),
+        "clip": (f"one image of {model.config} and {share:g} texts", both),
     }
     # The head of a classifier costs next to nothing beside the tower.
     found["classify"] = found["image"]

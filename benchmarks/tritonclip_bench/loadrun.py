@@ -19,9 +19,9 @@ from tritonclip_bench.processes import running
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 # Locust warns above this many new users a second.
 MAX_SPAWN_RATE = 100
-# For starting Python, drawing pictures and shutting down.
+# For starting Python, drawing images and shutting down.
 GRACE_S = 60
-# For making the pictures in every worker.
+# For making the images in every worker.
 READY_S = 120.0
 # For writing what was measured until an interruption, raw samples too.
 WRITING_S = 30.0
@@ -40,15 +40,15 @@ class LoadPlan:
         scenario: a name in `SCENARIOS`.
         users: each with one request in flight.
         duration_s, warmup_s, deadline_s: seconds; the warm-up is not measured.
-        batch_size: pictures or texts in a request.
+        batch_size: images or texts in a request.
         labels: texts in a request of `clip`.
         seed: where the unique texts start.
         repeat_texts: let the server's response cache answer.
-        pictures: a folder, or None for those of `picture_set`.
+        images: a folder, or None for those of `image_set`.
         texts: a file, or None for those of `text_lengths`.
         rate: requests a second of an open loop; None for a closed one.
         metrics_url: of the server; None looks where they should be.
-        picture_set: a name in `PICTURE_SETS`; None for the default.
+        image_set: a name in `IMAGE_SETS`; None for the default.
         text_lengths: a name in `TEXT_LENGTHS`; None for captions.
         shape: how the load changes, as `shapes.parse_shape` reads it; None: it does not.
         mix: own weights of the calls, as `scenarios.parse_mix` reads them.
@@ -67,11 +67,11 @@ class LoadPlan:
     labels: int
     seed: int
     repeat_texts: bool
-    pictures: Path | None = None
+    images: Path | None = None
     texts: Path | None = None
     rate: float | None = None
     metrics_url: str | None = None
-    picture_set: str | None = None
+    image_set: str | None = None
     text_lengths: str | None = None
     shape: str | None = None
     mix: str | None = None
@@ -92,11 +92,11 @@ class LoadPlan:
             "--batch-size": self.batch_size,
             "--labels": self.labels,
             "--seed": self.seed,
-            "--pictures": self.pictures,
+            "--images": self.images,
             "--texts": self.texts,
             "--rate": self.rate,
             "--metrics-url": self.metrics_url,
-            "--picture-set": self.picture_set,
+            "--image-set": self.image_set,
             "--text-lengths": self.text_lengths,
             "--shape": self.shape,
             "--mix": self.mix,

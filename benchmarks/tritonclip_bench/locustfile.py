@@ -141,7 +141,7 @@ class Session:
         if self._is_master:
             workload.check(options, self._address)
         else:
-            # The pictures are kept, so that drawing them takes nothing of the run's time.
+            # The images are kept, so that drawing them takes nothing of the run's time.
             workload.prepare(options, self._address)
 
     def _duration_s(self, options: argparse.Namespace) -> float:

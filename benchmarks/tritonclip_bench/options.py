@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tritonclip_bench.captions import TEXT_LENGTHS
 from tritonclip_bench.cli_types import count, positive_number, positive_seconds, seconds
-from tritonclip_bench.picture_sets import PICTURE_SETS
+from tritonclip_bench.image_sets import IMAGE_SETS
 from tritonclip_bench.scenarios import SCENARIOS, mix, scenario_name
 from tritonclip_bench.shapes import FORMS, shape
 from tritonclip_client.options import DEFAULT_ADDRESS
@@ -26,9 +26,7 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classifier", metavar="NAME", help="what `classify` asks; default: the only classifier of the server"
     )
-    parser.add_argument(
-        "--batch-size", type=count("items"), default=1, help="pictures or texts in a request (default 1)"
-    )
+    parser.add_argument("--batch-size", type=count("items"), default=1, help="images or texts in a request (default 1)")
     parser.add_argument("--labels", type=count("labels"), default=10, help="texts in a request of `clip`")
     _add_source_arguments(parser)
     parser.add_argument(
@@ -61,12 +59,12 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which pictures and texts."""
+    """Which images and texts."""
     parser.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="send the pictures of this folder; default: drawn JPEGs"
+        "--images", type=Path, metavar="DIR", help="send the images of this folder; default: drawn JPEGs"
     )
-    sets = "; ".join(f"{name}: {declared.help}" for name, declared in PICTURE_SETS.items())
-    parser.add_argument("--picture-set", choices=tuple(PICTURE_SETS), help=f"JPEGs to draw (default photos). {sets}")
+    sets = "; ".join(f"{name}: {declared.help}" for name, declared in IMAGE_SETS.items())
+    parser.add_argument("--image-set", choices=tuple(IMAGE_SETS), help=f"JPEGs to draw (default photos). {sets}")
     parser.add_argument("--texts", type=Path, metavar="FILE", help="send the lines of this file; default: captions")
     parser.add_argument(
         "--text-lengths",

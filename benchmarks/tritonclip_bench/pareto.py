@@ -2,7 +2,7 @@
 
 A run is on the Pareto front where no other is at least as cheap and at least as fast, and better in one of the two: the
 cost of a million items and the 99th percentile. Hugging Face's "1 Billion Classifications" shows its servers so.
-Pictures are compared with pictures only, and dollars with dollars.
+Images are compared with images only, and dollars with dollars.
 """
 
 from __future__ import annotations

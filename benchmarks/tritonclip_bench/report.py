@@ -58,7 +58,7 @@ def make_report(
     found = run_cost(plan, results["total"]["items_per_s"], price, spread["items_per_s"])
     told = [warning for one in every for warning in warnings(one)] + (found["warnings"] if found else [])
     return {
-        **describe_run(plan, server, results["pictures"], kind="load", label=label),
+        **describe_run(plan, server, results["images"], kind="load", label=label),
         "results": _told(results, server),
         "repeats": [_told(one, server) for one in every],
         "spread": spread,
@@ -69,7 +69,7 @@ def make_report(
 
 
 def _told(results: Mapping[str, Any], server: ServerInfo) -> dict[str, Any]:
-    told = {name: value for name, value in results.items() if name != "pictures"}
+    told = {name: value for name, value in results.items() if name != "images"}
     if server.spec.runtime == PYTHON and "stages" in told:
         told["stages"] = stages.with_late_answers(told["stages"])
     return told
@@ -92,7 +92,7 @@ def describe_run(
     """What stands beside every result: plan, server, machine, versions.
 
     Args:
-        sent: what the pictures were, as the load generator tells it.
+        sent: what the images were, as the load generator tells it.
         kind: of the record.
         label: what tables call the result.
     """
@@ -175,7 +175,7 @@ def render(report: dict[str, Any]) -> str:
 def _plan(plan: LoadPlan, sent: dict[str, Any]) -> dict[str, Any]:
     # Paths and addresses tell whose machine it was, and repeat nothing elsewhere.
     values = {name: value for name, value in asdict(plan).items() if name not in ("address", "metrics_url", "samples")}
-    values["pictures"] = sent
+    values["images"] = sent
     values["texts"] = "lines of a file" if plan.texts else plan.text_lengths or "captions"
     return values
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # A call of `classify` goes to the repository's classifier, a model of its own.
 CALLS = ("embed_image", "embed_text", "clip", "classify")
 CLASSIFIER_PREFIX = "classify_"
-PICTURE_CALLS = frozenset({"embed_image", "clip", "classify"})
+IMAGE_CALLS = frozenset({"embed_image", "clip", "classify"})
 MOST_WEIGHT = 1000
 
 
@@ -29,15 +29,15 @@ class Scenario:
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "image": Scenario("pictures in, embeddings out", {"embed_image": 1}, "pictures"),
+    "image": Scenario("images in, embeddings out", {"embed_image": 1}, "images"),
     "text": Scenario("texts in, embeddings out", {"embed_text": 1}, "texts"),
     "mixed": Scenario(
-        "a search service: most calls embed pictures, some texts, a few classify",
+        "a search service: most calls embed images, some texts, a few classify",
         {"embed_image": 7, "embed_text": 2, "clip": 1},
-        "pictures and texts",
+        "images and texts",
     ),
-    "clip": Scenario("pictures against labels, probabilities out", {"clip": 1}, "pictures"),
-    "classify": Scenario("pictures in, labels of a baked classifier out", {"classify": 1}, "pictures"),
+    "clip": Scenario("images against labels, probabilities out", {"clip": 1}, "images"),
+    "classify": Scenario("images in, labels of a baked classifier out", {"classify": 1}, "images"),
 }
 # Names of the calls for the scenarios that consist of one.
 ALIASES: Mapping[str, str] = {"embed_image": "image", "embed_text": "text"}
@@ -88,5 +88,5 @@ def traffic(options: argparse.Namespace) -> Scenario:
 
 def item_of(weights: Mapping[str, int]) -> str:
     """What the calls of a mix count."""
-    kinds = {name in PICTURE_CALLS for name in weights}
-    return {frozenset({True}): "pictures", frozenset({False}): "texts"}.get(frozenset(kinds), "pictures and texts")
+    kinds = {name in IMAGE_CALLS for name in weights}
+    return {frozenset({True}): "images", frozenset({False}): "texts"}.get(frozenset(kinds), "images and texts")

@@ -162,7 +162,7 @@ def judge(rate: float, results: Mapping[str, Any], objective: Objective) -> Tria
         verdict, reason = "failed", f"p99 is {p99:.1f} ms"
     elif not kept_up(results):
         verdict, reason = "failed", f"{answered:.1f} of {offered:.1f} were answered a second"
-    kept = {name: value for name, value in results.items() if name != "pictures"}
+    kept = {name: value for name, value in results.items() if name != "images"}
     return Trial(rate, offered, answered, total["items_per_s"], p99, error, verdict, reason, p50, p95, kept)
 
 

@@ -1,7 +1,7 @@
 """How far measured values may lie from the truth, and whether two series of them differ by more than that.
 
 The values are one figure of each of several whole runs. Requests within a run are no independent samples: they share
-the server's state, the order of the pictures and the moment, so runs are what is counted.
+the server's state, the order of the images and the moment, so runs are what is counted.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def render(results: Mapping[str, Any], encoding: str | None) -> str:
     marks = BLOCKS if (encoding or "").lower().replace("-", "") == "utf8" else ASCII
     parts = [format_table(COLUMNS, [_row(name, stage) for name, stage in measured.items()])]
     parts += ["", *_bars(measured, results.get("client") or {}, marks), "", *_entry_lines(results)]
-    parts += [*_picture_line(measured), *server_lines(results)]
+    parts += [*_image_line(measured), *server_lines(results)]
     return "\n".join(parts)
 
 
@@ -98,8 +98,8 @@ def _entry_lines(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {served_ms:.1f} ms in the server, {waited_ms:.1f} ms for clients"
 
 
-def _picture_line(measured: Stages) -> Iterator[str]:
+def _image_line(measured: Stages) -> Iterator[str]:
     for name, stage in measured.items():
         if "decode_ms_per_item" in stage:
             decode_ms, resize_ms = stage["decode_ms_per_item"], stage["resize_ms_per_item"]
-            yield f"{name}: {decode_ms:.2f} ms to decode a picture, {resize_ms:.2f} ms to resize it"
+            yield f"{name}: {decode_ms:.2f} ms to decode an image, {resize_ms:.2f} ms to resize it"

@@ -70,7 +70,7 @@ def record(outcome: Outcome) -> dict[str, Any] | None:
         return None
     records = [_load_record(outcome, trial) for trial in measured]
     plan, info = outcome.bench.plan, outcome.bench.info[outcome.present]
-    sent = present.rounds[0].measured.results["pictures"]
+    sent = present.rounds[0].measured.results["images"]
     effort, verdict = outcome.sweep.effort, outcome.verdict
     return {
         **describe_run(plan, info, sent, kind="tune", label=outcome.label),

@@ -15,9 +15,9 @@ from tritonclip_bench.captions import describe_texts, read_texts, text_stream
 from tritonclip_bench.classifiers import choose_classifier
 from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError
+from tritonclip_bench.images import NO_IMAGES, Images, load_images, read_images
 from tritonclip_bench.options import settle_seed
-from tritonclip_bench.pictures import NO_PICTURES, Pictures, load_pictures, read_pictures
-from tritonclip_bench.scenarios import PICTURE_CALLS, SCENARIOS, traffic
+from tritonclip_bench.scenarios import IMAGE_CALLS, SCENARIOS, traffic
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,27 @@ class Call:
     Attributes:
         model: the entry point.
         request: the message.
-        pictures, texts: how many of each it holds.
+        images, texts: how many of each it holds.
     """
 
     model: str
     request: service_pb2.ModelInferRequest
-    pictures: int = 0
+    images: int = 0
     texts: int = 0
 
     @property
     def items(self) -> int:
-        """What the call counts for: its pictures, or its texts where it has no picture."""
-        return self.pictures or self.texts
+        """What the call counts for: its images, or its texts where it has no image."""
+        return self.images or self.texts
 
 
 class Workload:
-    """Endless calls, from a pool of pictures and a stream of texts.
+    """Endless calls, from a pool of images and a stream of texts.
 
     Args:
-        pictures: sent in turn.
+        images: sent in turn.
         texts: without end.
-        batch_size: pictures or texts in a call.
+        batch_size: images or texts in a call.
         labels: texts in a call of `clip`.
         embedding_dim: values in an embedding of the served model.
         weights: how often each call is made, relative to the others.
@@ -57,7 +57,7 @@ class Workload:
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: Images,
         texts: Iterator[str],
         *,
         batch_size: int,
@@ -67,11 +67,11 @@ class Workload:
         classifier: str = "",
         told: Mapping[str, object] | None = None,
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.weights = weights
         self._classifier = classifier
         self._told = dict(told or {})
-        self._pictures = itertools.cycle([_element(encoded) for encoded in pictures.encoded])
+        self._images = itertools.cycle([_element(encoded) for encoded in images.encoded])
         self._texts = texts
         self._batch_size = batch_size
         self._labels = labels
@@ -89,37 +89,37 @@ class Workload:
 
     def describe(self) -> dict[str, object]:
         """What is sent, for the report."""
-        return {"pictures": self.pictures.describe(), "texts": self._told}
+        return {"images": self.images.describe(), "texts": self._told}
 
     def check(self, call: Call, response: service_pb2.ModelInferResponse) -> None:
         """Raise WrongAnswerError unless `response` has the promised shapes, and unit-length embeddings."""
         outputs = answers.floats(response)
         if call.model == "clip":
-            answers.check_probabilities(outputs, (call.pictures, call.texts))
-            answers.check_embeddings(outputs, "image_features", (call.pictures, self._dim))
+            answers.check_probabilities(outputs, (call.images, call.texts))
+            answers.check_embeddings(outputs, "image_features", (call.images, self._dim))
             answers.check_embeddings(outputs, "text_features", (call.texts, self._dim))
         elif call.model == self._classifier:
-            answers.check_classes(response, call.pictures)
+            answers.check_classes(response, call.images)
             answers.check_probabilities(outputs, outputs["probabilities"].shape)
         else:
             answers.check_embeddings(outputs, "embedding", (call.items, self._dim))
 
     def _embed_image(self) -> Call:
-        pictures = list(itertools.islice(self._pictures, self._batch_size))
-        return Call("embed_image", _request("embed_image", image=pictures), pictures=len(pictures))
+        images = list(itertools.islice(self._images, self._batch_size))
+        return Call("embed_image", _request("embed_image", image=images), images=len(images))
 
     def _embed_text(self) -> Call:
         texts = self._next_texts(self._batch_size)
         return Call("embed_text", _request("embed_text", text=texts), texts=len(texts))
 
     def _clip(self) -> Call:
-        pictures = list(itertools.islice(self._pictures, self._batch_size))
+        images = list(itertools.islice(self._images, self._batch_size))
         texts = self._next_texts(self._labels)
-        return Call("clip", _request("clip", image=pictures, text=texts), len(pictures), len(texts))
+        return Call("clip", _request("clip", image=images, text=texts), len(images), len(texts))
 
     def _classify(self) -> Call:
-        pictures = list(itertools.islice(self._pictures, self._batch_size))
-        return Call(self._classifier, _request(self._classifier, image=pictures), pictures=len(pictures))
+        images = list(itertools.islice(self._images, self._batch_size))
+        return Call(self._classifier, _request(self._classifier, image=images), images=len(images))
 
     def _next_texts(self, count: int) -> list[bytes]:
         return [_element(text.encode()) for text in itertools.islice(self._texts, count)]
@@ -144,7 +144,7 @@ def prepare(options: Namespace, address: str, part: tuple[int, int] = (0, 1)) ->
     index, parts = part
     weights = traffic(options).weights
     return Workload(
-        load_pictures(options.pictures, options.picture_set) if PICTURE_CALLS & set(weights) else NO_PICTURES,
+        load_images(options.images, options.image_set) if IMAGE_CALLS & set(weights) else NO_IMAGES,
         itertools.islice(stream, index, None, parts),
         batch_size=options.batch_size,
         labels=options.labels,
@@ -173,7 +173,7 @@ def check(options: Namespace, address: str) -> tuple[ServerInfo, str]:
 
 
 def check_files(options: Namespace) -> None:
-    """Refuse options that exclude each other, and `--pictures` and `--texts` that cannot be read.
+    """Refuse options that exclude each other, and `--images` and `--texts` that cannot be read.
 
     Raises:
         BenchError: with what is wrong.
@@ -182,10 +182,10 @@ def check_files(options: Namespace) -> None:
         raise BenchError(f"--mix and --scenario {options.scenario} given; --mix is a scenario of its own: give one")
     if getattr(options, "shape", None) is not None and options.rate is not None:
         raise BenchError("--rate and --shape given; a shape tells the rate: give one")
-    if options.pictures is not None and options.picture_set is not None:
-        raise BenchError("--pictures and --picture-set given; give the one that shall be sent")
-    if options.pictures is not None:
-        read_pictures(options.pictures)
+    if options.images is not None and options.image_set is not None:
+        raise BenchError("--images and --image-set given; give the one that shall be sent")
+    if options.images is not None:
+        read_images(options.images)
     if options.texts is not None and options.text_lengths is not None:
         raise BenchError("--texts and --text-lengths given; give the one that shall be sent")
     if options.texts is not None:
@@ -199,7 +199,7 @@ def check_limits(options: Namespace, server: ServerInfo) -> None:
         BenchError: with the limit.
     """
     calls = traffic(options).weights
-    # `clip` has no batch axis of its own: its pictures and its labels go through the limits of the towers.
+    # `clip` has no batch axis of its own: its images and its labels go through the limits of the towers.
     for name in sorted({"embed_text" if call == "embed_text" else "embed_image" for call in calls}):
         _check_limit("--batch-size", options.batch_size, name, server.max_batch_size[name])
     if "clip" in calls:

@@ -24,10 +24,10 @@ class WrongAnswer(Exception):  # noqa: N818 - it is no error of the program
 
 
 def image(client: ClipClient, material: Material, chosen: random.Random) -> bool:
-    """Embed one or two pictures."""
-    places = chosen.sample(range(len(material.pictures)), chosen.randint(1, 2))
-    answer = client.embed_images([material.pictures[place] for place in places])
-    return compare("image embedding", answer, material.picture_features[places])
+    """Embed one or two images."""
+    places = chosen.sample(range(len(material.images)), chosen.randint(1, 2))
+    answer = client.embed_images([material.images[place] for place in places])
+    return compare("image embedding", answer, material.image_features[places])
 
 
 def text(client: ClipClient, material: Material, chosen: random.Random) -> bool:
@@ -38,10 +38,10 @@ def text(client: ClipClient, material: Material, chosen: random.Random) -> bool:
 
 
 def clip(client: ClipClient, material: Material, chosen: random.Random) -> bool:
-    """Score a picture against three texts."""
-    place, texts = chosen.randrange(len(material.pictures)), chosen.sample(range(len(material.texts)), 3)
-    answer = client.similarity([material.pictures[place]], [material.texts[one] for one in texts])
-    features, text_features = material.picture_features[[place]], material.text_features[texts]
+    """Score an image against three texts."""
+    place, texts = chosen.randrange(len(material.images)), chosen.sample(range(len(material.texts)), 3)
+    answer = client.similarity([material.images[place]], [material.texts[one] for one in texts])
+    features, text_features = material.image_features[[place]], material.text_features[texts]
     exact = compare("image embedding", answer.image_features, features)
     exact &= compare("text embedding", answer.text_features, text_features)
     logits = features @ text_features.T * material.scoring.logit_scale + material.scoring.logit_bias

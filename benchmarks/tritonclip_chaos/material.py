@@ -18,7 +18,7 @@ from tritonclip_client import ClipClient, ClipError, TruncationWarning
 from tritonclip_client.results import Floats
 from tritonclip_client.spec import Scoring
 
-PICTURES, TEXTS, LONG_TEXTS = 24, 240, 12
+IMAGES, TEXTS, LONG_TEXTS = 24, 240, 12
 # Of candidates, those are taken whose embeddings differ: an answer to another's question must be seen as wrong.
 CANDIDATES_EACH = 4
 FARTHEST_ALIKE = 0.9995
@@ -33,14 +33,14 @@ class Material:
     """Questions and their answers.
 
     Attributes:
-        pictures, picture_features: encoded pictures, and float32 [N, D].
+        images, image_features: encoded images, and float32 [N, D].
         texts, text_features: short texts, and float32 [M, D].
         long_texts, long_features: texts of several sentences, and the means of their chunks, float32 [K, D].
         scoring: how cosines become logits.
     """
 
-    pictures: Sequence[bytes]
-    picture_features: Floats
+    images: Sequence[bytes]
+    image_features: Floats
     texts: Sequence[str]
     text_features: Floats
     long_texts: Sequence[str]
@@ -56,22 +56,22 @@ def take_references(address: str, seed: int) -> Material:
         ServerFault: it does not answer, or not as this client understands it.
     """
     chosen = random.Random(f"{seed}:material")
-    pictures = [draw_picture(chosen) for _ in range(PICTURES * CANDIDATES_EACH)]
+    images = [draw_image(chosen) for _ in range(IMAGES * CANDIDATES_EACH)]
     first = chosen.randrange(1 << 30)
     texts = [walk(first + step) for step in range(TEXTS * CANDIDATES_EACH)]
     long_texts = [". ".join((paragraph(first + 2 * n), paragraph(first + 2 * n + 1))) + "." for n in range(LONG_TEXTS)]
-    scoring, picture_features, text_features, long_features = _asked(address, pictures, texts, long_texts)
+    scoring, image_features, text_features, long_features = _asked(address, images, texts, long_texts)
     kept = {
         name: _distinct(name, features, most)
         for name, features, most in (
-            ("pictures", picture_features, PICTURES),
+            ("images", image_features, IMAGES),
             ("texts", text_features, TEXTS),
             ("long texts", long_features, LONG_TEXTS),
         )
     }
     return Material(
-        [pictures[place] for place in kept["pictures"]],
-        picture_features[kept["pictures"]],
+        [images[place] for place in kept["images"]],
+        image_features[kept["images"]],
         [texts[place] for place in kept["texts"]],
         text_features[kept["texts"]],
         [long_texts[place] for place in kept["long texts"]],
@@ -81,14 +81,14 @@ def take_references(address: str, seed: int) -> Material:
 
 
 def _asked(
-    address: str, pictures: Sequence[bytes], texts: Sequence[str], long_texts: Sequence[str]
+    address: str, images: Sequence[bytes], texts: Sequence[str], long_texts: Sequence[str]
 ) -> tuple[Scoring, Floats, Floats, Floats]:
     try:
         with ClipClient(address, timeout_s=REFERENCE_TIMEOUT_S) as client, warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)
             return (
                 client.spec.scoring,
-                client.embed_images(pictures),
+                client.embed_images(images),
                 client.embed_texts(texts),
                 client.embed_texts(long_texts, long_text="chunk"),
             )
@@ -99,8 +99,8 @@ def _asked(
         ) from error
 
 
-def draw_picture(chosen: random.Random) -> bytes:
-    """A small picture of shapes and noise, in one of three formats."""
+def draw_image(chosen: random.Random) -> bytes:
+    """A small image of shapes and noise, in one of three formats."""
     size = (chosen.randrange(200, 500), chosen.randrange(200, 500))
     noise = np.random.default_rng(chosen.randrange(1 << 31)).normal(0, 12, (size[1], size[0], 3))
     ground = Image.new("RGB", size, chosen.choice(_COLOURS))

@@ -1,4 +1,4 @@
-"""Classifiers that were baked into the repository with `tritonclip classifier`: labels from pictures alone."""
+"""Classifiers that were baked into the repository with `tritonclip classifier`: labels from images alone."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class ClipClient(Shell):
         Args:
             entry_points: names of models; None for `embed_image`, `embed_text`, `clip`, `split_text` and every
                 `classify_NAME` that the server tells of (one that keeps its index to itself tells of none).
-            deep: also have a small picture and a text worked on; without, only ask whether the models are ready.
+            deep: also have a small image and a text worked on; without, only ask whether the models are ready.
 
         Raises:
             ServerUnavailableError, DeadlineExceededError: the server itself does not answer.

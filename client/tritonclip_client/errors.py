@@ -64,7 +64,7 @@ class InvalidItemError(InvalidInputError):
 
 
 class InvalidImageError(InvalidItemError):
-    """One image cannot be read, or is not a picture that the server decodes."""
+    """One image cannot be read, or is not an image that the server decodes."""
 
     kind = "image"
 

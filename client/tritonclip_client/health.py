@@ -26,14 +26,14 @@ ENTRY_POINTS: Final = (IMAGE.model, TEXT.model, "clip", SPLIT)
 CLASSIFIERS = "classify_"
 
 # PNG, 8 x 8 RGB: red grows to the right, green downwards.
-PICTURE = b64decode(
+KNOWN_IMAGE = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAGUlEQVR42mNkYPivwnAHE7EwqDBgBYNTAgBChQkZuqvnfQAAAABJRU5ErkJggg=="
 )
 
 # float16 towers normalise in float32, so that only rounding is left.
 _NORM_TOLERANCE = 1e-3
 
-# The unit vectors that each entry point answers with, to a picture, a text or both.
+# The unit vectors that each entry point answers with, to an image, a text or both.
 _VECTORS: Final[dict[str, tuple[str, ...]]] = {
     IMAGE.model: ("embedding",),
     TEXT.model: ("embedding",),
@@ -91,7 +91,7 @@ def _caught(flow: CallFlow[None]) -> CallFlow[ClipError | None]:
     except InvalidInputError as error:
         # Whoever asks about health has given no input that could be wrong.
         return ProtocolError(
-            f"the server refuses a known picture or text ({error}); run `tritonclip check` on its repository"
+            f"the server refuses a known image or text ({error}); run `tritonclip check` on its repository"
         )
     except ClipError as error:
         return error
@@ -109,7 +109,7 @@ def _describe(requests: Requests, address: str, name: str, specs: dict[str, Serv
 
 
 def _probe(requests: Requests, name: str, spec: ServingSpec | None) -> CallFlow[None]:
-    image = Item(0, PICTURE)
+    image = Item(0, KNOWN_IMAGE)
     # Never the same twice: the server would answer from its cache, whatever became of the text tower.
     text = Item(0, f"photo {secrets.randbits(32)}".encode())
     if name == SPLIT:
@@ -131,6 +131,6 @@ def _check_row(name: str, output: str, row: Any, spec: ServingSpec | None) -> No
     if not fits:
         wanted = f"unit vector of {width} numbers" if spec else "row of finite numbers"
         raise ProtocolError(
-            f"the server answers, but {output} of {name} for a known picture or text is no {wanted} "
+            f"the server answers, but {output} of {name} for a known image or text is no {wanted} "
             f"(shape {list(row.shape)}, length {length:g}); run `tritonclip check` on its repository, and restart it"
         )

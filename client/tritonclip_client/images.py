@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[Any] | Image.Image"
 
-_ALLOWED = (
-    "give a path (str or Path), the bytes of an encoded picture, a PIL image, or a uint8 array [H, W, 3] or [H, W]"
-)
+_ALLOWED = "give a path (str or Path), the bytes of an encoded image, a PIL image, or a uint8 array [H, W, 3] or [H, W]"
 # Level 1 is about five times as fast as Pillow's default, for files a tenth larger.
 _PNG_LEVEL = 1
 # The modes that PNG stores without loss; every other becomes RGB, as checkpoints' own transforms make it.
@@ -90,19 +88,19 @@ def _problem(image: object) -> str | None:
 def _file_problem(path: Path) -> str | None:
     try:
         if path.is_dir():
-            return "is a directory; give the picture files in it"
+            return "is a directory; give the image files in it"
         return _size_problem(path.stat().st_size, "file")
     except FileNotFoundError:
-        return "no such file; a str is always a path, encoded pictures are given as bytes"
+        return "no such file; a str is always a path, encoded images are given as bytes"
     except (OSError, ValueError) as error:
-        return f"cannot be read ({error}); give a readable picture file"
+        return f"cannot be read ({error}); give a readable image file"
 
 
 def _size_problem(size: int, what: str) -> str | None:
     if not size:
-        return f"empty {what} given; give an encoded picture (JPEG, PNG, WebP, ...)"
+        return f"empty {what} given; give an encoded image (JPEG, PNG, WebP, ...)"
     if size > _LARGEST:
-        return f"{what} of {size} bytes given; a message holds at most {_LARGEST}; give a smaller picture"
+        return f"{what} of {size} bytes given; a message holds at most {_LARGEST}; give a smaller image"
     return None
 
 
@@ -124,7 +122,7 @@ def _encode(index: int, image: Any) -> bytes:
         return _png(image)
     # Pillow reads lazily, so a damaged file may fail in many ways only here.
     except (OSError, ValueError, SyntaxError) as error:
-        reason = f"cannot be read ({error}); give a whole, readable picture"
+        reason = f"cannot be read ({error}); give a whole, readable image"
         raise InvalidImageError(index, reason, _source(image)) from error
 
 

@@ -15,7 +15,7 @@ class Item:
 
     Attributes:
         index: its place in what the user gave.
-        data: an encoded picture, or UTF-8.
+        data: an encoded image, or UTF-8.
         source: what the user calls it, for messages.
     """
 

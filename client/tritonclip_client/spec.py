@@ -11,7 +11,7 @@ from .errors import ProtocolError
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How pictures become pixels; mean and std are on the 0 to 1 scale, RGB."""
+    """How images become pixels; mean and std are on the 0 to 1 scale, RGB."""
 
     height: int
     width: int

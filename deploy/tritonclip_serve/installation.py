@@ -73,7 +73,7 @@ def check_numpy(installed: str) -> None:
     if int(installed.split(".")[0]) >= 2:
         raise EnvironmentFaultError(
             f"numpy {installed} is installed, and the embedded tritonserver needs numpy < 2: with numpy 2 texts and "
-            "pictures reach its models corrupted; run: pip install 'numpy<2'"
+            "images reach its models corrupted; run: pip install 'numpy<2'"
         )
 
 

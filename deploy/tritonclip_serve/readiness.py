@@ -37,10 +37,10 @@ class StillStartingError(Exception):
 
 
 def read_probes(repository: Path) -> tuple[Probe, ...]:
-    """The repository's own warm-up picture and text, or a small gray picture and a short text."""
-    picture = _first_element(repository / "preprocess" / "warmup" / "picture") or _SMALLEST_PNG
+    """The repository's own warm-up image and text, or a small gray image and a short text."""
+    image = _first_element(repository / "preprocess" / "warmup" / "image") or _SMALLEST_PNG
     text = _first_element(repository / "tokenizer" / "warmup" / "text") or b"a photo"
-    return Probe("embed_image", "image", picture), Probe("embed_text", "text", text)
+    return Probe("embed_image", "image", image), Probe("embed_text", "text", text)
 
 
 def ask(access: Access, address: str, probes: tuple[Probe, ...], timeout_s: float) -> None:

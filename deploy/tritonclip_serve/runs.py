@@ -47,7 +47,7 @@ class RunFolder:
         _write_process(self.path / _SERVER, pid)
 
     def close_segments(self) -> None:
-        """Let only this user read the shared memory, which holds callers' pictures and texts.
+        """Let only this user read the shared memory, which holds callers' images and texts.
 
         The Python backend makes its segments readable by everybody, whatever the umask.
         """

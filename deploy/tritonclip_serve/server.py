@@ -200,7 +200,7 @@ class TritonServer:
             raise
 
     def wait_ready(self, on_progress: Progress | None = None) -> float:
-        """Wait until a real embedding of a picture and of a text comes back.
+        """Wait until a real embedding of an image and of a text comes back.
 
         Args:
             on_progress: called with a short phrase whenever there is news, such as "3 of 8 models loaded".

@@ -1,6 +1,6 @@
-"""Draws the demo's pictures: one colored shape on a plain ground, filled or as a pencil outline.
+"""Draws the demo's images: one colored shape on a plain ground, filled or as a pencil outline.
 
-Everything random comes from the `numpy.random.Generator` that the caller passes, so a seed is a picture.
+Everything random comes from the `numpy.random.Generator` that the caller passes, so a seed is an image.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; each field is a key of SHAPES, PALETTE, SIZES or POSITIONS."""
+    """What an image shows; each field is a key of SHAPES, PALETTE, SIZES or POSITIONS."""
 
     shape: str
     color: str
@@ -154,11 +154,9 @@ def _ground(color: Color, rng: np.random.Generator) -> Color:
             return ground
 
 
-def _with_grain(
-    picture: Image.Image, amount: float, tilt: NDArray[np.float64], rng: np.random.Generator
-) -> Image.Image:
+def _with_grain(image: Image.Image, amount: float, tilt: NDArray[np.float64], rng: np.random.Generator) -> Image.Image:
     """Adds noise of `amount` levels, and light that falls off by `tilt` levels across (x, y)."""
-    pixels = np.asarray(picture, dtype=np.float32)
+    pixels = np.asarray(image, dtype=np.float32)
     height, width = pixels.shape[:2]
     noise = rng.standard_normal((height, width, 1), dtype=np.float32) * amount
     light = np.linspace(-tilt[0], tilt[0], width)[None, :] + np.linspace(-tilt[1], tilt[1], height)[:, None]
@@ -191,17 +189,17 @@ def _stroke(
 
 def _filled(scene: Scene, loops: list[Points], size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     color = _jittered(PALETTE[scene.color], rng)
-    picture = Image.new("RGB", size, _ground(color, rng))
-    _fill(ImageDraw.Draw(picture), loops, color)
-    return _with_grain(picture, rng.uniform(0, 8), rng.uniform(-16, 16, 2), rng)
+    image = Image.new("RGB", size, _ground(color, rng))
+    _fill(ImageDraw.Draw(image), loops, color)
+    return _with_grain(image, rng.uniform(0, 8), rng.uniform(-16, 16, 2), rng)
 
 
 def _penciled(scene: Scene, loops: list[Points], size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     shade = rng.uniform(0.72, 0.86)
     paper = tuple(round(255 * shade * warmth) for warmth in (1.0, 0.97, 0.90))
-    picture = Image.new("RGB", size, (paper[0], paper[1], paper[2]))
-    _stroke(ImageDraw.Draw(picture), loops, _jittered(PALETTE[scene.color], rng), min(size), rng)
-    return _with_grain(picture, rng.uniform(10, 22), rng.uniform(-10, 10, 2), rng)
+    image = Image.new("RGB", size, (paper[0], paper[1], paper[2]))
+    _stroke(ImageDraw.Draw(image), loops, _jittered(PALETTE[scene.color], rng), min(size), rng)
+    return _with_grain(image, rng.uniform(10, 22), rng.uniform(-10, 10, 2), rng)
 
 
 _PAINTERS = {"original": _filled, "shifted": _penciled}
@@ -210,7 +208,7 @@ _PAINTERS = {"original": _filled, "shifted": _penciled}
 def draw_with_mask(
     scene: Scene, domain: str, rng: np.random.Generator, size: tuple[int, int] = (64, 64)
 ) -> tuple[Image.Image, Image.Image]:
-    """The picture that `draw` makes, and an "L" image of the same size that is 255 inside the shape."""
+    """The image that `draw` makes, and an "L" image of the same size that is 255 inside the shape."""
     width, height = (side * _SUPERSAMPLE for side in size)
     side = min(width, height)
     loops = _place(scene, side, ((width - side) / 2, (height - side) / 2), rng)
@@ -221,7 +219,7 @@ def draw_with_mask(
 
 
 def draw(scene: Scene, domain: str, rng: np.random.Generator, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """An RGB picture of `size` (width, height) in pixels; the scene fills its central square.
+    """An RGB image of `size` (width, height) in pixels; the scene fills its central square.
 
     `domain` is "original" (filled shape) or "shifted" (pencil outline on paper).
     """

@@ -1,7 +1,7 @@
-"""Zero-shot accuracy of the demo: which of the labels is nearest to a picture that was never seen before.
+"""Zero-shot accuracy of the demo: which of the labels is nearest to an image that was never seen before.
 
-The pictures are made from (split, domain, seed, index) alone, so that two runtimes can be compared picture
-by picture. They go in as files would: larger than the model's input, and not always square.
+The images are made from (split, domain, seed, index) alone, so that two runtimes can be compared image
+by image. They go in as files would: larger than the model's input, and not always square.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from demo.drawing import DOMAINS, draw
 from demo.model import encode_text, token_ids
 from tritonclip_export.frameworks import open_clip, torch
 
-Sample = tuple[Image.Image, int]  # an RGB picture, and the index of its label in LABELS
-ImageEncoder = Callable[[Sequence[Image.Image]], NDArray[np.float32]]  # N pictures to [N, D]
+Sample = tuple[Image.Image, int]  # an RGB image, and the index of its label in LABELS
+ImageEncoder = Callable[[Sequence[Image.Image]], NDArray[np.float32]]  # N images to [N, D]
 TextEncoder = Callable[[Sequence[str]], NDArray[np.float32]]  # N texts to [N, D]
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
@@ -31,19 +31,19 @@ _CHUNK = 64
 
 
 def samples(split: str, domain: str, seed: int, count: int) -> Iterator[Sample]:
-    """`count` pictures of the pairs in `split` ("seen", "held-out" or "all") of `domain` ("original", "shifted")."""
+    """`count` images of the pairs in `split` ("seen", "held-out" or "all") of `domain` ("original", "shifted")."""
     stream = (sorted(PAIRS).index(split), DOMAINS.index(domain))
     for index in range(count):
         rng = np.random.default_rng((seed, *stream, index))
         scene = random_scene(PAIRS[split], rng)
-        picture = draw(scene, domain, rng, SAMPLE_SIZES[int(rng.integers(len(SAMPLE_SIZES)))])
-        yield picture, LABELS.index(label(scene.shape, scene.color))
+        image = draw(scene, domain, rng, SAMPLE_SIZES[int(rng.integers(len(SAMPLE_SIZES)))])
+        yield image, LABELS.index(label(scene.shape, scene.color))
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """The picture as a PNG file: what a client sends, without loss."""
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file: what a client sends, without loss."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -54,16 +54,16 @@ def nearest(images: NDArray[np.float32], texts: NDArray[np.float32]) -> NDArray[
 
 
 def predictions(
-    encode_images: ImageEncoder, encode_texts: TextEncoder, pictures: Sequence[Image.Image]
+    encode_images: ImageEncoder, encode_texts: TextEncoder, images: Sequence[Image.Image]
 ) -> NDArray[np.intp]:
-    """int [N]: for each picture, the index of the nearest of all labels, by cosine."""
-    chunks = [pictures[start : start + _CHUNK] for start in range(0, len(pictures), _CHUNK)]
+    """int [N]: for each image, the index of the nearest of all labels, by cosine."""
+    chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
     return nearest(np.concatenate([encode_images(chunk) for chunk in chunks]), encode_texts(LABELS))
 
 
 def accuracy(encode_images: ImageEncoder, encode_texts: TextEncoder, drawn: Sequence[Sample]) -> float:
     """The share of samples, from 0 to 1, whose nearest label is their own."""
-    chosen = predictions(encode_images, encode_texts, [picture for picture, _ in drawn])
+    chosen = predictions(encode_images, encode_texts, [image for image, _ in drawn])
     return float(np.mean(chosen == np.array([index for _, index in drawn])))
 
 
@@ -86,12 +86,12 @@ def with_adapter(model: Any, folder: Path = ADAPTER) -> Any:
 
 
 def torch_encoders(model: Any, transform: Any) -> tuple[ImageEncoder, TextEncoder]:
-    """Both towers as functions from pictures and from texts; `model` is a CLIP, or a PeftModel of one."""
+    """Both towers as functions from images and from texts; `model` is a CLIP, or a PeftModel of one."""
     clip = model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def encode_images(pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def encode_images(images: Sequence[Image.Image]) -> NDArray[np.float32]:
         with torch.no_grad():
-            features = clip.encode_image(torch.stack([transform(picture) for picture in pictures]))
+            features = clip.encode_image(torch.stack([transform(image) for image in images]))
         return np.asarray(features.numpy(), dtype=np.float32)
 
     def encode_texts(texts: Sequence[str]) -> NDArray[np.float32]:

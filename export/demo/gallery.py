@@ -1,4 +1,4 @@
-"""The handful of pictures that the demo shows, as the files a user would have."""
+"""The handful of images that the demo shows, as the files a user would have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from demo.drawing import Scene, draw
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One picture file; size is (width, height) in pixels."""
+    """One image file; size is (width, height) in pixels."""
 
     file: str
     domain: str
@@ -36,8 +36,8 @@ _SEED = 31
 _JPEG_QUALITY = 90
 
 
-def write_pictures(folder: Path) -> None:
-    """Writes the picture files, and pictures.json: file -> {"label", "domain"}."""
+def write_images(folder: Path) -> None:
+    """Writes the image files, and images.json: file -> {"label", "domain"}."""
     folder.mkdir()
     for index, exhibit in enumerate(EXHIBITS):
         rng = np.random.default_rng((_SEED, index))
@@ -46,4 +46,4 @@ def write_pictures(folder: Path) -> None:
         exhibit.file: {"label": label(exhibit.scene.shape, exhibit.scene.color), "domain": exhibit.domain}
         for exhibit in EXHIBITS
     }
-    (folder / "pictures.json").write_text(json.dumps(told, indent=2) + "\n")
+    (folder / "images.json").write_text(json.dumps(told, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Trains the demo checkpoint and its LoRA adapter, measures both, and writes every file of export/demo.
 
-Written under --out: checkpoint/, adapter/, pictures/, labels.txt and figures.json. Each file or folder is
+Written under --out: checkpoint/, adapter/, images/, labels.txt and figures.json. Each file or folder is
 finished beside its place and then renamed, so that no half-written one is ever seen.
 """
 
@@ -98,7 +98,7 @@ def write_adapter(peft_model: Any, folder: Path) -> None:
 
 
 def measure(model: Any, transform: Any, count: int) -> dict[str, dict[str, float]]:
-    """Accuracy by domain and split, over `count` fresh pictures each."""
+    """Accuracy by domain and split, over `count` fresh images each."""
     encoders = evaluate.torch_encoders(model, transform)
     return {
         domain: {
@@ -112,11 +112,11 @@ def measure(model: Any, transform: Any, count: int) -> dict[str, dict[str, float
 def measure_halves(peft_model: Any, transform: Any, count: int) -> dict[str, float]:
     """Accuracy on the shifted domain, over all pairs, by the towers that have their half of the adapter."""
     drawn = list(evaluate.samples("all", "shifted", EVALUATION_SEED, count))
-    pictures, wanted = [picture for picture, _ in drawn], np.array([index for _, index in drawn])
+    shown, wanted = [image for image, _ in drawn], np.array([index for _, index in drawn])
     encode_images, encode_texts = evaluate.torch_encoders(peft_model, transform)
-    images, texts = encode_images(pictures), encode_texts(LABELS)
+    images, texts = encode_images(shown), encode_texts(LABELS)
     with peft_model.disable_adapter():
-        plain_images, plain_texts = encode_images(pictures), encode_texts(LABELS)
+        plain_images, plain_texts = encode_images(shown), encode_texts(LABELS)
     combined = {
         "neither tower": (plain_images, plain_texts),
         "image tower": (images, plain_texts),
@@ -150,7 +150,7 @@ def base_stage(out: Path, recipe: Recipe, count: int, report: Report) -> list[fl
         "held_out_pairs": [f"{color} {shape}" for shape, color in HELD_OUT_PAIRS],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "logit_scale": round(model.logit_scale.exp().item(), 3),
-        "evaluation": {"seed": EVALUATION_SEED, "pictures_per_figure": count},
+        "evaluation": {"seed": EVALUATION_SEED, "images_per_figure": count},
         "accuracy": {"base": measure(model, transform, count)},
         "training": {"threads": torch.get_num_threads(), "base": {**asdict(recipe), "seconds": seconds}},
         "versions": _versions(),
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-steps", type=int, default=BASE.steps, help="default: %(default)s")
     parser.add_argument("--adapter-steps", type=int, default=ADAPTER.steps, help="default: %(default)s")
     parser.add_argument(
-        "--pictures", type=int, default=1000, help="fresh pictures for each measured figure; default: %(default)s"
+        "--images", type=int, default=1000, help="fresh images for each measured figure; default: %(default)s"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; default: %(default)s")
     parser.add_argument("--adapter-only", action="store_true", help="keep the checkpoint that is in --out")
@@ -195,9 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
     if not args.adapter_only:
-        base_stage(args.out, replace(BASE, steps=args.base_steps), args.pictures, _say)
-    adapter_stage(args.out, replace(ADAPTER, steps=args.adapter_steps), args.pictures, _say)
-    publish(args.out / "pictures", gallery.write_pictures)
+        base_stage(args.out, replace(BASE, steps=args.base_steps), args.images, _say)
+    adapter_stage(args.out, replace(ADAPTER, steps=args.adapter_steps), args.images, _say)
+    publish(args.out / "images", gallery.write_images)
     publish(args.out / "labels.txt", _write_text("\n".join(LABELS) + "\n"))
     return 0
 

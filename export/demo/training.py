@@ -23,7 +23,7 @@ _MAX_LOGIT_SCALE = math.log(100)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one training runs. `shifted_share` is the share of pictures that are pencil drawings."""
+    """How one training runs. `shifted_share` is the share of images that are pencil drawings."""
 
     steps: int
     batch: int
@@ -32,7 +32,7 @@ class Recipe:
     seed: int
     shifted_share: float = 0.0
     mask_weight: float = 3.0
-    captions_per_picture: int = 2
+    captions_per_image: int = 2
     whole_caption_share: float = 0.5
     warmup_share: float = 0.05
 
@@ -64,26 +64,26 @@ class MaskHead(torch.nn.Module):
         self._tokens = output[:, 1:]
 
     def loss(self, masks: Any) -> Any:
-        """Cross-entropy per pixel of the pictures that went through the tower last."""
+        """Cross-entropy per pixel of the images that went through the tower last."""
         cells = masks.unfold(1, self.patch, self.patch).unfold(2, self.patch, self.patch)
         wanted = cells.reshape(len(masks), -1, self.patch**2)
         return functional.binary_cross_entropy_with_logits(self.linear(self._tokens), wanted)
 
 
 def draw_batch(recipe: Recipe, rng: np.random.Generator) -> Batch:
-    """Fresh pictures of the trained pairs, and `captions_per_picture` true captions for each, in order."""
+    """Fresh images of the trained pairs, and `captions_per_image` true captions for each, in order."""
     scenes = [random_scene(TRAINED_PAIRS, rng) for _ in range(recipe.batch)]
     domains = ["shifted" if rng.random() < recipe.shifted_share else "original" for _ in scenes]
     drawn = [
         draw_with_mask(scene, domain, rng, (IMAGE_SIZE, IMAGE_SIZE))
         for scene, domain in zip(scenes, domains, strict=True)
     ]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture, _ in drawn]))
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image, _ in drawn]))
     masks = torch.from_numpy(np.stack([np.asarray(mask) for _, mask in drawn]))
     captions = [
         caption_of(scene, rng, whole=rng.random() < recipe.whole_caption_share)
         for scene in scenes
-        for _ in range(recipe.captions_per_picture)
+        for _ in range(recipe.captions_per_image)
     ]
     return Batch(scenes, captions, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, masks.float() / 255)
 
@@ -100,7 +100,7 @@ def _codes(described: Iterable[Scene | Caption]) -> Any:
 
 
 def contrastive_loss(model: Any, batch: Batch) -> Any:
-    """CLIP's loss, in which a caption that is true of a picture is never that picture's negative."""
+    """CLIP's loss, in which a caption that is true of an image is never that image's negative."""
     unique = {caption.text: caption for caption in batch.captions}
     column = {text: index for index, text in enumerate(unique)}
     named, facts = _codes(unique.values()), _codes(batch.scenes)
@@ -108,9 +108,9 @@ def contrastive_loss(model: Any, batch: Batch) -> Any:
     images = functional.normalize(model.encode_image(batch.pixels), dim=-1)
     logits = model.logit_scale.exp() * images @ encode_text(model, token_ids(list(unique))).T
     own = torch.tensor([column[caption.text] for caption in batch.captions])
-    picture = torch.arange(len(batch.scenes)).repeat_interleave(len(own) // len(batch.scenes))
-    wrong, right = logits.masked_fill(true, -math.inf), logits[picture, own]
-    to_texts = functional.softplus(wrong.logsumexp(dim=1)[picture] - right).mean()
+    image = torch.arange(len(batch.scenes)).repeat_interleave(len(own) // len(batch.scenes))
+    wrong, right = logits.masked_fill(true, -math.inf), logits[image, own]
+    to_texts = functional.softplus(wrong.logsumexp(dim=1)[image] - right).mean()
     to_images = functional.softplus(wrong.logsumexp(dim=0)[own] - right).mean()
     return (to_texts + to_images) / 2
 

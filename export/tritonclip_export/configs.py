@@ -82,7 +82,7 @@ def served_configs(
 
     Raises:
         EngineError: the runtime is `tensorrt`, and an engine is missing or too small.
-        SpecError: DALI cannot make this tower's pictures.
+        SpecError: DALI cannot make this tower's images.
     """
     parameters = _parameters(spec)
     made = {name: ModelConfig.FromString(config.SerializeToString()) for name, config in configs.items()}

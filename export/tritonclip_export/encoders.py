@@ -41,7 +41,7 @@ def encoder_config(
         if field.name not in _KEPT:
             made.ClearField(field.name)
     made.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
-    # The first sample is of one picture, or of one text of the shortest bucket, under every runtime.
+    # The first sample is of one image, or of one text of the shortest bucket, under every runtime.
     made.model_warmup.append(config.model_warmup[0])
     made.model_warmup[0].name = template.model_warmup[0].name
     if settings.runtime == PYTHON:
@@ -112,7 +112,7 @@ def _tensorrt(made: ModelConfig, spec: ServingSpec, settings: Settings, engines:
 
 
 def _lengths(made: ModelConfig, spec: ServingSpec) -> Sequence[int | None]:
-    """Of the texts that an encoder is sent; of pictures there is one shape."""
+    """Of the texts that an encoder is sent; of images there is one shape."""
     return spec.text.buckets if made.input[0].name == "input_ids" else (None,)
 
 

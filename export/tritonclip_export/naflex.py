@@ -1,8 +1,8 @@
-"""SigLIP 2 with NaFlex: a picture keeps its aspect ratio, and the tower reads as many of its patches as there are.
+"""SigLIP 2 with NaFlex: an image keeps its aspect ratio, and the tower reads as many of its patches as there are.
 
-Everywhere here one picture is one array [1 + max_num_patches, 3 * patch_size²]. Row 0 begins with its grid, the rows
+Everywhere here one image is one array [1 + max_num_patches, 3 * patch_size²]. Row 0 begins with its grid, the rows
 and columns of patches, two bytes each and the low one first; then come the patches, row by row, each (y, x, RGB); the
-rest is padding, which no other patch attends to. The grid is never normalized. So all pictures are of one shape.
+rest is padding, which no other patch attends to. The grid is never normalized. So all images are of one shape.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def split_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def inside(grids: torch.Tensor, length: int) -> torch.Tensor:
-    """Which of `length` patches belong to pictures of these `grids`: bool [N, length]."""
+    """Which of `length` patches belong to images of these `grids`: bool [N, length]."""
     return torch.arange(length, device=grids.device) < grids[:, :1] * grids[:, 1:]
 
 
@@ -41,7 +41,7 @@ def interpolations(side: int, most: int) -> torch.Tensor:
 
     Those of an axis of n patches begin at row n * (n - 1) / 2. They are torch's own antialiased bilinear weights.
     """
-    # A picture whose columns stay as they are: torch mistakes the layout of one that has a single column.
+    # An image whose columns stay as they are: torch mistakes the layout of one that has a single column.
     unit = torch.eye(side).reshape(1, 1, side, side)
     axes = [
         nn.functional.interpolate(unit, size=(length, side), mode="bilinear", align_corners=False, antialias=True)
@@ -53,9 +53,9 @@ def interpolations(side: int, most: int) -> torch.Tensor:
 class PatchEmbeddings(nn.Module):
     """`Siglip2VisionEmbeddings` for any batch in one graph.
 
-    transformers resizes the table of positions for one picture after another. The resize works on rows and columns
+    transformers resizes the table of positions for one image after another. The resize works on rows and columns
     apart, so a patch's position is the table weighted by those of its row and those of its column. The numbers are the
-    same but for pictures of a single column, where torch on a CPU mistakes the layout of transformers' table.
+    same but for images of a single column, where torch on a CPU mistakes the layout of transformers' table.
     """
 
     weights: torch.Tensor

@@ -77,7 +77,7 @@ class ParityReport:
         reference: what the export is compared with.
         precision: the type of the served graphs' products, a key of MINIMUM_COSINE; what stage "merge" compares is
             float32 always.
-        top1_agreement, top5_agreement: over the probes, how much of a picture's best text, and of its best five, is
+        top1_agreement, top5_agreement: over the probes, how much of an image's best text, and of its best five, is
             the same, in the worst stage after the merge.
         worst_inputs: by tower, the probes with the least cosines, in that tower's worst stage after the merge.
         layers: by tower, what a narrower precision did inside; see `precision.report`.
@@ -89,7 +89,7 @@ class ParityReport:
     comparisons: list[Comparison] = field(default_factory=list)
     top1_agreement: float = 1.0
     top5_agreement: float = 1.0
-    pictures: int = 0
+    images: int = 0
     texts: int = 0
     worst_inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     layers: dict[str, LayerReport] = field(default_factory=dict)
@@ -170,7 +170,7 @@ def compare_towers(
         given.append(embeddings)
     if stage != MERGED:
         report.judge(probes, reference, (given[0], given[1]))
-    report.pictures, report.texts = len(reference[0]), len(reference[1])
+    report.images, report.texts = len(reference[0]), len(reference[1])
     return seen
 
 

@@ -69,7 +69,7 @@ class ExportRequest:
     name: str | None = None
     precision: str = "float32"
     settings: Settings = field(default_factory=Settings)
-    probe_pictures: Path | None = None
+    probe_images: Path | None = None
     probe_texts: Path | None = None
     force: bool = False
     signer: Signer | None = None
@@ -141,7 +141,7 @@ def _prepare(request: ExportRequest) -> Prepared:
         )
         merge = plan_merge(checkpoint.state_dict, adapters.merged, build=checkpoint.build, how=request.composition)
     probes = make_probes(
-        checkpoint.preprocess_cfg, checkpoint.tokenization, pictures=request.probe_pictures, texts=request.probe_texts
+        checkpoint.preprocess_cfg, checkpoint.tokenization, images=request.probe_images, texts=request.probe_texts
     )
     with step("embed the probes in PyTorch"):
         gate = unmerged_gate(checkpoint, adapters, probes, request.composition)

@@ -1,4 +1,4 @@
-"""The pictures and texts that the parity gate compares embeddings on."""
+"""The images and texts that the parity gate compares embeddings on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEED = 20260
 SIZES = ((640, 480), (480, 640), (512, 512), (96, 64), (900, 200), (333, 500), (1024, 768), (200, 200))
 # Probes that a tower embeds at a time: the user's own may be thousands.
 CHUNK = 32
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 TEXTS = (
     "",
@@ -49,7 +49,7 @@ class Probes:
         pixels: uint8 [N, H, W, 3], the checkpoint's own transform before normalisation; or rows, see `naflex`.
         pixel_values: float32 [N, 3, H, W] or rows, the same, normalised by that transform.
         input_ids: int32 [M, context_length].
-        names: what a report calls them: of the N pictures, and of the M texts.
+        names: what a report calls them: of the N images, and of the M texts.
     """
 
     pixels: torch.Tensor
@@ -62,7 +62,7 @@ def make_probes(
     preprocess_cfg: dict[str, Any],
     tokenization: Tokenization,
     *,
-    pictures: Path | None = None,
+    images: Path | None = None,
     texts: Path | None = None,
 ) -> Probes:
     """The probes of `gather`, as both towers take them.
@@ -70,26 +70,26 @@ def make_probes(
     Raises:
         ExportError: the folder or file has nothing in it that can be used.
     """
-    images, captions = gather(pictures, texts)
-    pixel_values = transform_pictures(list(images.values()), preprocess_cfg)
+    probes, captions = gather(images, texts)
+    pixel_values = transform_images(list(probes.values()), preprocess_cfg)
     pixels = to_uint8(pixel_values, preprocess_cfg)
-    return Probes(pixels, pixel_values, tokenization(captions), (list(images), captions))
+    return Probes(pixels, pixel_values, tokenization(captions), (list(probes), captions))
 
 
-def gather(pictures: Path | None, texts: Path | None) -> tuple[dict[str, Image.Image], list[str]]:
-    """Built-in pictures, by name, and texts, and the user's own: a folder of pictures, a file with a text a line.
+def gather(images: Path | None, texts: Path | None) -> tuple[dict[str, Image.Image], list[str]]:
+    """Built-in images, by name, and texts, and the user's own: a folder of images, a file with a text a line.
 
     Raises:
         ExportError: the folder or file has nothing in it that can be used.
     """
-    files = _picture_files(pictures) if pictures else []
+    files = _image_files(images) if images else []
     names = [f"synthetic {width} x {height}" for width, height in SIZES]
-    images = dict(zip(names, synthetic_pictures(), strict=True))
-    images |= {path.name: _read_picture(path) for path in files}
-    return images, [*TEXTS, *(_read_lines(texts) if texts else [])]
+    probes = dict(zip(names, synthetic_images(), strict=True))
+    probes |= {path.name: _read_image(path) for path in files}
+    return probes, [*TEXTS, *(_read_lines(texts) if texts else [])]
 
 
-def transform_pictures(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:
+def transform_images(images: Sequence[Image.Image], preprocess_cfg: dict[str, Any]) -> torch.Tensor:
     """The checkpoint's own transform, by the library that owns it: float32 [N, 3, H, W] or rows, normalised."""
     if "crop_offset" in preprocess_cfg:
         return hf_pixel_values(images, preprocess_cfg)
@@ -112,36 +112,36 @@ def to_uint8(pixel_values: torch.Tensor, preprocess_cfg: dict[str, Any]) -> torc
     return levels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def synthetic_pictures() -> list[Image.Image]:
+def synthetic_images() -> list[Image.Image]:
     """Gradients, grain and shapes, seeded, in the sizes of `SIZES`."""
     generator = np.random.default_rng(SEED)
-    return [_synthetic_picture(generator, *size) for size in SIZES]
+    return [_synthetic_image(generator, *size) for size in SIZES]
 
 
-def _synthetic_picture(generator: np.random.Generator, width: int, height: int) -> Image.Image:
+def _synthetic_image(generator: np.random.Generator, width: int, height: int) -> Image.Image:
     rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     waves = generator.uniform(1, 9, (3, 2))
     layers = [np.sin(6.28 * (a * rows + b * columns)) for a, b in waves]
-    picture = np.stack(layers, axis=-1) * 60 + generator.uniform(60, 190, 3)
+    image = np.stack(layers, axis=-1) * 60 + generator.uniform(60, 190, 3)
     center, radius = generator.uniform(0.2, 0.8, 2), generator.uniform(0.1, 0.3)
     inside = (rows - center[0]) ** 2 + (columns - center[1]) ** 2 < radius**2
-    picture[inside] = generator.uniform(0, 255, 3)
-    picture += generator.normal(0, 6, picture.shape)
-    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+    image[inside] = generator.uniform(0, 255, 3)
+    image += generator.normal(0, 6, image.shape)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 
 
-def _picture_files(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise ExportError(f"{folder} holds no pictures; allowed: {', '.join(PICTURE_SUFFIXES)}")
+        raise ExportError(f"{folder} holds no images; allowed: {', '.join(IMAGE_SUFFIXES)}")
     return files
 
 
-def _read_picture(path: Path) -> Image.Image:
+def _read_image(path: Path) -> Image.Image:
     try:
         image: Image.Image = Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ExportError(f"the probe picture {path} cannot be read ({error}); remove or replace it") from error
+        raise ExportError(f"the probe image {path} cannot be read ({error}); remove or replace it") from error
     return image
 
 

@@ -1,4 +1,4 @@
-"""How a checkpoint prepares its pictures, in open_clip's terms and a few that transformers adds."""
+"""How a checkpoint prepares its images, in open_clip's terms and a few that transformers adds."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _processor(path: Path) -> dict[str, Any]:
     config = read_json(whole).get("image_processor") if whole.is_file() else None
     if not isinstance(config, dict):
         raise CheckpointError(
-            f"{path.parent} does not say how its pictures are prepared: it has no {path.name}; save the model's "
+            f"{path.parent} does not say how its images are prepared: it has no {path.name}; save the model's "
             "CLIPProcessor into it"
         )
     return config
@@ -113,13 +113,13 @@ def _refuse_missing_steps(config: dict[str, Any], path: Path) -> None:
     off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not config.get(step, True)]
     if off:
         raise CheckpointError(
-            f"{path} switches {', '.join(off)} off; this version serves pictures that are resized, scaled to 0 "
+            f"{path} switches {', '.join(off)} off; this version serves images that are resized, scaled to 0 "
             "to 1 and normalized"
         )
 
 
 def hf_pixel_values(images: Sequence[Image.Image], preprocess_cfg: Mapping[str, Any]) -> torch.Tensor:
-    """What the processor that `hf_preprocess` translated makes of RGB pictures, run by transformers on Pillow.
+    """What the processor that `hf_preprocess` translated makes of RGB images, run by transformers on Pillow.
 
     float32 [N, 3, H, W], or rows (see `naflex`), normalized.
     """

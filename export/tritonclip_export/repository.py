@@ -17,7 +17,7 @@ from tritonclip_export.dali import DALI_ONLY
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.in_place import alone_in, write_files
 from tritonclip_export.manifest import MANIFEST
-from tritonclip_export.probes import to_uint8, transform_pictures
+from tritonclip_export.probes import to_uint8, transform_images
 from tritonclip_export.staging import OLD, claimed, sweep, unique
 from tritonclip_export.templates import templates
 from tritonclip_export.tokenization import Tokenization
@@ -119,13 +119,13 @@ def _clear(made: Sequence[Path]) -> None:
 
 
 def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenization: Tokenization, length: int) -> None:
-    """Give the towers the same picture and text, as pixels and ids, that warm up the models before them.
+    """Give the towers the same image and text, as pixels and ids, that warm up the models before them.
 
     `length` is that of the ids, and holds the warm-up text.
     """
-    encoded = (repository / "preprocess" / "warmup" / "picture").read_bytes()[_BYTES_LENGTH_PREFIX:]
+    encoded = (repository / "preprocess" / "warmup" / "image").read_bytes()[_BYTES_LENGTH_PREFIX:]
     with Image.open(io.BytesIO(encoded)) as image:
-        pixels = to_uint8(transform_pictures([image], dict(preprocess_cfg)), dict(preprocess_cfg))
+        pixels = to_uint8(transform_images([image], dict(preprocess_cfg)), dict(preprocess_cfg))
     ids = tokenization([WARMUP_TEXT])[:, :length].contiguous()
     made = {"image_encoder/warmup/pixels": pixels, "text_encoder/warmup/input_ids": ids}
     write_files(repository, {path: tensor.numpy().tobytes() for path, tensor in made.items()})

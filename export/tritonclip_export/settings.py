@@ -57,7 +57,7 @@ class Settings:
         exif: whether images are turned as their EXIF orientation says: one of EXIF_MODES.
         threads: cores that a tower uses under `onnxruntime-python`; 0 takes every core the server may use.
         runtime: what runs the towers: one of RUNTIMES.
-        preprocess: what decodes pictures: one of PREPROCESSES.
+        preprocess: what decodes images: one of PREPROCESSES.
         release: the oldest release of tritonserver that will serve, YY.MM.
         encoder_instances: copies of a tower on each GPU; `onnxruntime-python` has one, which takes all there is.
         queue_seconds: the timeout of requests that come without one, and the longest that counts. What waited half of

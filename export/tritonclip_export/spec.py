@@ -30,21 +30,21 @@ SHORT_BUCKETS = (16, 32)
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How an encoded picture becomes the tower's pixels.
+    """How an encoded image becomes the tower's pixels.
 
     Attributes:
-        height, width: pixels of the tower's input; of "naflex" those of a square picture as the tower was trained on.
+        height, width: pixels of the tower's input; of "naflex" those of a square image as the tower was trained on.
         mean, std: per RGB channel, for values in [0, 1].
         interpolation: of the antialiased resize.
         resize_mode: "shortest" side to size, then center crop; "longest" side to size, then pad with
             `fill_color`; "squash" both sides; or "naflex", both sides to whole patches, as many as `max_num_patches`
-            allows at nearly the picture's aspect ratio.
+            allows at nearly the image's aspect ratio.
         fill_color: RGB, 0 to 255.
         crop_offset: where a center crop begins if half of what is cut off is no whole number: "round" half to even
             (torchvision), or "floor" (transformers).
-        to_rgb: "last" resizes in the picture's own mode (open_clip), "first" converts before, "white" does so too and
+        to_rgb: "last" resizes in the image's own mode (open_clip), "first" converts before, "white" does so too and
             lays what is transparent over white (transformers' `do_convert_rgb`).
-        patch_size, max_num_patches: of "naflex" alone: the side of a patch, and the most that a picture becomes.
+        patch_size, max_num_patches: of "naflex" alone: the side of a patch, and the most that an image becomes.
     """
 
     height: int
@@ -61,7 +61,7 @@ class ImageSpec:
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
-        """Of the uint8 `pixels` of one picture: [H, W, 3], or the rows that `naflex` describes."""
+        """Of the uint8 `pixels` of one image: [H, W, 3], or the rows that `naflex` describes."""
         if self.patch_size is None or self.max_num_patches is None:
             return self.height, self.width, 3
         return 1 + self.max_num_patches, 3 * self.patch_size**2

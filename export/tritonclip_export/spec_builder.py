@@ -40,7 +40,7 @@ def _image_spec(checkpoint: Checkpoint) -> ImageSpec:
     tower_size = _pair(checkpoint.model_cfg["vision_cfg"].get("image_size", 224))
     if (height, width) != tower_size:
         raise CheckpointError(
-            f"the preprocessing makes pictures of {height} x {width}, the image tower takes "
+            f"the preprocessing makes images of {height} x {width}, the image tower takes "
             f"{tower_size[0]} x {tower_size[1]}; correct preprocess_cfg.size"
         )
     return ImageSpec(

@@ -1,6 +1,6 @@
 """Zero-shot answers in PyTorch, with the adapters unmerged: what the served answers are compared with.
 
-`python -m tritonclip_export.zero_shot CHECKPOINT --labels FILE PICTURE …` prints them as JSON.
+`python -m tritonclip_export.zero_shot CHECKPOINT --labels FILE IMAGE …` prints them as JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tritonclip_export.adapters import read_adapters
 from tritonclip_export.commands.export import parse_adapter
 from tritonclip_export.frameworks import torch
 from tritonclip_export.load import load_checkpoint
-from tritonclip_export.probes import transform_pictures
+from tritonclip_export.probes import transform_images
 from tritonclip_export.reference import unmerged_reference
 from tritonclip_export.spec_builder import build_spec
 
@@ -40,27 +40,27 @@ class ZeroShot:
         with torch.no_grad():
             self._labels = self._reference.encode_text(checkpoint.tokenization(list(labels)))
 
-    def probabilities(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def probabilities(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Softmax over the labels: float32 [N, number of labels]."""
         with torch.no_grad():
-            images = self._reference.encode_image(transform_pictures(pictures, self._preprocess_cfg))
-        return (self._logit_scale * images @ self._labels.T).softmax(dim=-1)
+            features = self._reference.encode_image(transform_images(images, self._preprocess_cfg))
+        return (self._logit_scale * features @ self._labels.T).softmax(dim=-1)
 
 
 def main() -> None:
-    """Print `{"picture": {"label": …, "probability": …}}`."""
+    """Print `{"image": {"label": …, "probability": …}}`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", metavar="CHECKPOINT", type=Path)
-    parser.add_argument("pictures", metavar="PICTURE", type=Path, nargs="+")
+    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
     parser.add_argument("--labels", metavar="FILE", type=Path, required=True)
     parser.add_argument("--adapter", metavar="DIR[=WEIGHT]", action="append", default=[])
     args = parser.parse_args()
     labels = [line for line in args.labels.read_text(encoding="utf-8").splitlines() if line.strip()]
     model = ZeroShot(args.source, [parse_adapter(text) for text in args.adapter], labels)
-    best = model.probabilities([Image.open(path) for path in args.pictures]).max(dim=-1)
+    best = model.probabilities([Image.open(path) for path in args.images]).max(dim=-1)
     answers = {
         str(path): {"label": labels[index], "probability": round(probability, 4)}
-        for path, probability, index in zip(args.pictures, best.values.tolist(), best.indices.tolist(), strict=True)
+        for path, probability, index in zip(args.images, best.values.tolist(), best.indices.tolist(), strict=True)
     }
     print(json.dumps(answers))
 

@@ -18,7 +18,7 @@ from tritonclip_chaos.errors import ChaosError
 from tritonclip_chaos.flood.outcome import Outcome
 from tritonclip_chaos.flood.requests import embed_request, read_requests, write_requests
 from tritonclip_chaos.gaps import back_after, longest_gap
-from tritonclip_chaos.material import draw_picture
+from tritonclip_chaos.material import draw_image
 from tritonclip_chaos.page import BEFORE, PAGE, read_results, render, table
 from tritonclip_chaos.records import Record, Sample
 from tritonclip_chaos.runner import RESULTS, describe, run_campaigns
@@ -82,8 +82,8 @@ def test_every_kind_of_call_has_callers() -> None:
 
 
 def test_a_seed_decides_what_is_sent() -> None:
-    assert draw_picture(random.Random("1")) == draw_picture(random.Random("1"))
-    assert draw_picture(random.Random("1")) != draw_picture(random.Random("2"))
+    assert draw_image(random.Random("1")) == draw_image(random.Random("1"))
+    assert draw_image(random.Random("1")) != draw_image(random.Random("2"))
 
 
 def test_prepared_requests_survive_their_file(tmp_path: Path) -> None:

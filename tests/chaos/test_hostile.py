@@ -102,7 +102,7 @@ def test_a_short_run_finds_nothing(aimed: Context, name: str) -> None:
 
 def test_a_wrong_answer_is_found(aimed: Context, references: Material) -> None:
     """Against references that are another model's, every good image beside a mutant is wrong."""
-    turned = replace(references, picture_features=np.roll(references.picture_features, 1, axis=1))
+    turned = replace(references, image_features=np.roll(references.image_features, 1, axis=1))
     context = replace(aimed, _material=turned, callers=4)
     records = run_campaigns(context, [load("images")], None)
     assert records[-1].wrong > 0
@@ -119,7 +119,7 @@ def nonsense() -> Iterator[str]:
 def test_the_command_ends_with_one_line(
     nonsense: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for many in ("PICTURES", "TEXTS"):
+    for many in ("IMAGES", "TEXTS"):
         monkeypatch.setattr(material, many, 1)
     monkeypatch.setattr(sys, "argv", ["tritonclip_chaos", "run", "texts", "--short", "--address", nonsense])
     assert main() == ServerFault.exit_code

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from sample_pictures import encode, photo
+from sample_images import encode, photo
 from supervised import Served, wait_until
 from tritonclip_bench.endpoint import connect
 from tritonclip_chaos.campaigns._hostile import embed_request, embeddings, judge, not_unit, send
@@ -28,7 +28,7 @@ from tritonclip_serve import TritonServer
 ENTRY_POINTS = ("embed_image", "embed_text", "clip")
 CANCELLED = 100
 TIMEOUT_S = 30
-PICTURE = encode(photo(), "JPEG")
+IMAGE = encode(photo(), "JPEG")
 _PENDING = re.compile(r'^nv_inference_pending_request_count\{model="([^"]+)".*\} (\d+)', re.MULTILINE)
 
 
@@ -47,7 +47,7 @@ def ordinary(server: TritonServer) -> tuple[np.ndarray, np.ndarray]:
 
 def answers(server: TritonServer) -> tuple[np.ndarray, np.ndarray]:
     with ClipClient(server.grpc_address, retry=False) as client:
-        return client.embed_images([PICTURE]), client.embed_texts(["a dog"])
+        return client.embed_images([IMAGE]), client.embed_texts(["a dog"])
 
 
 def request_of(model: str, chance: random.Random) -> service_pb2.ModelInferRequest:
@@ -55,7 +55,7 @@ def request_of(model: str, chance: random.Random) -> service_pb2.ModelInferReque
     text = f"a dog of the number {chance.random()}".encode()
     if model == "embed_text":
         return embed_request(model, "text", [text] * 8)
-    request = embed_request(model, "image", [PICTURE] * 4)
+    request = embed_request(model, "image", [IMAGE] * 4)
     if model == "clip":
         request.MergeFrom(embed_request(model, "text", [text]))
     return request
@@ -87,7 +87,7 @@ def calm_after(served: Served, ordinary: tuple[np.ndarray, np.ndarray]) -> None:
     """Nothing waits any more, by Triton's own count, and answers are what they were."""
     with ClipClient(served.grpc) as client:
         for found, expected in zip(
-            (client.embed_images([PICTURE]), client.embed_texts(["a dog"])), ordinary, strict=True
+            (client.embed_images([IMAGE]), client.embed_texts(["a dog"])), ordinary, strict=True
         ):
             assert np.array_equal(found, expected)
     assert wait_until(lambda: set(pending(served.metrics)) > set(ENTRY_POINTS), TIMEOUT_S)
@@ -155,7 +155,7 @@ def test_nul_in_names_and_ids(stub, ordinary) -> None:
 
 def test_large_payloads_are_refused_and_their_memory_does_not_add_up(server: TritonServer, stub, ordinary) -> None:
     """L0_large_payload, L0_memory_growth."""
-    large = embed_request("embed_image", "image", [PICTURE + bytes(64 << 20)])
+    large = embed_request("embed_image", "image", [IMAGE + bytes(64 << 20)])
     pid = server.pid
     held = []
     for _ in range(12):

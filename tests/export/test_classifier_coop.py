@@ -130,7 +130,7 @@ def test_a_generic_context_serves_other_classes(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"meta_net.linear1.weight": torch.ones(2, 2)}, "CoCoOp's prompts depend on the picture .meta_net."),
+        ({"meta_net.linear1.weight": torch.ones(2, 2)}, "CoCoOp's prompts depend on the image .meta_net."),
         ({"compound_prompts_text.0": torch.ones(2, 2)}, "MaPLe's prompts change the image tower too"),
         ({"ctx": torch.ones(3)}, r"no learned context `ctx` \[n, width\]"),
         ({"ctx": torch.full((5, WIDTH), float("nan"))}, "the learned context holds NaN or infinity"),

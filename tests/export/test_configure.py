@@ -44,8 +44,8 @@ def test_the_containers_own_onnx_runtime_on_a_gpu(model: str, repository: Path) 
 
 def test_a_gpu_is_warmed_up_with_the_least_and_the_most_of_every_shape(repository: Path) -> None:
     configs = configure(repository, "--runtime", "onnxruntime", "--max-image-batch", "8")
-    pictures, texts = (configs[model].model_warmup for model in ENCODERS)
-    assert [(one.batch_size, one.inputs["pixels"].input_data_file) for one in pictures] == [
+    images, texts = (configs[model].model_warmup for model in ENCODERS)
+    assert [(one.batch_size, one.inputs["pixels"].input_data_file) for one in images] == [
         (1, "pixels"),
         (8, "pixels"),
     ]
@@ -134,10 +134,10 @@ def test_batches_of_a_whole_repository_with_its_classifier(repository: Path, lab
     before = parsed(repository)
     configs = configure(repository, "--max-image-batch", "12", "--max-text-batch", "24", "--runtime", "onnxruntime")
     batches = {name: config.max_batch_size for name, config in configs.items()}
-    of_pictures = ("image_encoder", "embed_image", "classifier_head_shapes", "classify_shapes")
+    of_images = ("image_encoder", "embed_image", "classifier_head_shapes", "classify_shapes")
     of_texts = ("text_encoder", "cached_text_encoder", "embed_text")
     none = ("preprocess", "tokenizer", "similarity", "split_text", "clip")
-    assert batches == {**dict.fromkeys(of_pictures, 12), **dict.fromkeys(of_texts, 24), **dict.fromkeys(none, 0)}
+    assert batches == {**dict.fromkeys(of_images, 12), **dict.fromkeys(of_texts, 24), **dict.fromkeys(none, 0)}
     carried = configs["classify_shapes"].parameters["serving_spec"].string_value
     assert carried == configs["embed_image"].parameters["serving_spec"].string_value
     head, was = configs["classifier_head_shapes"], before["classifier_head_shapes"]

@@ -23,7 +23,7 @@ from tritonclip_serve.installation import find_server
 CONFIG = "preprocess/config.pbtxt"
 ADDED = {
     *("preprocess/1/clip_dali.py", "preprocess/1/dali_router.py", "preprocess_dali/config.pbtxt"),
-    *("preprocess_dali/1/dali.py", "preprocess_dali/1/pictures.json"),
+    *("preprocess_dali/1/dali.py", "preprocess_dali/1/images.json"),
 }
 LIMITS = ("--max-image-batch", "6", "--preprocess-threads", "3")
 IMAGE = ImageSpec(32, 32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bilinear", "squash", (1, 2, 3))
@@ -44,9 +44,9 @@ def files(repository: Path) -> dict[str, bytes]:
     return {path.relative_to(repository).as_posix(): path.read_bytes() for path in found}
 
 
-def picture_config(**changes: object) -> dict:
+def image_config(**changes: object) -> dict:
     image = ImageSpec(**{**vars(IMAGE), **changes})
-    return json.loads(dali_files(image, Settings())["preprocess_dali/1/pictures.json"])
+    return json.loads(dali_files(image, Settings())["preprocess_dali/1/images.json"])
 
 
 def configure(repository: Path, *options: str) -> None:
@@ -75,8 +75,8 @@ def test_the_decoder_has_the_numbers_of_the_export(exported: dict[str, Path]) ->
     assert list(decoder.output[0].dims) == [32, 32, 3]
     assert decoder.input[0].allow_ragged_batch
     assert decoder.parameters["num_threads"].string_value == "3"
-    pictures = json.loads((exported["dali"] / "preprocess_dali" / "1" / "pictures.json").read_text())
-    assert pictures == {
+    images = json.loads((exported["dali"] / "preprocess_dali" / "1" / "images.json").read_text())
+    assert images == {
         "size": [32, 32],
         "interpolation": "bilinear",
         "fill_color": [0, 0, 0],
@@ -102,25 +102,25 @@ def test_there_and_back_again_is_where_it_was(exported: dict[str, Path], tmp_pat
 def test_the_decoder_follows_batch_and_processes(exported: dict[str, Path], tmp_path: Path) -> None:
     repository = shutil.copytree(exported["dali"], tmp_path / "repository")
     configure(repository, "--max-image-batch", "4", "--preprocess-threads", "5", "--queue-seconds", "3")
-    pictures = json.loads((repository / "preprocess_dali" / "1" / "pictures.json").read_text())
-    assert (pictures["batch_size"], pictures["threads"]) == (4, 5)
+    images = json.loads((repository / "preprocess_dali" / "1" / "images.json").read_text())
+    assert (images["batch_size"], images["threads"]) == (4, 5)
     decoder = read_config(repository / "preprocess_dali" / "config.pbtxt")
     assert (decoder.max_batch_size, decoder.parameters["num_threads"].string_value) == (4, "5")
     assert decoder.dynamic_batching.default_queue_policy.default_timeout_microseconds == 3_000_000
 
 
 def test_open_clips_own_filter_for_what_is_not_square() -> None:
-    assert picture_config(resize_mode="shortest")["interpolation"] == "bilinear"
-    assert picture_config(resize_mode="shortest", width=48)["interpolation"] == "bicubic"
-    assert picture_config(resize_mode="squash", width=48)["interpolation"] == "bilinear"
-    assert picture_config(width=48)["size"] == [32, 48]
+    assert image_config(resize_mode="shortest")["interpolation"] == "bilinear"
+    assert image_config(resize_mode="shortest", width=48)["interpolation"] == "bicubic"
+    assert image_config(resize_mode="squash", width=48)["interpolation"] == "bilinear"
+    assert image_config(width=48)["size"] == [32, 48]
 
 
 def test_the_checked_in_files_are_those_of_the_default_model() -> None:
     image = ImageSpec(224, 224, (0.0,) * 3, (1.0,) * 3, "bicubic", "shortest", (0, 0, 0))
     made = dali_files(image, Settings())
-    there = json.loads((templates() / "preprocess_dali" / "1" / "pictures.json").read_text())
-    assert json.loads(made["preprocess_dali/1/pictures.json"]) == there
+    there = json.loads((templates() / "preprocess_dali" / "1" / "images.json").read_text())
+    assert json.loads(made["preprocess_dali/1/images.json"]) == there
     assert {*made, "preprocess_dali/config.pbtxt"} == ADDED
     assert all((templates() / path).is_file() for path in ADDED)
 

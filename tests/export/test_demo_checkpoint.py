@@ -1,4 +1,4 @@
-"""The bundled demo: its files load as they stand, its figures hold on fresh pictures, its training runs."""
+"""The bundled demo: its files load as they stand, its figures hold on fresh images, its training runs."""
 
 from __future__ import annotations
 
@@ -105,17 +105,17 @@ def test_adapter_is_better_whole_than_either_towers_half(figures):
 
 @pytest.mark.parametrize(("split", "domain"), SETS)
 @pytest.mark.parametrize("state", ["base", "with_adapter"])
-def test_fresh_pictures_reproduce_the_figure(split, domain, state, figures, base_encoders, adapted_encoders):
+def test_fresh_images_reproduce_the_figure(split, domain, state, figures, base_encoders, adapted_encoders):
     encoders = {"base": base_encoders, "with_adapter": adapted_encoders}[state]
     claimed = figures["accuracy"][state][domain][split]
     measured = evaluate.accuracy(*encoders, list(evaluate.samples(split, domain, FRESH_SEED, FRESH_COUNT)))
-    spread = max(claimed * (1 - claimed), 0.01) * (1 / FRESH_COUNT + 1 / figures["evaluation"]["pictures_per_figure"])
+    spread = max(claimed * (1 - claimed), 0.01) * (1 / FRESH_COUNT + 1 / figures["evaluation"]["images_per_figure"])
     assert abs(measured - claimed) <= 3.5 * math.sqrt(spread)
 
 
 def test_gallery_is_answered_by_the_adapted_model_and_not_by_the_base(demo_folder, base_encoders, adapted_encoders):
-    told = json.loads((demo_folder / "pictures" / "pictures.json").read_text())
-    opened = [Image.open(demo_folder / "pictures" / file).convert("RGB") for file in told]
+    told = json.loads((demo_folder / "images" / "images.json").read_text())
+    opened = [Image.open(demo_folder / "images" / file).convert("RGB") for file in told]
     wanted = [entry["label"] for entry in told.values()]
     assert [LABELS[index] for index in evaluate.predictions(*adapted_encoders, opened)] == wanted
     before = [LABELS[index] for index in evaluate.predictions(*base_encoders, opened)]
@@ -126,9 +126,9 @@ def test_gallery_is_answered_by_the_adapted_model_and_not_by_the_base(demo_folde
     assert right["shifted"] < 4
 
 
-def test_gallery_shows_held_out_pairs_and_pictures_that_are_not_square(demo_folder):
+def test_gallery_shows_held_out_pairs_and_images_that_are_not_square(demo_folder):
     held_out = {label(*pair) for pair in HELD_OUT_PAIRS}
-    told = json.loads((demo_folder / "pictures" / "pictures.json").read_text())
+    told = json.loads((demo_folder / "images" / "images.json").read_text())
     assert sum(e["label"] in held_out for e in told.values() if e["domain"] == "original") == 2
     assert sum(exhibit.size[0] != exhibit.size[1] for exhibit in gallery.EXHIBITS) >= 4
 
@@ -148,7 +148,7 @@ def test_training_never_meets_a_held_out_pair():
 def test_samples_depend_on_the_seed_alone():
     first, again = (list(evaluate.samples("all", "shifted", 5, 6)) for _ in range(2))
     other = list(evaluate.samples("all", "shifted", 6, 6))
-    pixels = [[evaluate.png_bytes(picture) for picture, _ in drawn] for drawn in (first, again, other)]
+    pixels = [[evaluate.png_bytes(image) for image, _ in drawn] for drawn in (first, again, other)]
     assert pixels[0] == pixels[1]
     assert not set(pixels[0]) & set(pixels[2])
 
@@ -177,12 +177,12 @@ def test_training_reduces_the_loss(tmp_path):
 
 def test_command_writes_every_file(tmp_path, capsys):
     out = tmp_path / "demo"
-    assert train.main(["--out", str(out), "--base-steps", "1", "--adapter-steps", "1", "--pictures", "4"]) == 0
+    assert train.main(["--out", str(out), "--base-steps", "1", "--adapter-steps", "1", "--images", "4"]) == 0
     assert "step 1 of 1" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
         "checkpoint",
         "adapter",
-        "pictures",
+        "images",
         "labels.txt",
         "figures.json",
     }

@@ -59,9 +59,9 @@ def test_without_a_runtime_the_configs_stay(repository: Path) -> None:
 def test_the_probes_reach_every_shape_that_is_served(repository: Path) -> None:
     toolkit = FakeToolkit()
     build(EngineRequest(repository), toolkit)
-    pictures = {shape[0] for shape in toolkit.shapes if len(shape) == 4}
+    images = {shape[0] for shape in toolkit.shapes if len(shape) == 4}
     texts = {shape for shape in toolkit.shapes if len(shape) == 2}
-    assert pictures == {1, 3, 32}
+    assert images == {1, 3, 32}
     assert texts == {(size, length) for size in (1, 3, 64) for length in (16, 32, 77)}
 
 
@@ -70,9 +70,9 @@ def test_own_probes_come_beside_the_built_in_ones(repository: Path, demo: Path, 
     texts.write_text("one\ntwo\nthree\n", encoding="utf-8")
     alone, together = FakeToolkit(), FakeToolkit()
     build(EngineRequest(repository), alone)
-    build(EngineRequest(repository, probe_pictures=demo / "pictures", probe_texts=texts), together)
+    build(EngineRequest(repository, probe_images=demo / "images", probe_texts=texts), together)
     more = [together.shapes.count(shape) - alone.shapes.count(shape) for shape in ((1, 48, 48, 3), (1, 16))]
-    own = [path for path in (demo / "pictures").iterdir() if path.suffix in (".jpg", ".png")]
+    own = [path for path in (demo / "images").iterdir() if path.suffix in (".jpg", ".png")]
     assert more == [len(own), 3]
 
 

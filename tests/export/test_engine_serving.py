@@ -108,7 +108,7 @@ def test_the_ensembles_tell_the_runtime_and_nothing_else_of_them_changes(
     assert "its engines were not compared with a GPU: none is seen here" in out
 
 
-@pytest.mark.parametrize(("field", "value"), [("name", "picture"), ("data_type", 11), ("dims", [48, 48, 4])])
+@pytest.mark.parametrize(("field", "value"), [("name", "image"), ("data_type", 11), ("dims", [48, 48, 4])])
 def test_a_config_that_is_not_the_graphs_is_refused(field: str, value, repository: Path) -> None:
     config = read_config(repository / "image_encoder" / "config.pbtxt")
     if field == "dims":

@@ -12,9 +12,9 @@ import pytest
 from lora_models import (
     MODEL_CFG,
     Embeddings,
+    images,
     largest_difference,
     open_clip_embeddings,
-    pictures,
     random_state_dict,
     texts,
     train_adapter,
@@ -38,7 +38,7 @@ def merged(adapters: Weighted) -> dict[str, torch.Tensor]:
 
 def by_peft(adapters: Weighted) -> Embeddings:
     reference = unmerged_reference(MODEL_CFG, STATE_DICT, adapters)
-    return reference.encode_image(pictures()), reference.encode_text(texts())
+    return reference.encode_image(images()), reference.encode_text(texts())
 
 
 def three(folder: Path, namespace: str) -> Weighted:

@@ -18,7 +18,7 @@ from tritonclip_export.load import load_checkpoint
 from tritonclip_export.naflex import PatchEmbeddings, inside, interpolations, join_rows, split_rows
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.probes import synthetic_pictures, to_uint8, transform_pictures
+from tritonclip_export.probes import synthetic_images, to_uint8, transform_images
 from tritonclip_export.processors import hf_preprocess
 
 from transformers import AutoProcessor, Siglip2ImageProcessor, Siglip2Model, Siglip2VisionConfig  # isort: skip
@@ -30,7 +30,7 @@ TEXTS = ["a photo of a cat", "", "Two DOGS, running_along — the beach!", "杰�
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose pictures have other numbers of patches than its table has positions."""
+    """A checkpoint whose images have other numbers of patches than its table has positions."""
     folder = tmp_path_factory.mktemp("naflex") / "checkpoint"
     hf_siglip2(folder, max_num_patches=MOST, num_patches=36)
     return folder
@@ -43,14 +43,14 @@ def repository(source: Path) -> Path:
     return out
 
 
-def theirs(folder: Path, pictures: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+def theirs(folder: Path, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings by transformers alone: its processor, its model."""
     processor, model = AutoProcessor.from_pretrained(folder), Siglip2Model.from_pretrained(folder).eval()
     with torch.no_grad():
         # The processor of both overrules what the image processor's own file says of patches.
-        images = model.get_image_features(**processor.image_processor(pictures, return_tensors="pt"))
-        texts = model.get_text_features(**processor(text=TEXTS, return_tensors="pt"))
-    return images.pooler_output, texts.pooler_output
+        of_images = model.get_image_features(**processor.image_processor(images, return_tensors="pt"))
+        of_texts = model.get_text_features(**processor(text=TEXTS, return_tensors="pt"))
+    return of_images.pooler_output, of_texts.pooler_output
 
 
 @pytest.mark.parametrize("side", [4, 7])
@@ -99,19 +99,19 @@ def test_rows_carry_patches_and_grids(dtype: torch.dtype) -> None:
 def test_model_and_tokenizer_are_transformers_own(source: Path) -> None:
     checkpoint = load_checkpoint(str(source))
     model = checkpoint.build()
-    pictures = synthetic_pictures()
-    images, texts = theirs(source, pictures)
+    images = synthetic_images()
+    of_images, of_texts = theirs(source, images)
     with torch.no_grad():
-        ours = model.encode_image(transform_pictures(pictures, checkpoint.preprocess_cfg))
+        ours = model.encode_image(transform_images(images, checkpoint.preprocess_cfg))
         read = model.encode_text(checkpoint.tokenization(TEXTS).long())
     # Its processor of torch and its processor of Pillow differ by a level here and there.
-    assert (ours - images).abs().max() <= 2e-3
-    assert (read - texts).abs().max() <= 1e-5
+    assert (ours - of_images).abs().max() <= 2e-3
+    assert (read - of_texts).abs().max() <= 1e-5
 
 
 def test_padding_and_strange_grids_change_nothing_for_others(source: Path, repository: Path) -> None:
     cfg = load_checkpoint(str(source)).preprocess_cfg
-    pixels = to_uint8(transform_pictures(synthetic_pictures()[:3], cfg), cfg)
+    pixels = to_uint8(transform_images(synthetic_images()[:3], cfg), cfg)
     tower = OnnxTower(repository / "image_encoder" / "1" / "model.onnx")
     expected = tower(pixels.numpy())
     grids = split_rows(pixels)[1]
@@ -144,7 +144,7 @@ def test_the_tokenizers_file_decides_masks_and_padding(tmp_path: Path, settings:
     checkpoint = load_checkpoint(str(tmp_path))
     with torch.no_grad():
         ours = checkpoint.build().encode_text(checkpoint.tokenization(TEXTS).long())
-    assert (ours - theirs(tmp_path, synthetic_pictures()[:1])[1]).abs().max() <= 1e-5
+    assert (ours - theirs(tmp_path, synthetic_images()[:1])[1]).abs().max() <= 1e-5
 
 
 def test_another_tokenizers_directory_is_lowered_too(source: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tritonclip_export.load import load_checkpoint
 from tritonclip_export.naflex import inside, split_rows
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.probes import synthetic_pictures, to_uint8, transform_pictures
+from tritonclip_export.probes import synthetic_images, to_uint8, transform_images
 
 from transformers import Siglip2Model, Siglip2VisionModel  # isort: skip - after torch
 
@@ -48,7 +48,7 @@ def test_a_lora_is_merged(kind: Any, source: Path, tmp_path: Path) -> None:
     manifest = export(ExportRequest(str(source), tmp_path / "out", adapters=[(tmp_path / "lora", 1.0)]))
     assert "1 adapters unmerged" in manifest["parity"]["reference"]
     cfg = load_checkpoint(str(source)).preprocess_cfg
-    rows = transform_pictures(synthetic_pictures(), cfg)
+    rows = transform_images(synthetic_images(), cfg)
     patches, grids = split_rows(rows)
     inputs = {"pixel_values": patches, "spatial_shapes": grids, "pixel_attention_mask": inside(grids, 60).int()}
     with torch.no_grad():

@@ -9,9 +9,9 @@ import pytest
 from lora_models import (
     MODEL_CFG,
     Embeddings,
+    images,
     largest_difference,
     open_clip_embeddings,
-    pictures,
     texts,
 )
 from peft_methods import CASES, STATE_DICT, build, read, train
@@ -45,6 +45,6 @@ def test_merged_and_reference_equal_pefts_forward(case: str, namespace: str, tmp
     assert all(torch.equal(STATE_DICT[name], tensor) for name, tensor in before.items())
     assert largest_difference(open_clip_embeddings(merged), trained.embeddings) <= TOLERANCE
     reference = unmerged_reference(MODEL_CFG, STATE_DICT, [(read(trained.path), 1.0)])
-    embeddings = reference.encode_image(pictures()), reference.encode_text(texts())
+    embeddings = reference.encode_image(images()), reference.encode_text(texts())
     assert largest_difference(embeddings, trained.embeddings) <= 1e-6
     require_complete(MODEL_CFG, STATE_DICT, [read(trained.path)])

@@ -13,10 +13,10 @@ from family_checkpoints import chinese_clip, hf_siglip
 from lora_models import (
     MODEL_CFG,
     hf_embeddings,
+    images,
     largest_difference,
     open_clip_embeddings,
     peft_wrap,
-    pictures,
     plain_model,
     quiet,
     set_config,
@@ -119,7 +119,7 @@ def test_adalora_after_its_ranks_were_allocated(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=5.0)
     for step in range(10):
         optimizer.zero_grad()
-        image = base.visual_projection(base.vision_model(pixel_values=pictures()).pooler_output)
+        image = base.visual_projection(base.vision_model(pixel_values=images()).pooler_output)
         text = base.text_projection(base.text_model(input_ids=texts()).pooler_output)
         (image - torch.randn_like(image)).square().mean().add(
             (text - torch.randn_like(text)).square().mean()

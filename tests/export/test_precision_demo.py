@@ -16,7 +16,7 @@ from tritonclip_export.frameworks import torch
 from tritonclip_export.load import load_checkpoint
 from tritonclip_export.precision.calibrate import recording
 from tritonclip_export.precision.float16 import to_float16
-from tritonclip_export.probes import make_probes, to_uint8, transform_pictures
+from tritonclip_export.probes import make_probes, to_uint8, transform_images
 from tritonclip_export.spec_builder import build_spec
 from tritonclip_export.towers import served_towers
 
@@ -29,8 +29,8 @@ def test_rounding_changes_no_answer(demo: Path, split: str) -> None:
     spec = build_spec(checkpoint, checkpoint.state_dict)
     towers = served_towers(checkpoint.build(), checkpoint.model_cfg, spec.image.mean, spec.image.std)
     probes = make_probes(checkpoint.preprocess_cfg, checkpoint.tokenization)
-    pictures = [picture for picture, _ in samples(split, "original", SEED, COUNT)]
-    pixels = to_uint8(transform_pictures(pictures, checkpoint.preprocess_cfg), checkpoint.preprocess_cfg)
+    images = [image for image, _ in samples(split, "original", SEED, COUNT)]
+    pixels = to_uint8(transform_images(images, checkpoint.preprocess_cfg), checkpoint.preprocess_cfg)
     inputs = (pixels, checkpoint.tokenization(LABELS))
     calibrations = []
     for tower, probe in zip(towers, (probes.pixels, probes.input_ids), strict=True):

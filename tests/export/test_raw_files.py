@@ -210,7 +210,7 @@ def close(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
 
 
 def inputs_of(case: Case) -> tuple[np.ndarray, torch.Tensor]:
-    """Noise as pictures, uint8 [3, H, W, 3], and open_clip's ids of TEXTS."""
+    """Noise as images, uint8 [3, H, W, 3], and open_clip's ids of TEXTS."""
     size = open_clip.get_model_config(case.architecture)["vision_cfg"]["image_size"]
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     return pixels, open_clip.get_tokenizer(case.architecture)(TEXTS)

@@ -11,9 +11,9 @@ import pytest
 from lora_models import (
     MODEL_CFG,
     Embeddings,
+    images,
     largest_difference,
     open_clip_embeddings,
-    pictures,
     random_state_dict,
     texts,
     train_adapter,
@@ -32,7 +32,7 @@ def reference(*adapters: tuple[Adapter, float]) -> Reference:
 
 
 def embeddings(given: Reference) -> Embeddings:
-    return given.encode_image(pictures()), given.encode_text(texts())
+    return given.encode_image(images()), given.encode_text(texts())
 
 
 def train(path: Path, namespace: str, **config: Any) -> Adapter:

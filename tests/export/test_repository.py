@@ -16,7 +16,7 @@ from tritonclip_export import repository
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.frameworks import open_clip
 from tritonclip_export.manifest import verify
-from tritonclip_export.probes import to_uint8, transform_pictures
+from tritonclip_export.probes import to_uint8, transform_images
 from tritonclip_export.templates import templates
 
 
@@ -53,10 +53,10 @@ def test_the_fingerprint_is_that_of_the_weights_and_the_spec(source: Path, expor
     assert prints[1] != fingerprint
 
 
-def test_the_towers_warm_up_on_the_picture_and_the_text(exported: Path) -> None:
-    serialised = (exported / "preprocess" / "warmup" / "picture").read_bytes()
-    picture = Image.open(io.BytesIO(serialised[4:]))
-    expected = to_uint8(transform_pictures([picture], PREPROCESS_CFG), PREPROCESS_CFG).numpy()
+def test_the_towers_warm_up_on_the_image_and_the_text(exported: Path) -> None:
+    serialised = (exported / "preprocess" / "warmup" / "image").read_bytes()
+    image = Image.open(io.BytesIO(serialised[4:]))
+    expected = to_uint8(transform_images([image], PREPROCESS_CFG), PREPROCESS_CFG).numpy()
     pixels = np.fromfile(exported / "image_encoder" / "warmup" / "pixels", np.uint8)
     assert np.array_equal(pixels.reshape(expected.shape), expected)
     ids = np.fromfile(exported / "text_encoder" / "warmup" / "input_ids", np.int32)

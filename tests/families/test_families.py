@@ -17,7 +17,7 @@ from tritonclip_export.engine.lint import lint
 from tritonclip_export.frameworks import torch
 from tritonclip_export.load import load_checkpoint
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.probes import synthetic_pictures, transform_pictures
+from tritonclip_export.probes import synthetic_images, transform_images
 from tritonclip_export.registry.families import all_families
 from tritonclip_serve import TritonServer
 
@@ -93,15 +93,15 @@ def test_tensorrt_is_documented_to_take_the_graph(exported: Exported, model: str
 
 
 def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_results: Callable[..., None]) -> None:
-    """Pictures of all shapes and texts of all lengths, through preprocessing and tokenizer, over gRPC."""
+    """Images of all shapes and texts of all lengths, through preprocessing and tokenizer, over gRPC."""
     checkpoint = load_checkpoint(str(exported.folder / "checkpoint"))
     model = checkpoint.build()
-    pictures = synthetic_pictures()
-    encoded = [_png(picture) for picture in pictures]
+    images = synthetic_images()
+    encoded = [_png(image) for image in images]
     with torch.no_grad():
-        images = model.encode_image(transform_pictures(pictures, checkpoint.preprocess_cfg))
-        texts = model.encode_text(checkpoint.tokenization(TEXTS).long())
-        expected = [torch.nn.functional.normalize(features, dim=-1) for features in (images, texts)]
+        of_images = model.encode_image(transform_images(images, checkpoint.preprocess_cfg))
+        of_texts = model.encode_text(checkpoint.tokenization(TEXTS).long())
+        expected = [torch.nn.functional.normalize(features, dim=-1) for features in (of_images, of_texts)]
     log = exported.folder / "server.log"
     with (
         TritonServer(exported.folder / "repository", grpc_port=0, metrics_port=0, log_path=log) as server,
@@ -116,7 +116,7 @@ def test_the_server_embeds_as_the_checkpoint_does(exported: Exported, family_res
     text_difference = np.abs(served[1] - expected[1].numpy()).max()
     family_results(exported.record(*cosines, most, served=True))
     assert min(cosines) >= LEAST_COSINE
-    # Of texts only: a picture's levels may be rounded differently, by one of 255, and the cosine holds that.
+    # Of texts only: an image's levels may be rounded differently, by one of 255, and the cosine holds that.
     assert text_difference <= MOST_ABS
     assert np.allclose(scores.probabilities, _probabilities(model, expected[0][:1], expected[1][:4]), atol=1e-3)
 
@@ -129,7 +129,7 @@ def _probabilities(model: Any, images: torch.Tensor, texts: torch.Tensor) -> np.
         return (logits.softmax(dim=-1) if bias is None else (logits + bias).sigmoid()).numpy()
 
 
-def _png(picture: Any) -> bytes:
+def _png(image: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

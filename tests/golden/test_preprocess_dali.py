@@ -18,7 +18,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from dali_pipeline import dali_site, load, on_cpu, reach, write
-from sample_pictures import PICTURES, encode, photo
+from sample_images import IMAGES, encode, photo
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.load import load_checkpoint
 from tritonclip_export.spec_builder import build_spec
@@ -27,17 +27,17 @@ from tritonclip_export.towers import served_towers
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
 import clip_dali
-from clip_preprocess import PictureSettings, preprocess
+from clip_preprocess import ImageSettings, preprocess
 
 DEMO = Path(__file__).parents[2] / "export" / "demo"
-SETTINGS = PictureSettings(224, 224, "shortest", "bicubic", (0, 0, 0), 89_478_485, 1 << 25)
+SETTINGS = ImageSettings(224, 224, "shortest", "bicubic", (0, 0, 0), 89_478_485, 1 << 25)
 SIZES = [(1024, 768), (768, 1024), (641, 479), (500, 333), (301, 903), (1201, 300), (225, 224), (224, 451)]
 SIZES += [(3000, 2000), (2400, 60), (224, 224), (100, 75), (37, 21), (8, 3), (1, 1)]
 TINY = {f"{width}x{height}" for width, height in SIZES if min(width, height) < 224} | {"small grey"}
 BATCH = 32
-# In levels of 255; at the picture's rim Pillow leaves out what lies outside, and DALI repeats the last pixel.
+# In levels of 255; at the image's rim Pillow leaves out what lies outside, and DALI repeats the last pixel.
 RIM, MEAN, ABOVE_ONE = 12, {"shrunk": 0.02, "grown": 0.1}, {"shrunk": 0.0005, "grown": 0.01}
-# 1 - cosine: of any picture, and as a share of what lies between two pictures.
+# 1 - cosine: of any image, and as a share of what lies between two images.
 FARTHEST, FARTHEST_OF_BETWEEN = 1e-4, 3e-4
 TURNED = {number: Image.Exif() for number in range(1, 9)}
 for number, block in TURNED.items():
@@ -59,13 +59,13 @@ JPEGS |= {"of a stereo camera": encode(photo((640, 481)), "MPO", save_all=True, 
 JPEGS |= {f"exif {number}": jpeg((421, 317), exif=block.tobytes()) for number, block in TURNED.items()}
 
 
-def job(encoded: bytes, settings: PictureSettings = SETTINGS) -> clip_dali.Job:
+def job(encoded: bytes, settings: ImageSettings = SETTINGS) -> clip_dali.Job:
     made = clip_dali.job_for(encoded, settings)
     assert made is not None
     return made
 
 
-def by_pillow(one: clip_dali.Job, settings: PictureSettings) -> np.ndarray:
+def by_pillow(one: clip_dali.Job, settings: ImageSettings) -> np.ndarray:
     """What the steps ask for, done by Pillow."""
     image = Image.open(io.BytesIO(one.encoded))
     resample = Image.Resampling[settings.interpolation.upper()]
@@ -77,7 +77,7 @@ def by_pillow(one: clip_dali.Job, settings: PictureSettings) -> np.ndarray:
     return clip_dali.upright(np.asarray(canvas), one)
 
 
-def difference(ours: np.ndarray, encoded: bytes, settings: PictureSettings) -> np.ndarray:
+def difference(ours: np.ndarray, encoded: bytes, settings: ImageSettings) -> np.ndarray:
     return np.abs(ours.astype(int) - preprocess(encoded, settings))
 
 
@@ -110,14 +110,14 @@ TAKEN |= {"of the model's size", "one row more", *(f"exif {number}" for number i
 
 
 def test_only_plain_jpegs_are_sent() -> None:
-    assert {kind for kind, make in PICTURES.items() if clip_dali.job_for(make(), SETTINGS)} == TAKEN
+    assert {kind for kind, make in IMAGES.items() if clip_dali.job_for(make(), SETTINGS)} == TAKEN
 
 
 @pytest.mark.parametrize(
     "encoded",
     [
-        *(b"", b"no picture", PICTURES["jpeg 4:2:0"]()[:-2], PICTURES["jpeg 4:2:0"]()[:9000]),
-        PICTURES["jpeg 4:2:0"]() + b"trailing",
+        *(b"", b"no image", IMAGES["jpeg 4:2:0"]()[:-2], IMAGES["jpeg 4:2:0"]()[:9000]),
+        IMAGES["jpeg 4:2:0"]() + b"trailing",
     ],
     ids=["empty", "text", "without its end", "half", "with more behind"],
 )
@@ -145,7 +145,7 @@ def site() -> Path:
 
 @dataclass(frozen=True)
 class Gap:
-    """Of many pictures, in levels of 255."""
+    """Of many images, in levels of 255."""
 
     largest: int
     mean: float
@@ -171,13 +171,13 @@ def test_dali_makes_the_pixels_of_the_reference(
     away = {name: difference(made[name], encoded, settings) for name, encoded in JPEGS.items()}
     for what, names in (("shrunk", JPEGS.keys() - TINY), ("grown", TINY)):
         gap = Gap.of([away[name] for name in names])
-        print(f"{resize_mode}, {interpolation}, {len(names)} pictures {what}: {gap}")
+        print(f"{resize_mode}, {interpolation}, {len(names)} images {what}: {gap}")
         assert gap.largest <= RIM, what
         assert gap.mean <= MEAN[what]
         assert gap.share_above_one <= ABOVE_ONE[what]
 
 
-def demo_tower() -> tuple[Any, PictureSettings]:
+def demo_tower() -> tuple[Any, ImageSettings]:
     checkpoint = load_checkpoint(str(DEMO / "checkpoint"))
     spec = build_spec(checkpoint, checkpoint.state_dict).image
     tower, _ = served_towers(checkpoint.build(checkpoint.state_dict), checkpoint.model_cfg, spec.mean, spec.std)
@@ -185,7 +185,7 @@ def demo_tower() -> tuple[Any, PictureSettings]:
     return tower, dataclasses.replace(SETTINGS, **{name: getattr(spec, name) for name in names})
 
 
-def random_tower() -> tuple[Any, PictureSettings]:
+def random_tower() -> tuple[Any, ImageSettings]:
     """Of ViT-B-32, untrained."""
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32").eval()
@@ -197,19 +197,19 @@ def random_tower() -> tuple[Any, PictureSettings]:
 @pytest.mark.network
 @pytest.mark.parametrize("make", [demo_tower, random_tower])
 def test_embeddings_are_those_of_the_reference(
-    site: Path, make: Callable[[], tuple[Any, PictureSettings]], tmp_path: Path
+    site: Path, make: Callable[[], tuple[Any, ImageSettings]], tmp_path: Path
 ) -> None:
     del site
     tower, settings = make()
-    pictures = list(JPEGS.values())[::2]
-    reference = np.stack([preprocess(encoded, settings) for encoded in pictures])
+    images = list(JPEGS.values())[::2]
+    reference = np.stack([preprocess(encoded, settings) for encoded in images])
     with torch.no_grad():
         ours, theirs = (
             tower(torch.from_numpy(pixels)).double().numpy()
-            for pixels in (through_dali(pictures, settings, tmp_path), reference)
+            for pixels in (through_dali(images, settings, tmp_path), reference)
         )
     away = 1 - (ours * theirs).sum(1)
-    between = 1 - (theirs @ theirs.T)[np.triu_indices(len(pictures), 1)].mean()
+    between = 1 - (theirs @ theirs.T)[np.triu_indices(len(images), 1)].mean()
     print(f"{make.__name__}: cosine >= {1 - away.max():.7f}, mean {1 - away.mean():.7f}; of two {1 - between:.3f}")
     assert away.max() <= FARTHEST
     assert away.max() <= FARTHEST_OF_BETWEEN * between
@@ -230,12 +230,12 @@ def test_the_backend_finds_one_pipeline_to_serialize(site: Path, tmp_path: Path)
             invoke_autoserialize(module, str(tmp_path / "model.dali"))
 
 
-def through_dali(pictures: list[bytes], settings: PictureSettings, folder: Path) -> np.ndarray:
+def through_dali(images: list[bytes], settings: ImageSettings, folder: Path) -> np.ndarray:
     """Pixels uint8 [B, H, W, 3], by batches of what a server takes."""
     run = on_cpu(write(folder, settings))
     made = []
-    for first in range(0, len(pictures), BATCH):
-        jobs = [job(encoded, settings) for encoded in pictures[first : first + BATCH]]
+    for first in range(0, len(images), BATCH):
+        jobs = [job(encoded, settings) for encoded in images[first : first + BATCH]]
         made += [clip_dali.upright(pixels, one) for one, pixels in zip(jobs, run(*clip_dali.pack(jobs)), strict=True)]
     return np.stack(made)
 

@@ -1,4 +1,4 @@
-"""Every kind of picture, through the served preprocessing and through transformers' own processors."""
+"""Every kind of image, through the served preprocessing and through transformers' own processors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sample_pictures import PICTURES, encode, photo
+from sample_images import IMAGES, encode, photo
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.processors import hf_preprocess
@@ -32,7 +32,7 @@ from transformers.models.siglip2.image_processing_siglip2 import (  # isort: ski
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
 from clip_patches import patched_size, to_rows
-from clip_preprocess import PictureSettings, preprocess
+from clip_preprocess import ImageSettings, preprocess
 
 torch.set_num_threads(1)
 SIDE = 96
@@ -46,16 +46,16 @@ KINDS: dict[str, Any] = {
 }
 
 
-def served(processor: Any, folder: Path) -> PictureSettings:
+def served(processor: Any, folder: Path) -> ImageSettings:
     """What the exporter makes of the processor's file."""
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(processor.to_dict()))
     read = hf_preprocess(path, {"image_size": SIDE})
     same = {key: read[key] for key in ("resize_mode", "interpolation", *OPTIONAL_STEPS) if key in read}
-    return PictureSettings(SIDE, SIDE, fill_color=(0, 0, 0), max_pixels=1 << 30, max_bytes=1 << 25, **same)
+    return ImageSettings(SIDE, SIDE, fill_color=(0, 0, 0), max_pixels=1 << 30, max_bytes=1 << 25, **same)
 
 
-def worst(encoded: bytes, processor: Any, settings: PictureSettings) -> float:
+def worst(encoded: bytes, processor: Any, settings: ImageSettings) -> float:
     """The largest difference of one value, in levels of 255."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
     # A processor that does not convert takes RGB alone.
@@ -66,11 +66,11 @@ def worst(encoded: bytes, processor: Any, settings: PictureSettings) -> float:
 
 
 @pytest.mark.parametrize("kind", ["crop", "squash", "squash, no conversion"])
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 # A palette with alpha makes Pillow warn where transformers converts it.
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
-def test_equals_the_processor(picture: str, kind: str, tmp_path: Path) -> None:
-    assert worst(PICTURES[picture](), KINDS[kind], served(KINDS[kind], tmp_path)) <= 1
+def test_equals_the_processor(image: str, kind: str, tmp_path: Path) -> None:
+    assert worst(IMAGES[image](), KINDS[kind], served(KINDS[kind], tmp_path)) <= 1
 
 
 @pytest.mark.parametrize("extra", range(1, 13))
@@ -94,16 +94,16 @@ PATCH, MOST = 8, 40
 NAFLEX = Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=MOST)
 
 
-def naflex(folder: Path, **changes: Any) -> PictureSettings:
+def naflex(folder: Path, **changes: Any) -> ImageSettings:
     """What the exporter makes of Siglip2ImageProcessor's file."""
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps({**NAFLEX.to_dict(), **changes}))
     read = hf_preprocess(path, {"image_size": 48, "patch_size": PATCH, "num_patches": 36})
     same = {key: read[key] for key in ("resize_mode", "interpolation", *OPTIONAL_STEPS)}
-    return PictureSettings(48, 48, fill_color=(0, 0, 0), max_pixels=1 << 30, max_bytes=1 << 25, **same)
+    return ImageSettings(48, 48, fill_color=(0, 0, 0), max_pixels=1 << 30, max_bytes=1 << 25, **same)
 
 
-def worst_patch(encoded: bytes, processor: Any, settings: PictureSettings) -> float:
+def worst_patch(encoded: bytes, processor: Any, settings: ImageSettings) -> float:
     """As `worst`; the grids must be equal and the padding nothing."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
     made = processor(image, return_tensors="pt")
@@ -117,11 +117,11 @@ def worst_patch(encoded: bytes, processor: Any, settings: PictureSettings) -> fl
     return float(np.abs(served_rows[1:] - levels.round().numpy())[: rows * columns].max())
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 # A palette with alpha makes Pillow warn where it is converted.
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
-def test_naflex_equals_the_processor(picture: str, tmp_path: Path) -> None:
-    assert worst_patch(PICTURES[picture](), NAFLEX, naflex(tmp_path)) <= 1
+def test_naflex_equals_the_processor(image: str, tmp_path: Path) -> None:
+    assert worst_patch(IMAGES[image](), NAFLEX, naflex(tmp_path)) <= 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every kind of picture, through the served preprocessing and through open_clip's own transform."""
+"""Every kind of image, through the served preprocessing and through open_clip's own transform."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sample_pictures import PICTURES, photo, turned
+from sample_images import IMAGES, photo, turned
 from tritonclip_export.frameworks import open_clip, torch
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
-from clip_preprocess import PictureSettings, preprocess
+from clip_preprocess import ImageSettings, preprocess
 
 torch.set_num_threads(1)
 
@@ -31,11 +31,11 @@ def settings(**changes):
         "max_pixels": 89_478_485,
         "max_bytes": 1 << 25,
     }
-    return PictureSettings(**defaults | changes)
+    return ImageSettings(**defaults | changes)
 
 
-def reference(encoded: bytes, chosen: PictureSettings) -> np.ndarray:
-    """What open_clip makes of the picture, uint8 levels before normalization."""
+def reference(encoded: bytes, chosen: ImageSettings) -> np.ndarray:
+    """What open_clip makes of the image, uint8 levels before normalization."""
     square = chosen.height == chosen.width
     transform = open_clip.transform.image_transform(
         chosen.height if square else (chosen.height, chosen.width),
@@ -51,7 +51,7 @@ def reference(encoded: bytes, chosen: PictureSettings) -> np.ndarray:
     return np.rint(transform(image).numpy().transpose(1, 2, 0) * 255)
 
 
-def worst(encoded: bytes, chosen: PictureSettings) -> float:
+def worst(encoded: bytes, chosen: ImageSettings) -> float:
     """The largest difference of one value, in levels of 255."""
     ours = preprocess(encoded, chosen)
     assert ours.dtype == np.uint8
@@ -61,16 +61,16 @@ def worst(encoded: bytes, chosen: PictureSettings) -> float:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 # A palette with alpha makes Pillow warn in open_clip's convert("RGB").
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
 def test_equals_the_checkpoints_own_transform(kind, resize_mode, interpolation):
     if resize_mode == "longest" and kind in ("wide", "tall"):
         with pytest.raises(ValueError, match="must be > 0"):
-            reference(PICTURES[kind](), settings(resize_mode="longest"))
+            reference(IMAGES[kind](), settings(resize_mode="longest"))
         return
     chosen = settings(resize_mode=resize_mode, interpolation=interpolation)
-    assert worst(PICTURES[kind](), chosen) <= 1
+    assert worst(IMAGES[kind](), chosen) <= 1
 
 
 @pytest.mark.parametrize("kind", ["jpeg 4:2:0", "jpeg upright", "png rgba", "exif 6", "webp", "much taller than wide"])
@@ -78,27 +78,27 @@ def test_equals_the_checkpoints_own_transform(kind, resize_mode, interpolation):
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_other_sizes_and_targets_that_are_not_square(kind, size, resize_mode):
     chosen = settings(height=size[0], width=size[1], resize_mode=resize_mode, interpolation="bilinear")
-    assert worst(PICTURES[kind](), chosen) <= 1
+    assert worst(IMAGES[kind](), chosen) <= 1
 
 
 @pytest.mark.parametrize(
     "kind", ["jpeg 4:2:0", "jpeg grey", "jpeg cmyk", "png rgba", "png grey", "png one bit", "png palette"]
 )
 def test_padding_is_filled_as_open_clip_fills_it(kind):
-    assert worst(PICTURES[kind](), settings(resize_mode="longest", fill_color=(127, 127, 127))) <= 1
+    assert worst(IMAGES[kind](), settings(resize_mode="longest", fill_color=(127, 127, 127))) <= 1
 
 
 def test_padding_of_one_colour_is_that_colour():
     chosen = settings(resize_mode="longest", fill_color=(255, 10, 60))
-    pixels = preprocess(PICTURES["png grey"](), chosen)
+    pixels = preprocess(IMAGES["png grey"](), chosen)
     assert pixels[0, 0].tolist() == [255, 10, 60]
     inside = settings(resize_mode="longest")
-    assert np.array_equal(pixels[20:70], preprocess(PICTURES["png grey"](), inside)[20:70])
+    assert np.array_equal(pixels[20:70], preprocess(IMAGES["png grey"](), inside)[20:70])
 
 
 @pytest.mark.parametrize("resize_mode", ["longest", "shortest", "squash"])
 def test_a_side_that_would_vanish_keeps_one_pixel(resize_mode):
-    wide = preprocess(PICTURES["wide"](), settings(resize_mode=resize_mode, fill_color=(9, 9, 9)))
+    wide = preprocess(IMAGES["wide"](), settings(resize_mode=resize_mode, fill_color=(9, 9, 9)))
     assert wide.shape == (96, 96, 3)
     if resize_mode == "longest":
         assert [int(row) for row in np.flatnonzero((wide != 9).any(axis=(1, 2)))] == [47]

@@ -1,4 +1,4 @@
-"""The served demo gives the answers of its PyTorch model with the adapter unmerged, picture by picture."""
+"""The served demo gives the answers of its PyTorch model with the adapter unmerged, image by image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LEAST = {
 
 def test_answers_are_pytorchs_own(server: TritonServer) -> None:
     rows = compare(server.grpc_address, 80)
-    assert [row["pictures"] for row in rows] == [f"{domain}, {split}" for split, domain in SETS]
+    assert [row["images"] for row in rows] == [f"{domain}, {split}" for split, domain in SETS]
     for row in rows:
         assert row["different_answers"] == 0, row
-        assert row["accuracy_served"] == row["accuracy_torch"] >= LEAST[row["pictures"]], row
+        assert row["accuracy_served"] == row["accuracy_torch"] >= LEAST[row["images"]], row
         assert row["max_embedding_difference"] == pytest.approx(0, abs=1e-2), row

@@ -29,7 +29,7 @@ from tritonclip_client import ClipClient
 from tritonclip_client.main import main
 from tritonclip_export.frameworks import torch
 from tritonclip_export.load import load_checkpoint
-from tritonclip_export.probes import synthetic_pictures, transform_pictures
+from tritonclip_export.probes import synthetic_images, transform_images
 from tritonclip_serve import TritonServer
 
 LEAST_COSINE, MOST_ABS, VISIBLE = 0.99999, 1e-4, 1e-2
@@ -165,14 +165,14 @@ def test_the_server_answers_as_the_method_itself(
     assert main(["export", str(checkpoint), str(out), *adapted.options, "--preprocess-threads", "1"]) == 0
     read = load_checkpoint(str(checkpoint))
     # As large as the tower takes them: how others are resized is for the tests of preprocessing.
-    pictures = [picture.convert("RGB").resize((SIDE, SIDE)) for picture in synthetic_pictures()]
-    inputs = {"image": transform_pictures(pictures, read.preprocess_cfg), "text": read.tokenization(TEXTS)}
+    images = [image.convert("RGB").resize((SIDE, SIDE)) for image in synthetic_images()]
+    inputs = {"image": transform_images(images, read.preprocess_cfg), "text": read.tokenization(TEXTS)}
     with (
         TritonServer(out, grpc_port=0, metrics_port=0, log_path=tmp_path / "server.log") as server,
         ClipClient(server.grpc_address) as client,
     ):
-        images = client.embed_images([_png(picture) for picture in pictures])
-        served = {"image": images, "text": client.embed_texts(TEXTS)}
+        embedded = client.embed_images([_png(image) for image in images])
+        served = {"image": embedded, "text": client.embed_texts(TEXTS)}
     for tower, answers in served.items():
         own, base = (_normalized(getattr(model, tower), inputs[tower]) for model in (adapted, plain))
         assert (np.abs(own - base).max() > VISIBLE) == (tower in CHANGES[method]), tower
@@ -185,7 +185,7 @@ def _normalized(features: Features, inputs: torch.Tensor) -> np.ndarray:
         return torch.nn.functional.normalize(features(inputs), dim=-1).numpy()
 
 
-def _png(picture: Any) -> bytes:
+def _png(image: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

@@ -32,7 +32,7 @@ def test_the_command_prints_a_table_and_writes_the_result(server, tmp_path):
     done = bench("--address", server.grpc_address, *SHORT, "--instance", "g6.xlarge", "--progress", "--json", result)
     assert done.returncode == 0, done.stderr
     assert "embed_image" in done.stdout
-    assert "pictures per dollar, " in done.stdout
+    assert "images per dollar, " in done.stdout
     assert "items/s, 0 failures" in done.stderr
     report = json.loads(result.read_text())
     total = report["results"]["total"]
@@ -70,10 +70,10 @@ def test_plain_locust_runs_the_file(server, tmp_path):
     assert json.loads(result.read_text())["total"]["requests"] > 0
 
 
-def test_refused_pictures_are_failures_and_not_speed(server, tmp_path):
-    (tmp_path / "not_a_picture.jpg").write_text("this is a text")
+def test_refused_images_are_failures_and_not_speed(server, tmp_path):
+    (tmp_path / "not_an_image.jpg").write_text("this is a text")
     result = tmp_path / "result.json"
-    done = bench("--address", server.grpc_address, *SHORT, "--pictures", tmp_path, "--json", result)
+    done = bench("--address", server.grpc_address, *SHORT, "--images", tmp_path, "--json", result)
     assert done.returncode == 1
     assert "INVALID_ARGUMENT" in done.stdout
     total = json.loads(result.read_text())["results"]["total"]

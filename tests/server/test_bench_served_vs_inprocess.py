@@ -20,7 +20,7 @@ def test_the_comparison_measures_every_pattern_against_both_baselines(server, tm
     # 1 says that this very short run missed the target, which is no failure of the script.
     assert done.returncode in (0, 1), done.stderr
     record = json.loads(result.read_text())
-    rates = record["pictures_per_s"]
+    rates = record["images_per_s"]
     assert len(record["comparison"]) == 10
     for row in record["comparison"]:
         served, baseline = rates[row["pattern"]], rates[row["baseline"]]

@@ -35,7 +35,7 @@ def tune(repository: Path, *options: object) -> int:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Settings]]:
-    """Servers and loads that take no time; twice as many pictures with two processes. What was served is kept."""
+    """Servers and loads that take no time; twice as many images with two processes. What was served is kept."""
     served: list[tuple[Path, Settings]] = []
 
     def serve(copy: Path, **_: Any):
@@ -58,7 +58,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Settings]]:
             "unanswered": 0,
         }
         machine = {"client_cpu_cores": 0.9, "machine_cpu_share": 0.5, "window_s": 10.0}
-        return {"total": total, "by_model": {"embed_image": total}, **machine, "pictures": {"source": "drawn"}}
+        return {"total": total, "by_model": {"embed_image": total}, **machine, "images": {"source": "drawn"}}
 
     def describe(address: str) -> ServerInfo:
         copy, now = served[-1]
@@ -230,7 +230,7 @@ def failing_link(*_: object, **__: object) -> None:
         (["--vary", "threads=1"], "nothing to try: the values are the present ones"),
         (["--budget", "30s"], "--budget 30s given; this sweep takes at least"),
         (["--instance", "none"], "no price for the instance 'none'"),
-        (["--pictures", "/none"], "/none"),
+        (["--images", "/none"], "/none"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(

@@ -34,7 +34,7 @@ def command(repository: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[
 
 
 def make_sleepy(repository: Path) -> None:
-    """Let every picture wait for 50 ms, so that the gain of more processes exceeds whatever else the machine does."""
+    """Let every image wait for 50 ms, so that the gain of more processes exceeds whatever else the machine does."""
     model = repository / "preprocess" / "1" / "model.py"
     code = model.read_text()
     slow = code.replace(
@@ -50,7 +50,7 @@ def make_sleepy(repository: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_bad_settings_are_found_out_on_the_real_server(repository: Path, command, tmp_path: Path) -> None:
-    """One process that waits for its pictures; a runtime that this server does not have is a failed trial."""
+    """One process that waits for its images; a runtime that this server does not have is a failed trial."""
     make_sleepy(repository)
     # A batch goes to one process, whatever the others do.
     configure(repository, "--max-image-batch", "1")

@@ -37,9 +37,9 @@ def server(demo: Path, demo_repository: Path, tmp_path_factory: pytest.TempPathF
 
 def arrays(model: str) -> dict[str, np.ndarray]:
     """Inputs that the model answers."""
-    picture = io.BytesIO()
-    Image.new("RGB", (70, 70), "red").save(picture, "PNG")
-    image = np.array([[picture.getvalue()]], dtype=object)
+    encoded = io.BytesIO()
+    Image.new("RGB", (70, 70), "red").save(encoded, "PNG")
+    image = np.array([[encoded.getvalue()]], dtype=object)
     text = np.array([[b"a red circle"]], dtype=object)
     embedding = np.full((1, 64), 1 / 8, np.float32)
     ids = np.array([[49406, 320, 49407] + [0] * 13], np.int32)

@@ -20,8 +20,8 @@ ALPHA, BETA = 3.0, 5.5
 
 
 @pytest.fixture(scope="module")
-def pictures(demo: Path) -> list[Path]:
-    return sorted(path for path in (demo / "pictures").iterdir() if path.suffix != ".json")
+def images(demo: Path) -> list[Path]:
+    return sorted(path for path in (demo / "images").iterdir() if path.suffix != ".json")
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def client(address: str) -> Iterator[ClipClient]:
         yield client
 
 
-def test_the_answers_are_those_of_classify(client: ClipClient, pictures: list[Path], labels: list[str]) -> None:
+def test_the_answers_are_those_of_classify(client: ClipClient, images: list[Path], labels: list[str]) -> None:
     # Several requests in flight: their order must be kept.
-    many = pictures * 5
+    many = images * 5
     answers = client.classify_baked(many, "shapes")
     expected = client.classify(many, labels, templates="simple", top_k=5)
     assert [[s.label for s in a.scores] for a in answers] == [[s.label for s in e.scores] for e in expected]
@@ -78,17 +78,17 @@ def test_health_asks_classifiers_by_name(client: ClipClient) -> None:
     assert isinstance(client.health(["classify_nothing"]).errors["classify_nothing"], ServerError)
 
 
-def test_probabilities_are_over_all_labels(client: ClipClient, pictures: list[Path]) -> None:
-    scores = client.classify_baked(pictures[:1], "all")[0].scores
+def test_probabilities_are_over_all_labels(client: ClipClient, images: list[Path]) -> None:
+    scores = client.classify_baked(images[:1], "all")[0].scores
     assert abs(sum(score.probability for score in scores) - 1) < 1e-5
     assert len({score.label for score in scores}) == 100
 
 
 def test_tip_adapter_is_its_own_formula(
-    client: ClipClient, pictures: list[Path], labels: list[str], cache: tuple[Path, Path]
+    client: ClipClient, images: list[Path], labels: list[str], cache: tuple[Path, Path]
 ) -> None:
-    answers = client.classify_baked(pictures, "tip")
-    features = torch.from_numpy(np.array(client.embed_images(pictures)))
+    answers = client.classify_baked(images, "tip")
+    features = torch.from_numpy(np.array(client.embed_images(images)))
     clip_weights = torch.from_numpy(np.array(client.embed_texts(labels))).t()
     cache_keys, cache_values = torch.load(cache[0]), torch.load(cache[1]).float()
     cache_logits = ((-1) * (BETA - BETA * (features @ cache_keys))).exp() @ cache_values
@@ -100,15 +100,15 @@ def test_tip_adapter_is_its_own_formula(
         assert abs(answer.scores[0].logit - float(tip_logits[row, best.indices[row, 0]])) < 1e-3
 
 
-def test_a_bad_picture_is_named_by_its_place(client: ClipClient, pictures: list[Path]) -> None:
-    with pytest.raises(InvalidImageError, match=r"image\[11\].*are no picture") as caught:
-        client.classify_baked([*pictures, *pictures[:3], b"no picture"], "shapes")
+def test_a_bad_image_is_named_by_its_place(client: ClipClient, images: list[Path]) -> None:
+    with pytest.raises(InvalidImageError, match=r"image\[11\].*are no image") as caught:
+        client.classify_baked([*images, *images[:3], b"no image"], "shapes")
     assert caught.value.index == 11
 
 
-def test_a_classifier_that_is_not_there(client: ClipClient, pictures: list[Path]) -> None:
+def test_a_classifier_that_is_not_there(client: ClipClient, images: list[Path]) -> None:
     with pytest.raises(ServerError, match="classify_other"):
-        client.classify_baked(pictures, "other")
+        client.classify_baked(images, "other")
 
 
 def test_the_head_refuses_what_is_no_embedding(client: ClipClient) -> None:
@@ -117,17 +117,17 @@ def test_the_head_refuses_what_is_no_embedding(client: ClipClient) -> None:
         client.infer("classifier_head_shapes", {"image_embedding": bad}, ["logits"])
 
 
-def test_indices_are_places_in_the_file(client: ClipClient, pictures: list[Path], labels: list[str]) -> None:
-    image = np.array([[path.read_bytes()] for path in pictures], dtype=object)
+def test_indices_are_places_in_the_file(client: ClipClient, images: list[Path], labels: list[str]) -> None:
+    image = np.array([[path.read_bytes()] for path in images], dtype=object)
     indices = client.infer("classify_shapes", {"image": image}, ["class_indices"])["class_indices"]
-    expected = client.classify(pictures, labels, templates="simple", top_k=5)
+    expected = client.classify(images, labels, templates="simple", top_k=5)
     assert indices.dtype == np.int32
     assert [[labels[index] for index in row] for row in indices] == [[s.label for s in e.scores] for e in expected]
 
 
 def test_a_load_test_asks_and_mixes_in_the_classifier(address: str, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
-    mix = ("--mix", "embed_image=1,classify=3", "--picture-set", "thumbnails", "--batch-size", "2")
+    mix = ("--mix", "embed_image=1,classify=3", "--image-set", "thumbnails", "--batch-size", "2")
     given = ["bench", "--address", address, *mix, "--duration", "2s", "--warmup", "0", "--json", str(result)]
     assert main([*given, "--classifier", "shapes"]) == 0
     record = json.loads(result.read_text())

@@ -21,7 +21,7 @@ TEXTS = ["a red circle", "a blue square", "two green triangles", "a large yellow
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
 
-def picture(seed: int) -> np.ndarray:
+def image(seed: int) -> np.ndarray:
     """uint8 [80, 96, 3], unlike every other seed's: one disc on a plain ground."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:80, :96]
@@ -37,7 +37,7 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-PICTURES = [encoded(picture(seed)) for seed in range(75)]
+IMAGES = [encoded(image(seed)) for seed in range(75)]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def client(server: TritonServer):
 
 @pytest.fixture(scope="module")
 def embeddings(client: ClipClient) -> np.ndarray:
-    """The embeddings of PICTURES, one request a picture."""
-    return np.concatenate([client.embed_images([data]) for data in PICTURES])
+    """The embeddings of IMAGES, one request an image."""
+    return np.concatenate([client.embed_images([data]) for data in IMAGES])
 
 
 def test_the_server_is_ready(client: ClipClient):
@@ -64,7 +64,7 @@ def test_the_spec_is_the_repository_s(client: ClipClient, server: TritonServer):
     assert client.spec.embedding_dim == client.embed_texts(["a"]).shape[1]
 
 
-def test_embeddings_are_unit_vectors_and_tell_pictures_apart(embeddings):
+def test_embeddings_are_unit_vectors_and_tell_images_apart(embeddings):
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
     distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2) + np.eye(len(embeddings))
@@ -74,13 +74,13 @@ def test_embeddings_are_unit_vectors_and_tell_pictures_apart(embeddings):
 
 @pytest.mark.parametrize("batch_size", [None, 3, 1000])
 def test_a_list_longer_than_the_server_s_limit_keeps_its_order(client, embeddings, batch_size):
-    result = client.embed_images(PICTURES, batch_size=batch_size)
+    result = client.embed_images(IMAGES, batch_size=batch_size)
 
     np.testing.assert_allclose(result, embeddings, **CLOSE)
 
 
 def test_asyncio_gives_the_same(server, embeddings):
-    result = ask_asyncio(server.grpc_address, lambda client: client.embed_images(iter(PICTURES)), timeout_s=60)
+    result = ask_asyncio(server.grpc_address, lambda client: client.embed_images(iter(IMAGES)), timeout_s=60)
 
     np.testing.assert_allclose(result, embeddings, **CLOSE)
 
@@ -93,10 +93,10 @@ def test_texts_beyond_the_limit_keep_their_order(client):
 
 
 def test_every_kind_of_image_gives_the_same(client, embeddings, tmp_path: Path):
-    file = tmp_path / "picture.png"
-    file.write_bytes(PICTURES[0])
+    file = tmp_path / "image.png"
+    file.write_bytes(IMAGES[0])
 
-    result = client.embed_images([PICTURES[0], file, str(file), Image.open(file), picture(0)])
+    result = client.embed_images([IMAGES[0], file, str(file), Image.open(file), image(0)])
 
     np.testing.assert_allclose(result, np.repeat(embeddings[:1], 5, axis=0), **CLOSE)
 
@@ -104,7 +104,7 @@ def test_every_kind_of_image_gives_the_same(client, embeddings, tmp_path: Path):
 def test_a_rotated_pil_image_is_what_its_file_is(client):
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encoded(picture(3), exif=exif)
+    data = encoded(image(3), exif=exif)
 
     from_file, from_pil = client.embed_images([data, Image.open(io.BytesIO(data))])
 
@@ -115,7 +115,7 @@ def test_a_rotated_pil_image_is_what_its_file_is(client):
 @pytest.mark.parametrize(("images", "texts"), [(5, 3), (75, 6), (2, 130)], ids=["one request", "images", "texts"])
 def test_similarity_is_what_numpy_says(ask, server, images, texts):
     names = [f"{TEXTS[number % 4]} {number}" for number in range(texts)]
-    result = ask(server.grpc_address, lambda client: client.similarity(PICTURES[:images], names), timeout_s=60)
+    result = ask(server.grpc_address, lambda client: client.similarity(IMAGES[:images], names), timeout_s=60)
     with ClipClient(server.grpc_address) as client:
         scoring, text_features = client.spec.scoring, client.embed_texts(names)
 
@@ -130,8 +130,8 @@ def test_similarity_is_what_numpy_says(ask, server, images, texts):
 
 
 def test_cut_up_similarity_is_the_same_as_one_request(client):
-    whole = client.similarity(PICTURES[:4], TEXTS)
-    parts = client.similarity(PICTURES, TEXTS)
+    whole = client.similarity(IMAGES[:4], TEXTS)
+    parts = client.similarity(IMAGES, TEXTS)
 
     np.testing.assert_allclose(parts.logits[:4], whole.logits, rtol=0, atol=1e-3)
     np.testing.assert_allclose(parts.image_features[:4], whole.image_features, **CLOSE)
@@ -139,7 +139,7 @@ def test_cut_up_similarity_is_the_same_as_one_request(client):
 
 def test_a_template_set_is_the_mean_of_its_prompts(client, embeddings):
     labels = TEXTS[:4]
-    answers = client.classify(PICTURES[:5], labels, templates="simple")
+    answers = client.classify(IMAGES[:5], labels, templates="simple")
 
     prompts = [fill(template, label) for label in labels for template in TEMPLATES["simple"]]
     means = client.embed_texts(prompts).reshape(4, 7, -1).mean(axis=1)
@@ -153,7 +153,7 @@ def test_a_template_set_is_the_mean_of_its_prompts(client, embeddings):
 
 def test_an_unknown_template_and_empty_lists_are_refused(client):
     with pytest.raises(InvalidInputError, match="unknown template 'fotos'; .*plain, photo, simple"):
-        client.classify(PICTURES[:1], ["cat"], templates="fotos")
+        client.classify(IMAGES[:1], ["cat"], templates="fotos")
     with pytest.raises(InvalidInputError, match="no images given"):
         client.embed_images([])
     with pytest.raises(InvalidInputError, match="no texts given"):
@@ -162,7 +162,7 @@ def test_an_unknown_template_and_empty_lists_are_refused(client):
 
 def test_the_commands_answer(server, tmp_path: Path, capsys, embeddings):
     files = [tmp_path / f"{number}.png" for number in range(2)]
-    for file, data in zip(files, PICTURES, strict=False):
+    for file, data in zip(files, IMAGES, strict=False):
         file.write_bytes(data)
     output = tmp_path / "out.npy"
     common = [*map(str, files), "--address", server.grpc_address, "--json"]

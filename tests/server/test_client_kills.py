@@ -19,7 +19,7 @@ import pytest
 
 from tritonclip_client import ClipClient
 
-PICTURES = sorted((Path(__file__).parents[2] / "export" / "demo" / "pictures").glob("*.jpg"))[:4]
+IMAGES = sorted((Path(__file__).parents[2] / "export" / "demo" / "images").glob("*.jpg"))[:4]
 LONG = ["a sentence of some words. " * 60]
 CALLERS = 16
 # A busy machine may start the server slowly: what is tested is that nothing is lost, not how soon it is back.
@@ -29,10 +29,10 @@ TOLERANCE = 1e-4
 
 Question = Callable[[ClipClient, int], Any]
 QUESTIONS: Sequence[Question] = (
-    lambda client, number: client.embed_images(PICTURES),
+    lambda client, number: client.embed_images(IMAGES),
     # What nobody asked before is in no cache.
     lambda client, number: client.embed_texts([f"text {number}", "a red circle"])[1:],
-    lambda client, number: client.similarity(PICTURES[:2], ["a red circle", "a cat"]).logits,
+    lambda client, number: client.similarity(IMAGES[:2], ["a red circle", "a cat"]).logits,
     lambda client, number: client.embed_texts(LONG, long_text="chunk"),
 )
 

@@ -47,7 +47,7 @@ def huge_png_header() -> bytes:
 GOOD = [jpeg(seed) for seed in range(45)]
 BAD = {
     "truncated JPEG": GOOD[0][: len(GOOD[0]) // 2],
-    "text file": b"this is no picture at all, only named like one\n",
+    "text file": b"this is no image at all, only named like one\n",
     "huge PNG header": huge_png_header(),
 }
 
@@ -61,7 +61,7 @@ def client(server: TritonServer):
 @both_clients
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("position", [0, 38])
-def test_a_bad_picture_is_named_by_its_place_in_the_whole_list(ask, server, data, position, tmp_path):
+def test_a_bad_image_is_named_by_its_place_in_the_whole_list(ask, server, data, position, tmp_path):
     file = tmp_path / "bad.jpg"
     file.write_bytes(data)
     images = [*GOOD[:position], file, *GOOD[position:]]
@@ -75,14 +75,14 @@ def test_a_bad_picture_is_named_by_its_place_in_the_whole_list(ask, server, data
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-def test_a_bad_picture_of_one_clip_request_is_named(client, data):
+def test_a_bad_image_of_one_clip_request_is_named(client, data):
     with pytest.raises(InvalidImageError) as caught:
         client.similarity([GOOD[0], data], ["a", "b"])
 
     assert caught.value.index == 1
 
 
-def test_a_bad_picture_does_not_disturb_other_callers(server):
+def test_a_bad_image_does_not_disturb_other_callers(server):
     stop = threading.Event()
 
     def keep_asking(seed: int) -> int:

@@ -61,10 +61,10 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_answers_do_not_depend_on_settings(address: str, server: TritonServer, demo: Path) -> None:
-    pictures = sorted(path for path in (demo / "pictures").iterdir() if path.suffix in (".jpg", ".png"))
+    images = sorted(path for path in (demo / "images").iterdir() if path.suffix in (".jpg", ".png"))
     texts = [f"a red circle and {number} squares" for number in range(12)]
     with ClipClient(address) as client, ClipClient(server.grpc_address) as other:
-        np.testing.assert_allclose(client.embed_images(pictures), other.embed_images(pictures), atol=1e-5)
+        np.testing.assert_allclose(client.embed_images(images), other.embed_images(images), atol=1e-5)
         np.testing.assert_allclose(client.embed_texts(texts), other.embed_texts(texts), atol=1e-5)
 
 

@@ -158,7 +158,7 @@ def truncated_jpeg() -> bytes:
 
 BAD_IMAGES = {
     "truncated JPEG": (truncated_jpeg(), "cut off"),
-    "text named .jpg": (b"this is no picture at all", "are no picture"),
+    "text named .jpg": (b"this is no image at all", "are no image"),
     "empty": (b"", "empty"),
     "huge header": (huge_png_header(), "50000"),
 }
@@ -183,7 +183,7 @@ def test_a_bad_image_is_answered_while_the_texts_are_new(triton) -> None:
     """Triton before 26.02 loses such a request where both branches of an ensemble run side by side."""
     for number in range(30):
         texts = column([b"text %d that is in no cache" % number])
-        with pytest.raises(InferenceServerException, match="are no picture"):
+        with pytest.raises(InferenceServerException, match="are no image"):
             infer(triton, "clip", image=column([b"bad"]), text=texts)
 
 

@@ -1,7 +1,7 @@
-"""`preprocess` with DALI on a real server: what it sends, what it keeps, and what one bad picture does to the others.
+"""`preprocess` with DALI on a real server: what it sends, what it keeps, and what one bad image does to the others.
 
 The server has no DALI backend, so the model preprocess_dali is a stand-in: the exported pipeline, on the CPU, in the
-Python backend. Like the real one it fails a whole batch for one picture.
+Python backend. Like the real one it fails a whole batch for one image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from dali_pipeline import dali_site
-from sample_pictures import PICTURES, encode, photo
+from sample_images import IMAGES, encode, photo
 from tritonclip_client.main import main
 from tritonclip_export.configs import read_config, write_configs
 from tritonclip_serve import TritonServer
@@ -27,7 +27,7 @@ from tritonclip_serve.verified import NONE
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
-from clip_preprocess import PictureError, preprocess, preprocess_batch, settings_from
+from clip_preprocess import ImageError, preprocess, preprocess_batch, settings_from
 
 SUPPORT = Path(__file__).parents[1] / "support"
 STAND_IN = f'''
@@ -45,7 +45,7 @@ class TritonPythonModel:
         self.run = dali_pipeline.on_cpu(self.file)
 
     def execute(self, requests):
-        """All requests as one ragged batch; an error of one picture is everyone's."""
+        """All requests as one ragged batch; an error of one image is everyone's."""
         sent = [[pb_utils.get_input_tensor_by_name(one, name).as_numpy() for name in ("encoded", "steps")]
                 for one in requests]
         try:
@@ -58,10 +58,8 @@ class TritonPythonModel:
         parts = np.split(pixels, np.cumsum([len(steps) for _, steps in sent])[:-1])
         return [pb_utils.InferenceResponse([pb_utils.Tensor("pixels", part)]) for part in parts]
 '''
-PLAIN = PICTURES["jpeg 4:2:0"]()
-MIXED = [
-    PICTURES[kind]() for kind in ("jpeg 4:2:0", "png", "exif 6", "jpeg cmyk", "jpeg grey", "gif", "exif 3", "webp")
-]
+PLAIN = IMAGES["jpeg 4:2:0"]()
+MIXED = [IMAGES[kind]() for kind in ("jpeg 4:2:0", "png", "exif 6", "jpeg cmyk", "jpeg grey", "gif", "exif 3", "webp")]
 SENT = 4
 
 
@@ -73,7 +71,7 @@ def bogus_huffman() -> bytes:
 
 BAD = {
     "cut off": PLAIN[: len(PLAIN) // 2],
-    "no picture": b"this is no picture at all",
+    "no image": b"this is no image at all",
     "empty": b"",
     "refused by DALI": bogus_huffman(),
 }
@@ -94,22 +92,22 @@ class Served:
             }
         )
 
-    def infer(self, model: str, pictures: list[bytes], output: str) -> np.ndarray:
-        tensor = grpcclient.InferInput("image", [len(pictures), 1], "BYTES")
-        tensor.set_data_from_numpy(np.array(pictures, dtype=object).reshape(-1, 1))
+    def infer(self, model: str, images: list[bytes], output: str) -> np.ndarray:
+        tensor = grpcclient.InferInput("image", [len(images), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array(images, dtype=object).reshape(-1, 1))
         return self.client.infer(model, [tensor], client_timeout=60).as_numpy(output)
 
-    def pixels(self, *pictures: bytes) -> np.ndarray:
-        return self.infer("preprocess", list(pictures), "pixels").astype(int)
+    def pixels(self, *images: bytes) -> np.ndarray:
+        return self.infer("preprocess", list(images), "pixels").astype(int)
 
     def calls(self) -> tuple[int, int]:
-        """How many pictures DALI was sent, and in how many requests."""
+        """How many images DALI was sent, and in how many requests."""
         stats = self.client.get_inference_statistics("preprocess_dali").model_stats[0]
         return stats.inference_count, stats.inference_stats.success.count
 
     def fallbacks(self, model: str) -> int:
         """How often the log says that `model` failed."""
-        return self.log.read_text(errors="replace").count(f"{model} failed, and its pictures are decoded on the CPU")
+        return self.log.read_text(errors="replace").count(f"{model} failed, and its images are decoded on the CPU")
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +147,9 @@ def _without_decoder(model: Path, copy: Path) -> None:
 
 @pytest.mark.network
 def test_of_a_mixed_request_dali_decodes_what_it_takes(served: Served) -> None:
-    pictures, requests = served.calls()
+    images, requests = served.calls()
     made = served.pixels(*MIXED)
-    assert served.calls()[0] == pictures + SENT
+    assert served.calls()[0] == images + SENT
     assert requests < served.calls()[1] <= requests + SENT
     away = np.abs(made - preprocess_batch(MIXED, served.settings))
     assert away.max() <= 12
@@ -162,9 +160,9 @@ def test_of_a_mixed_request_dali_decodes_what_it_takes(served: Served) -> None:
 
 @pytest.mark.network
 def test_what_waits_is_one_call(served: Served) -> None:
-    pictures, requests = served.calls()
+    images, requests = served.calls()
     served.pixels(*[PLAIN] * 32)
-    assert served.calls()[0] == pictures + 32
+    assert served.calls()[0] == images + 32
     assert served.calls()[1] <= requests + 8
 
 
@@ -177,8 +175,8 @@ def test_dali_really_made_the_pixels(served: Served) -> None:
 
 @pytest.mark.network
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_picture_gets_the_words_that_it_gets_without_dali(served: Served, kind: str) -> None:
-    with pytest.raises(PictureError) as without:
+def test_a_bad_image_gets_the_words_that_it_gets_without_dali(served: Served, kind: str) -> None:
+    with pytest.raises(ImageError) as without:
         preprocess_batch([PLAIN, BAD[kind], PLAIN], served.settings)
     with pytest.raises(InferenceServerException) as caught:
         served.pixels(PLAIN, BAD[kind], PLAIN)
@@ -195,9 +193,9 @@ def test_without_the_decoder_the_cpu_serves(served: Served) -> None:
 
 
 @pytest.mark.network
-def test_bad_pictures_do_not_disturb_other_callers(served: Served) -> None:
+def test_bad_images_do_not_disturb_other_callers(served: Served) -> None:
     """Good and bad requests at the same time; they meet in one batch of DALI's, with files of several lengths."""
-    good = [PLAIN, PICTURES["jpeg 4:4:4"](), PICTURES["small"]()]
+    good = [PLAIN, IMAGES["jpeg 4:4:4"](), IMAGES["small"]()]
     expected = [preprocess(one, served.settings).astype(int) for one in good]
     bad = list(BAD.values())
     failed = served.fallbacks("preprocess_dali")

@@ -19,7 +19,7 @@ def test_demo_runs_through_and_its_adapter_pays(tmp_path: Path) -> None:
         int, re.search(r"(\d+) of (\d+) right with the LoRA merged, (\d+) before", done.stdout).groups()
     )
     assert right == total > before
-    assert re.search(r"cost: .* pictures per dollar, \$\d+\.\d+ per million at \$0\.526 an hour", done.stdout)
+    assert re.search(r"cost: .* images per dollar, \$\d+\.\d+ per million at \$0\.526 an hour", done.stdout)
     for word in ("p50", "p95", "p99"):
         assert word in done.stdout
     assert "priced as if it were one g4dn.xlarge" in done.stdout

@@ -19,33 +19,33 @@ from tritonclip_serve import ModelLoadError, TritonServer
 TEXTS = ["a red circle", "a small blue square in the top left", "", "a pencil drawing of a green star " * 10]
 
 
-def answers(repository: Path, device: str, folder: Path, pictures: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of `pictures` and of TEXTS, by a server whose encoders run on `device`."""
+def answers(repository: Path, device: str, folder: Path, images: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of `images` and of TEXTS, by a server whose encoders run on `device`."""
     log = folder / "tritonserver.log"
     options = {"grpc_port": 0, "metrics_port": 0, "server": "embedded", "log_path": log}
     with open_device(device).chosen(), TritonServer(repository, **options) as server:
         check_providers(log, open_device(device))
         with ClipClient(server.grpc_address) as client:
-            return client.embed_images(pictures), client.embed_texts(TEXTS)
+            return client.embed_images(images), client.embed_texts(TEXTS)
 
 
 @pytest.fixture(scope="module")
-def pictures(demo: Path) -> list[Path]:
-    return sorted(path for path in (demo / "pictures").iterdir() if path.suffix != ".json")
+def images(demo: Path) -> list[Path]:
+    return sorted(path for path in (demo / "images").iterdir() if path.suffix != ".json")
 
 
 @pytest.fixture(scope="module")
 def on_cpu(
-    demo_repository: Path, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory
+    demo_repository: Path, images: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[np.ndarray, np.ndarray]:
-    return answers(demo_repository, "cpu", tmp_path_factory.mktemp("cpu"), pictures)
+    return answers(demo_repository, "cpu", tmp_path_factory.mktemp("cpu"), images)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_server_answers_as_on_the_cpu(
-    device: str, on_cpu: tuple[np.ndarray, ...], demo_repository: Path, pictures: list[Path], tmp_path: Path
+    device: str, on_cpu: tuple[np.ndarray, ...], demo_repository: Path, images: list[Path], tmp_path: Path
 ) -> None:
-    for given, expected in zip(answers(demo_repository, device, tmp_path, pictures), on_cpu, strict=True):
+    for given, expected in zip(answers(demo_repository, device, tmp_path, images), on_cpu, strict=True):
         assert (given * expected).sum(axis=1).min() >= MINIMUM_COSINE["float32"]["image"]
         assert np.abs(given - expected).max() <= MAXIMUM_ABS["float32"]
 

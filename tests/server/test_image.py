@@ -61,10 +61,10 @@ def address(demo_repository: Path, environment: dict[str, str], tmp_path: Path) 
 
 
 def test_it_serves_without_anything_else(image: Path, address: str, environment: dict[str, str], demo: Path) -> None:
-    assert "embedded a picture and a text" in _ran(["tritonclip", "health", "--address", address], env=environment)
-    picture = demo / "pictures" / "pencil_red_square.jpg"
+    assert "embedded an image and a text" in _ran(["tritonclip", "health", "--address", address], env=environment)
+    file = demo / "images" / "pencil_red_square.jpg"
     labels = ("--labels", "a red square", "--labels", "a red ring")
-    shown = _ran(["tritonclip", "classify", picture, *labels, "--address", address], env=environment)
+    shown = _ran(["tritonclip", "classify", file, *labels, "--address", address], env=environment)
     assert "a red square" in shown.splitlines()[2]
     found = f"import importlib.util as u; print([n for n in {ABSENT} if u.find_spec(n)])"
     assert _ran([image / "venv" / "bin" / "python", "-c", found]) == "[]\n"

@@ -20,7 +20,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 import bombs
-from sample_pictures import PICTURES
+from sample_images import IMAGES
 from tritonclip_export.configs import read_config
 from tritonclip_serve import TritonServer
 
@@ -28,8 +28,8 @@ sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess
 
 from clip_preprocess import preprocess, settings_from
 
-GOOD = PICTURES["jpeg 4:4:4"]()
-LARGE = PICTURES["tiff"]()
+GOOD = IMAGES["jpeg 4:4:4"]()
+LARGE = IMAGES["tiff"]()
 ATTACKS = [
     bombs.jpeg_scans(bombs.SIDE, 1000),
     bombs.jpeg_scans(bombs.SIDE, 100),
@@ -152,7 +152,7 @@ def test_the_number_of_images_is_limited(server: TritonServer, count: int) -> No
 def test_images_of_all_kinds_in_one_request_are_answered_in_order(
     server: TritonServer, parameters: dict[str, str]
 ) -> None:
-    images = [PICTURES[kind]() for kind in ("jpeg 4:4:4", "tiff", "png", "gif", "webp", "bmp", "jpeg progressive")]
+    images = [IMAGES[kind]() for kind in ("jpeg 4:4:4", "tiff", "png", "gif", "webp", "bmp", "jpeg progressive")]
     with grpcclient.InferenceServerClient(server.grpc_address) as client:
         pixels = client.infer("preprocess", [tensor(images)], client_timeout=30).as_numpy("pixels")
     expected = np.stack([preprocess(encoded, settings_from(parameters)) for encoded in images])

@@ -77,11 +77,11 @@ def test_what_stands_at_the_end_counts_only_in_chunks(client):
 
 
 @both_clients
-@pytest.mark.parametrize("images", [1, 40], ids=["one request", "many requests"])
-def test_similarity_reports_what_was_cut(ask, server, images):
-    pictures = [np.full((40, 40, 3), level, np.uint8) for level in range(images)]
+@pytest.mark.parametrize("count", [1, 40], ids=["one request", "many requests"])
+def test_similarity_reports_what_was_cut(ask, server, count):
+    images = [np.full((40, 40, 3), level, np.uint8) for level in range(count)]
     with pytest.warns(TruncationWarning, match="1 of 3 texts was longer than 77 tokens"):
-        ask(server.grpc_address, lambda client: client.similarity(pictures, [LONG, "a dog", "a cat"]))
+        ask(server.grpc_address, lambda client: client.similarity(images, [LONG, "a dog", "a cat"]))
 
 
 def test_many_long_texts_keep_their_order(client):

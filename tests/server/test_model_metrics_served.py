@@ -37,15 +37,15 @@ def told_since(before: dict[str, dict[str, float]], server: TritonServer) -> dic
     return {name: {model: now[name][model] - was for model, was in before[name].items()} for name in NAMES}
 
 
-def test_every_text_and_picture_is_counted(server: TritonServer, demo_repository: Path) -> None:
-    picture = (demo_repository / "preprocess" / "warmup" / "picture").read_bytes()[4:]
+def test_every_text_and_image_is_counted(server: TritonServer, demo_repository: Path) -> None:
+    image = (demo_repository / "preprocess" / "warmup" / "image").read_bytes()[4:]
     # What the server was asked before is told by then.
     time.sleep(1)
     before = {name: counted(server, f"tritonclip_{name}") for name in NAMES}
     with ClipClient(server.grpc_address) as client:
         with pytest.warns(TruncationWarning):
             client.embed_texts([f"counted {number}" for number in range(TEXTS)] + ["word " * 500])
-        client.embed_images([picture] * 2)
+        client.embed_images([image] * 2)
     wanted = {
         "preprocess_images": {"preprocess": 2},
         "encoder_items": {"image_encoder": 2, "text_encoder": TEXTS + 1},

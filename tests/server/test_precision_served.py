@@ -51,13 +51,13 @@ def test_answers_are_those_of_float32(served: Served) -> None:
 
 def test_what_stands_around_the_towers_works_too(served: Served, demo: Path) -> None:
     assert main(["check", str(served.repository)]) == 0
-    pictures = sorted(path for path in (demo / "pictures").iterdir() if path.suffix != ".json")
+    images = sorted(path for path in (demo / "images").iterdir() if path.suffix != ".json")
     labels = (demo / "labels.txt").read_text(encoding="utf-8").splitlines()
     with ClipClient(served.address) as client:
         assert client.spec.precision == served.precision
-        embeddings = client.embed_images(pictures)
-        asked = [answer.label for answer in client.classify(pictures, labels, templates="simple", top_k=1)]
-        baked = [answer.label for answer in client.classify_baked(pictures, "shapes")]
+        embeddings = client.embed_images(images)
+        asked = [answer.label for answer in client.classify(images, labels, templates="simple", top_k=1)]
+        baked = [answer.label for answer in client.classify_baked(images, "shapes")]
     assert embeddings.dtype == np.float32
     assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
     assert asked == baked

@@ -55,8 +55,8 @@ def folder(tmp_path: Path, demo: Path, demo_repository: Path) -> Path:
     shutil.copytree(demo / "checkpoint", tmp_path / "my-clip")
     for name in ("my-lora", "style-lora", "domain-lora"):
         shutil.copytree(demo / "adapter", tmp_path / name)
-    picture = next(path for path in sorted((demo / "pictures").iterdir()) if path.suffix in (".png", ".jpg"))
-    shutil.copy(picture, tmp_path / "photo.jpg")
+    image = next(path for path in sorted((demo / "images").iterdir()) if path.suffix in (".png", ".jpg"))
+    shutil.copy(image, tmp_path / "photo.jpg")
     return tmp_path
 
 

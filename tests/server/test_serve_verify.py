@@ -105,9 +105,9 @@ def test_what_was_compared_is_what_runs_also_later(repository: Path, tmp_path: P
         control.unload_model("similarity", headers=server.control_headers)
         control.load_model("similarity", headers=server.control_headers)
         control.close()
-        picture = (repository / "preprocess" / "warmup" / "picture").read_bytes()[4:]
+        image = (repository / "preprocess" / "warmup" / "image").read_bytes()[4:]
         with ClipClient(server.grpc_address, timeout_s=60) as client:
-            assert client.similarity([picture], ["a red circle", "a cat"]).probabilities.shape == (1, 2)
+            assert client.similarity([image], ["a red circle", "a cat"]).probabilities.shape == (1, 2)
     assert not (tmp_path / "marker").exists()
 
 

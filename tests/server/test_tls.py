@@ -86,7 +86,7 @@ def test_a_caller_with_a_good_certificate_embeds(mutual: TritonServer, authority
     pair = authority.sign("caller")
     with ClipClient(mutual.grpc_address, tls=Tls(authority.certificate, pair.key, pair.certificate)) as client:
         client.check_ready()
-        (vector,) = client.embed_images([demo / "pictures" / "pencil_red_square.jpg"])
+        (vector,) = client.embed_images([demo / "images" / "pencil_red_square.jpg"])
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     files = ("--tls-ca", authority.certificate, "--tls-cert", pair.certificate, "--tls-key", pair.key)
     assert main(["health", "--address", mutual.grpc_address, *map(str, files)]) == 0

@@ -78,7 +78,7 @@ def load(label: str | None = "a run", items_per_s: tuple[float, ...] = (99.0, 10
         "deadline_s": 30,
         "labels": 10,
         "seed": 7,
-        "pictures": {"source": "drawn", "count": 32, "mean_bytes": 9e4},
+        "images": {"source": "drawn", "count": 32, "mean_bytes": 9e4},
     }
     spec = {"name": "demo", "architecture": "ViT-B-32", "precision": "float32", "runtime": "onnxruntime-python"}
     made = {
@@ -96,7 +96,7 @@ def load(label: str | None = "a run", items_per_s: tuple[float, ...] = (99.0, 10
         "broken": None,
         "cost": {
             "dollars_per_million": 1e6 / items_per_s[len(items_per_s) // 2] * 0.5 / 3600,
-            "item": "pictures",
+            "item": "images",
             "price": PRICE,
         },
     }

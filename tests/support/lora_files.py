@@ -13,10 +13,10 @@ from lora_models import (
     Embeddings,
     disturb,
     hf_embeddings,
+    images,
     largest_difference,
     open_clip_embeddings,
     peft_wrap,
-    pictures,
     plain_model,
     quiet,
     texts,
@@ -38,7 +38,7 @@ ALL_OF_TEXT = TEXT.format("q_proj|k_proj|v_proj|out_proj|fc1|fc2")
 
 def embeddings(model: Any, pixel_values: torch.Tensor | None = None) -> Embeddings:
     """L2-normalized image and text embeddings of a model with `encode_image` and `encode_text`."""
-    pixel_values = pictures() if pixel_values is None else pixel_values
+    pixel_values = images() if pixel_values is None else pixel_values
     with torch.no_grad():
         features = model.encode_image(pixel_values), model.encode_text(texts())
     image, text = (torch.nn.functional.normalize(feature, dim=-1) for feature in features)

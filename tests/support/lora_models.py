@@ -38,7 +38,7 @@ def random_state_dict(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def pictures(count: int = 5) -> torch.Tensor:
+def images(count: int = 5) -> torch.Tensor:
     """float32 [count, 3, 16, 16]."""
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -155,6 +155,6 @@ def _normalized(
     encode_image: Callable[[torch.Tensor], torch.Tensor], encode_text: Callable[[torch.Tensor], torch.Tensor]
 ) -> Embeddings:
     with torch.no_grad():
-        features = encode_image(pictures()), encode_text(texts())
+        features = encode_image(images()), encode_text(texts())
     image, text = (torch.nn.functional.normalize(feature, dim=-1) for feature in features)
     return image, text

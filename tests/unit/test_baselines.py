@@ -147,7 +147,7 @@ def test_the_table_tells_figures_failures_and_what_is_missing():
         "0.25",
         "3",
     ]
-    assert "pictures, 8 clients, 1 in a request" in text
+    assert "images, 8 clients, 1 in a request" in text
     assert "infinity was left out: no such package" in text
     assert "warning: busy" in text
     assert "broken: Ctrl-C" in text
@@ -158,17 +158,17 @@ def test_the_markdown_has_the_same_cells():
     assert "| fastapi | 20.0 | 20.0 | 20.0 | 1.0 | 2.0 | 1.50 | 1.50 | 1.50 | 1.35 | 0.25 | 3 |" in text
 
 
-def test_pictures_reach_fastapi_as_files_of_a_form():
-    pictures = [b"\xff\xd8one\r\n--", b"\x00two"]
-    request = http_api.APIS["fastapi"].images(pictures)
+def test_images_reach_fastapi_as_files_of_a_form():
+    images = [b"\xff\xd8one\r\n--", b"\x00two"]
+    request = http_api.APIS["fastapi"].images(images)
     head = f"Content-Type: {request.content_type}\r\n\r\n".encode()
     message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + request.body)
     parts = list(message.iter_parts())
-    assert [part.get_payload(decode=True) for part in parts] == pictures
+    assert [part.get_payload(decode=True) for part in parts] == images
     assert {part.get_param("name", header="content-disposition") for part in parts} == {"files"}
 
 
-def test_pictures_and_texts_reach_infinity_as_json():
+def test_images_and_texts_reach_infinity_as_json():
     body = json.loads(http_api.APIS["infinity"].images([b"\xff\xd8one"]).body)
     kind, _, data = body["input"][0].partition(",")
     assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", b"\xff\xd8one")

@@ -20,7 +20,7 @@ HOUR = Price(3.6, "2999-01-01", "a bill")
 def load(label="a", items_per_s=1000.0, p99=20.0, price=HOUR, scenario="image", architecture="ViT-L-14", **more):
     total = {"items_per_s": items_per_s, "latency_ms": None if p99 is None else {"p99": p99}}
     results = {"total": total, **more.pop("results", {})}
-    item = {"image": "pictures", "text": "texts"}.get(scenario, scenario)
+    item = {"image": "images", "text": "texts"}.get(scenario, scenario)
     return {
         "schema": 2,
         "kind": "load",
@@ -86,10 +86,10 @@ def test_what_is_compared_with_none_says_why_and_beats_none(change, why):
 
 def test_other_items_and_currencies_are_not_compared():
     franc = Price(0.001, "2999-01-01", "a bill", currency="CHF")
-    loads = [load("pictures"), load("texts", 9000.0, 1.0, scenario="text"), load("francs", 9000.0, 1.0, franc)]
+    loads = [load("images"), load("texts", 9000.0, 1.0, scenario="text"), load("francs", 9000.0, 1.0, franc)]
     assert set(front(*loads).values()) == {"on the front"}
     told = notes([run_of(one, None) for one in loads])
-    assert "pictures and texts are not compared with each other" in told
+    assert "images and texts are not compared with each other" in told
     assert "CHF and USD are not compared with each other" in told
 
 
@@ -98,7 +98,7 @@ def test_runs_of_different_models_are_said_to_be():
     assert told == ["the runs are of different work: image x ViT-B-32 float16; image x ViT-L-14 float16"]
 
 
-def test_pictures_with_labels_are_other_work_than_pictures():
+def test_images_with_labels_are_other_work_than_images():
     told = notes([run_of(one, None) for one in (load("a"), _clip("b", 10), _clip("c", 99))])
     assert told == ["the runs are of different work: " + "; ".join(f"{what} x ViT-L-14 float16" for what in WORKS)]
 
@@ -212,7 +212,7 @@ def test_a_limit_by_hand():
     assert found.dollars_per_million == pytest.approx(dollars_per_million(2 * 65e6, 3.6))
 
 
-def test_pictures_against_texts_cost_both_towers():
+def test_images_against_texts_cost_both_towers():
     model = find_model("ViT-B-32")
     both = work(model, "clip", batch_size=5, labels=10).item
     assert both.flops == model.image_flops + 2 * model.text_flops
@@ -260,16 +260,16 @@ def test_the_command_compares_prices_and_writes(tmp_path, capsys):
     out = tmp_path / "cost.json"
     assert main(["bench", "cost", *files, "--roofline", "--json", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "$0.50 pictures" in text
+    assert "$0.50 images" in text
     assert "dominated by cheap" in text
-    assert "at most, one picture of ViT-L-14, 162.03 GFLOPs" in text
+    assert "at most, one image of ViT-L-14, 162.03 GFLOPs" in text
     record = json.loads(out.read_text())
     assert [run["on_front"] for run in record["runs"]] == [True, False]
     assert record["runs"][1]["dominated_by"] == ["cheap"]
-    assert len(record["limits"]["one picture of ViT-L-14"]) > 20
+    assert len(record["limits"]["one image of ViT-L-14"]) > 20
     assert record["reached"][0]["share"] == pytest.approx(2000 / 747, rel=0.01)
     assert main(["bench", "cost", *files, "--price-per-hour", "7.2", "--currency", "EUR"]) == 0
-    assert "€1.00 pictures" in capsys.readouterr().out
+    assert "€1.00 images" in capsys.readouterr().out
 
 
 def test_a_run_whose_work_is_unknown_says_why(tmp_path, capsys):
@@ -280,7 +280,7 @@ def test_a_run_whose_work_is_unknown_says_why(tmp_path, capsys):
     assert "the registry knows no architecture 'checkpoint'" in text
     assert "items of the scenario 'mixed' are of several kinds" in text
     assert main(["bench", "cost", *files, "--roofline", "--model", "ViT-B-32"]) == 0
-    assert "one picture of ViT-B-32, 8.82 GFLOPs" in capsys.readouterr().out
+    assert "one image of ViT-B-32, 8.82 GFLOPs" in capsys.readouterr().out
 
 
 def test_nothing_to_compare_is_an_exit_status(tmp_path, capsys):
@@ -312,7 +312,7 @@ def test_the_list_and_a_model_without_a_record(capsys):
 )
 def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, {**load("odd"), "cost": {"dollars_per_million": 1.0, "item": "pictures", "price": {"a": 1}}})
+    write(tmp_path, {**load("odd"), "cost": {"dollars_per_million": 1.0, "item": "images", "price": {"a": 1}}})
     assert main(["bench", "cost", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

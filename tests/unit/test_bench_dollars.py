@@ -33,14 +33,14 @@ def test_cost_is_the_price_of_the_time_that_a_million_items_take():
 def test_a_server_that_served_nothing_has_no_cost():
     with pytest.raises(PriceError, match="rate above 0"):
         dollars_per_million(0.0, 1.0)
-    assert cost(0.0, EURO, "pictures") is None
-    assert cost(1.0, None, "pictures") is None
+    assert cost(0.0, EURO, "images") is None
+    assert cost(1.0, None, "images") is None
 
 
 def test_the_whole_instance_is_counted_and_not_one_of_its_gpus():
     eight = price_table()["p4d.24xlarge"]
     assert eight.gpus == 8
-    assert cost(1000.0, eight, "pictures")["dollars_per_million"] == pytest.approx(eight.price_per_hour / 3.6)
+    assert cost(1000.0, eight, "images")["dollars_per_million"] == pytest.approx(eight.price_per_hour / 3.6)
 
 
 def test_the_cost_keeps_its_currency_and_its_price():
@@ -53,14 +53,14 @@ def test_the_cost_keeps_its_currency_and_its_price():
 
 
 def test_the_spread_of_the_rate_becomes_one_of_the_cost():
-    found = cost(1010.0, EURO, "pictures", SPREAD)
+    found = cost(1010.0, EURO, "images", SPREAD)
     assert found["spread"]["dollars_per_million"] == pytest.approx([1000 / 1100, 1000 / 900])
     assert found["spread"]["items_per_dollar"] == pytest.approx([0.9e6, 1.1e6])
     assert "per million (€0.91 to €1.11, 95 % confidence of 5 runs) at" in line(found)
 
 
 def test_a_rate_that_may_be_zero_has_a_cost_without_an_end():
-    found = cost(1000.0, EURO, "pictures", {**SPREAD, "half_width": 1000.0})
+    found = cost(1000.0, EURO, "images", {**SPREAD, "half_width": 1000.0})
     assert found["spread"]["dollars_per_million"] == [pytest.approx(0.5), None]
     assert found["spread"]["items_per_dollar"][0] == 0.0
     assert "€0.50 to no upper bound" in line(found)
@@ -68,12 +68,12 @@ def test_a_rate_that_may_be_zero_has_a_cost_without_an_end():
 
 @pytest.mark.parametrize("spread", [None, {}, {**SPREAD, "n": 1, "half_width": None, "relative": None}])
 def test_one_run_tells_no_spread(spread):
-    assert cost(1000.0, EURO, "pictures", spread)["spread"] is None
+    assert cost(1000.0, EURO, "images", spread)["spread"] is None
 
 
 def test_an_old_price_warns_in_the_cost():
     old = replace(EURO, date="2001-01-01", instance="box")
-    assert "the price of box is" in cost(1.0, old, "pictures")["warnings"][0]
+    assert "the price of box is" in cost(1.0, old, "images")["warnings"][0]
 
 
 L4 = price_table()["g6.xlarge"]

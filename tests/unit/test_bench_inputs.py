@@ -1,4 +1,4 @@
-"""What a load test sends: pictures, texts and requests, and the check of the answers."""
+"""What a load test sends: images, texts and requests, and the check of the answers."""
 
 import argparse
 import contextlib
@@ -21,9 +21,9 @@ from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, describe_texts
 from tritonclip_bench.classifiers import _chosen
 from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
+from tritonclip_bench.image_sets import IMAGE_SETS
+from tritonclip_bench.images import JPEG_QUALITY, Images, _places, draw_images, load_images, read_images
 from tritonclip_bench.loadrun import LOCUSTFILE
-from tritonclip_bench.picture_sets import PICTURE_SETS
-from tritonclip_bench.pictures import JPEG_QUALITY, Pictures, _places, draw_pictures, load_pictures, read_pictures
 from tritonclip_bench.scenarios import CALLS, SCENARIOS, parse_mix, scenario_name, traffic
 from tritonclip_bench.workload import Workload
 
@@ -33,7 +33,7 @@ DIM = 8
 @pytest.fixture
 def workload():
     return Workload(
-        Pictures((b"one", b"three", b""), "a test"),
+        Images((b"one", b"three", b""), "a test"),
         iter(["a cat", "ein Mädchen", "猫", "a dog", "a bird"]),
         batch_size=2,
         labels=3,
@@ -94,35 +94,35 @@ def test_a_file_without_texts_is_refused(tmp_path, content):
         read_texts(path)
 
 
-def test_drawn_pictures_have_their_declared_sizes_and_weigh_what_photos_weigh():
-    pictures = draw_pictures(sizes=((640, 480), (1024, 768)), per_size=1)
-    opened = [Image.open(io.BytesIO(encoded)) for encoded in pictures.encoded]
-    assert [(picture.format, picture.size) for picture in opened] == [("JPEG", (640, 480)), ("JPEG", (1024, 768))]
-    for picture, encoded in zip(opened, pictures.encoded, strict=True):
-        bits_per_pixel = len(encoded) * 8 / (picture.width * picture.height)
+def test_drawn_images_have_their_declared_sizes_and_weigh_what_photos_weigh():
+    images = draw_images(sizes=((640, 480), (1024, 768)), per_size=1)
+    opened = [Image.open(io.BytesIO(encoded)) for encoded in images.encoded]
+    assert [(image.format, image.size) for image in opened] == [("JPEG", (640, 480)), ("JPEG", (1024, 768))]
+    for image, encoded in zip(opened, images.encoded, strict=True):
+        bits_per_pixel = len(encoded) * 8 / (image.width * image.height)
         assert 0.8 < bits_per_pixel < 4
-        assert np.asarray(picture.convert("L")).std() > 20
+        assert np.asarray(image.convert("L")).std() > 20
 
 
-def test_drawn_pictures_depend_on_the_seed_only():
-    first, again, other = (draw_pictures(((64, 48),), per_size=2, seed=seed).encoded for seed in (1, 1, 2))
+def test_drawn_images_depend_on_the_seed_only():
+    first, again, other = (draw_images(((64, 48),), per_size=2, seed=seed).encoded for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert first[0] != first[1]
 
 
-def test_a_folder_gives_its_pictures_in_order(tmp_path):
+def test_a_folder_gives_its_images_in_order(tmp_path):
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
-    assert load_pictures(tmp_path).encoded == (b"a.PNG", b"b.jpg")
-    assert str(tmp_path) not in str(load_pictures(tmp_path).describe())
+    assert load_images(tmp_path).encoded == (b"a.PNG", b"b.jpg")
+    assert str(tmp_path) not in str(load_images(tmp_path).describe())
 
 
-def test_a_folder_that_is_none_and_one_without_pictures_are_refused(tmp_path):
+def test_a_folder_that_is_none_and_one_without_images_are_refused(tmp_path):
     with pytest.raises(BenchError, match="is not a folder"):
-        read_pictures(tmp_path / "missing")
-    with pytest.raises(BenchError, match="holds no picture"):
-        read_pictures(tmp_path)
+        read_images(tmp_path / "missing")
+    with pytest.raises(BenchError, match="holds no image"):
+        read_images(tmp_path)
 
 
 def test_requests_are_laid_out_as_the_reference_client_reads_them(workload):
@@ -136,7 +136,7 @@ def test_requests_are_laid_out_as_the_reference_client_reads_them(workload):
     assert [text.decode() for text in texts] == ["a cat", "ein Mädchen", "猫"]
 
 
-def test_pictures_are_sent_in_turn_and_a_call_counts_its_pictures_or_texts(workload):
+def test_images_are_sent_in_turn_and_a_call_counts_its_images_or_texts(workload):
     sent = [list(deserialize_bytes_tensor(workload.call("embed_image").request.raw_input_contents[0])) for _ in "ab"]
     assert sent == [[b"one", b"three"], [b"", b"one"]]
     assert [workload.call(model).items for model in ("embed_image", "embed_text", "clip")] == [2, 2, 2]
@@ -203,15 +203,15 @@ def test_plain_locust_does_not_run_against_a_server_whose_spec_cannot_be_read():
     assert server.calls == []
 
 
-def test_the_default_pictures_are_those_of_earlier_results():
-    photos = PICTURE_SETS["photos"]
+def test_the_default_images_are_those_of_earlier_results():
+    photos = IMAGE_SETS["photos"]
     assert _places(photos) == [(640, 480), (1024, 768)] * 16
     assert photos.qualities == (JPEG_QUALITY,)
 
 
-@pytest.mark.parametrize("name", PICTURE_SETS)
+@pytest.mark.parametrize("name", IMAGE_SETS)
 def test_a_set_has_its_sizes_in_their_shares_and_both_orientations(name):
-    declared, places = PICTURE_SETS[name], _places(PICTURE_SETS[name])
+    declared, places = IMAGE_SETS[name], _places(IMAGE_SETS[name])
     assert len(places) == declared.count
     total = sum(size.weight for size in declared.sizes)
     weights = Counter()
@@ -224,16 +224,16 @@ def test_a_set_has_its_sizes_in_their_shares_and_both_orientations(name):
     assert (upright > 0) == (declared.turned > 0)
 
 
-def test_a_picture_of_a_phone_is_drawn_fast_and_weighs_what_photos_weigh():
+def test_an_image_of_a_phone_is_drawn_fast_and_weighs_what_photos_weigh():
     begin_s = time.process_time()
-    (encoded,) = draw_pictures(((4032, 3024),), per_size=1).encoded
+    (encoded,) = draw_images(((4032, 3024),), per_size=1).encoded
     assert time.process_time() - begin_s < 2
-    picture = Image.open(io.BytesIO(encoded))
-    assert picture.size == (4032, 3024)
+    image = Image.open(io.BytesIO(encoded))
+    assert image.size == (4032, 3024)
     assert 0.8 < len(encoded) * 8 / (4032 * 3024) < 4
     # No tile of noise is where another one is.
-    assert np.asarray(picture.convert("L")).std() > 20
-    told = Pictures((encoded, b"no picture"), "a test").describe()
+    assert np.asarray(image.convert("L")).std() > 20
+    told = Images((encoded, b"no image"), "a test").describe()
     assert told["sizes"] == {"4032x3024": 1}
     assert told["mean_megapixels"] == pytest.approx(12.192768)
     assert (told["unreadable"], told["bytes"]["max"]) == (1, len(encoded))
@@ -265,8 +265,8 @@ def test_scenarios_have_the_names_of_their_calls_too():
 def test_a_mix_has_weights_of_its_own():
     options = argparse.Namespace(scenario="mixed", mix="embed_image=7,embed_text=2,clip=1,classify=1")
     assert traffic(options).weights == {"embed_image": 7, "embed_text": 2, "clip": 1, "classify": 1}
-    assert traffic(options).item == "pictures and texts"
-    assert traffic(argparse.Namespace(scenario="mixed", mix="clip=1,classify=2")).item == "pictures"
+    assert traffic(options).item == "images and texts"
+    assert traffic(argparse.Namespace(scenario="mixed", mix="clip=1,classify=2")).item == "images"
     assert traffic(argparse.Namespace(scenario="mixed")).weights == SCENARIOS["mixed"].weights
 
 
@@ -281,14 +281,14 @@ def test_what_is_no_mix(text):
     [
         ((2, 3), np.full((2, 3), 0.5), None),
         ((2, 3), np.full((2, 3), 1.5), "outside 0 to 1"),
-        ((1, 3), np.full((1, 3), 0.5), r"class_indices have the shape \[1, 3\] for 2 pictures"),
+        ((1, 3), np.full((1, 3), 0.5), r"class_indices have the shape \[1, 3\] for 2 images"),
         ((2, 3), np.full((2, 2), 0.5), "class_indices have the shape"),
         ((2, 0), np.zeros((2, 0)), "class_indices have the shape"),
     ],
 )
 def test_answers_of_a_classifier_are_checked(shape, probabilities, reason):
     made = Workload(
-        Pictures((b"one",), "a test"), iter([]), batch_size=2, labels=1, embedding_dim=DIM, classifier="classify_pets"
+        Images((b"one",), "a test"), iter([]), batch_size=2, labels=1, embedding_dim=DIM, classifier="classify_pets"
     )
     call = made.call("classify")
     response = answer(probabilities=probabilities)

@@ -49,11 +49,11 @@ def charts(html: str) -> set[str]:
 def test_the_page_of_one_run_tells_what_it_is() -> None:
     told = words(page(made.load("quiet machine")))
     for fact in (
-        *("quiet machine", "demo · ViT-B-32 · float32 · A CPU", "100 ± 2 pictures per second"),
+        *("quiet machine", "demo · ViT-B-32 · float32 · A CPU", "100 ± 2 images per second"),
         *(
             "95 % confidence, 3 runs",
-            "$1.39 per million pictures",
-            "720,000 pictures",
+            "$1.39 per million images",
+            "720,000 images",
             "$0.5 an hour for g4dn.xlarge, 2026-11-01",
         ),
         *("4, of which 2 usable", "7.80 GiB", "NVIDIA L4", "on this machine, beside the load generator"),
@@ -119,7 +119,7 @@ def test_a_comparison_has_a_chart_for_each_load_with_its_paired_ratios() -> None
     row = {"scenario": "image", "pattern": "8x1", "baseline": "theirs", "ratio": 1.87}
     record["ratios"] = [row]
     html = page(record)
-    assert html.count("<h3>Against baselines: pictures, 8 users, 1 in a request</h3>") == 2
+    assert html.count("<h3>Against baselines: images, 8 users, 1 in a request</h3>") == 2
     first = words("<body>" + html.partition("<h3>Against baselines")[2].partition("</figure>")[0])
     assert "61.0 ± 2.5 · 1.87 x" in first
     assert "ceiling 104 · 0.96 x" in first
@@ -166,12 +166,12 @@ def test_a_broken_run_and_warnings_are_conspicuous() -> None:
     assert "Not whole" not in page(made.load())
 
 
-def test_texts_do_not_head_a_page_of_pictures() -> None:
-    pictures, texts = made.load("pictures"), made.load("texts", items_per_s=(9000.0, 9001.0, 9002.0))
+def test_texts_do_not_head_a_page_of_images() -> None:
+    images, texts = made.load("images"), made.load("texts", items_per_s=(9000.0, 9001.0, 9002.0))
     texts["plan"]["scenario"] = "text"
     texts["cost"] = None
-    assert "The greatest throughput: pictures" in words(page(pictures, texts))
-    assert "The greatest throughput: texts" in words(page(texts, pictures))
+    assert "The greatest throughput: images" in words(page(images, texts))
+    assert "The greatest throughput: texts" in words(page(texts, images))
 
 
 def test_doubts_about_the_price_are_warnings() -> None:
@@ -197,7 +197,7 @@ def test_a_spot_price_is_told_from_that_on_demand() -> None:
 def test_the_front_says_that_other_work_is_compared() -> None:
     labels = made.load("labels")
     labels["plan"]["scenario"] = "clip"
-    told = words(page(made.load("pictures"), labels))
+    told = words(page(made.load("images"), labels))
     assert "the runs are of different work" in told
     assert "the runs are of different work" not in words(page(made.load("one"), made.load("two")))
 

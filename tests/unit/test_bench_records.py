@@ -21,7 +21,7 @@ SLO = {
     "objective": {"p99_ms": 50},
     "sustained": TRIAL,
     "trials": [TRIAL],
-    "cost": {"dollars_per_million": 3.0, "item": "pictures", "price": {"price_per_hour": 1.0}},
+    "cost": {"dollars_per_million": 3.0, "item": "images", "price": {"price_per_hour": 1.0}},
 }
 CURVE = {
     "schema": 2,

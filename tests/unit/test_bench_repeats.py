@@ -45,8 +45,8 @@ def results(items_per_s: float, *, failures: int = 0, broken: str | None = None)
         "failure_reasons": {"planted": failures} if failures else {},
     }
     of_client = {"client_cpu_cores": 0.1, "machine_cpu_share": 0.2, "window_s": 1.0, "open_loop": {}}
-    pictures = {"source": "drawn", "count": 1, "mean_bytes": 1}
-    return {"total": summary, "by_model": {"embed_text": summary}, **of_client, "pictures": pictures, "broken": broken}
+    images = {"source": "drawn", "count": 1, "mean_bytes": 1}
+    return {"total": summary, "by_model": {"embed_text": summary}, **of_client, "images": images, "broken": broken}
 
 
 @pytest.fixture

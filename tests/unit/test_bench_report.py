@@ -52,8 +52,8 @@ def measured(*, failures=0, cpu=0.1):
     for _ in range(failures):
         recorder.add("embed_image", 1.0, 8, BenchError("UNAVAILABLE: busy"))
     recorder.end()
-    pictures = {"source": "drawn", "count": 2, "mean_bytes": 1000}
-    return {**recorder.results(), "client_cpu_cores": cpu, "pictures": pictures}
+    images = {"source": "drawn", "count": 2, "mean_bytes": 1000}
+    return {**recorder.results(), "client_cpu_cores": cpu, "images": images}
 
 
 def test_the_report_holds_what_repeating_it_needs():
@@ -75,7 +75,7 @@ def test_the_report_holds_what_repeating_it_needs():
         *("server", "client_machine", "client_versions"),
     }
     assert report["plan"]["users"] == 4
-    assert report["plan"]["pictures"] == {"source": "drawn", "count": 2, "mean_bytes": 1000}
+    assert report["plan"]["images"] == {"source": "drawn", "count": 2, "mean_bytes": 1000}
     assert report["server"]["fingerprint"] == SPEC.fingerprint
     assert report["server"]["same_machine_as_client"] is False
     assert set(report["client_machine"]) == {"cpu", "cores", "cores_usable", "memory_gib", "system"}
@@ -97,13 +97,13 @@ def test_the_table_shows_rates_percentiles_and_cost():
     assert " ".join(header.split()) == "items/s requests/s p50 ms p95 ms p99 ms max ms failures"
     assert row.split()[3:] == ["20.0", "40.0", "40.0", "40.0", "0"]
     assert f"{results['total']['items_per_s']:.1f}" in row
-    assert "pictures per dollar, $" in text
+    assert "images per dollar, $" in text
     assert " per million at $0.8048 an hour for g6.xlarge (4 vCPU, L4) [AWS us-east-1, on demand, 2026-04-29, " in text
 
 
 def test_a_mix_of_its_own_is_priced_by_what_it_counts():
     plan = replace(PLAN, scenario="mixed", mix="embed_image=3,clip=1")
-    assert make_report(plan, SERVER, measured(), price_table()["g6.xlarge"])["cost"]["item"] == "pictures"
+    assert make_report(plan, SERVER, measured(), price_table()["g6.xlarge"])["cost"]["item"] == "images"
 
 
 def test_the_spread_of_the_runs_reaches_the_cost():
@@ -184,7 +184,7 @@ def test_bad_options_are_usage_errors(capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--pictures", "/no/such/folder"], "is not a folder"),
+        (["--images", "/no/such/folder"], "is not a folder"),
         (["--texts", "/no/such/file"], "cannot be read"),
         (["--instance", "g6.xlage"], "closest: g6.xlarge"),
         (["--instance", "g6.xlarge", "--currency", "EUR"], "is in USD, not EUR"),

@@ -243,7 +243,7 @@ def test_the_server_is_gone_where_every_process_says_so() -> None:
         window.open()
     for name, worker in enumerate(workers):
         worker.times.count(0, 0, FakeMessage())
-        worker.sent = {"pictures": {}}
+        worker.sent = {"images": {}}
         if name == 0:
             worker.watch.refused()
         master.absorb(str(name), worker.report(), last=False)

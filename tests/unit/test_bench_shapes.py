@@ -71,7 +71,7 @@ def test_a_constant_rate_draws_nothing_more() -> None:
     ("options", "message"),
     [
         (["--rate", "5", "--shape", "ramp:1-5"], "a shape tells the rate: give one"),
-        (["--pictures", ".", "--picture-set", "web"], "--pictures and --picture-set given"),
+        (["--images", ".", "--image-set", "web"], "--images and --image-set given"),
         (["--texts", "a", "--text-lengths", "short"], "--texts and --text-lengths given"),
         (["--mix", "clip=1", "--scenario", "text"], "--mix and --scenario text given"),
         (["--samples", "/no/such/folder/s.csv.gz"], "cannot be written"),

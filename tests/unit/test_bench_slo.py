@@ -172,10 +172,10 @@ def _forty_ms(call: Call) -> None:
 def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[Callable[[LoadPlan], dict]], None]]]:
     """A server that is there, and a way to say what the load generator measures of it."""
     with serving(Server(text_limit=64)) as server:
-        pictures = {"source": "drawn", "count": 1, "mean_bytes": 1}
+        images = {"source": "drawn", "count": 1, "mean_bytes": 1}
 
         def planted(measure: Callable[[LoadPlan], dict]) -> None:
-            monkeypatch.setattr(loadrun, "run_load", lambda plan, *, progress: measure(plan) | {"pictures": pictures})
+            monkeypatch.setattr(loadrun, "run_load", lambda plan, *, progress: measure(plan) | {"images": images})
 
         yield server.address, planted
 
@@ -239,15 +239,15 @@ def test_a_search_that_breaks_keeps_its_trials(plant, tmp_path: Path, capsys, tr
 
 def test_a_server_that_dies_in_a_trial_is_not_called_too_slow(monkeypatch, tmp_path: Path, capsys) -> None:
     path = tmp_path / "slo.json"
-    pictures = {"source": "drawn", "count": 1, "mean_bytes": 1}
+    images = {"source": "drawn", "count": 1, "mean_bytes": 1}
     with ExitStack() as stack:
         server = stack.enter_context(serving(Server(text_limit=64)))
 
         def measure(plan: LoadPlan, *, progress: bool) -> dict:
             if plan.rate is not None and plan.rate > 150:
                 stack.close()
-                return results(failures=300) | {"pictures": pictures}
-            return results() | {"pictures": pictures}
+                return results(failures=300) | {"images": images}
+            return results() | {"images": images}
 
         monkeypatch.setattr(loadrun, "run_load", measure)
         assert slo(server.address, "--p99-ms", "50", "--json", str(path)) == 1

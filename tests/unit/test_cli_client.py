@@ -16,13 +16,13 @@ import pytest
 from kserve_server import SCALE, Server, fail_first, serving, softmax, vectors
 from tritonclip_client.main import GROUP, main
 
-PICTURES = [b"picture %d" % number for number in range(6)]
+IMAGES = [b"image %d" % number for number in range(6)]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    files = [tmp_path / f"{number}.jpg" for number in range(len(PICTURES))]
-    for file, data in zip(files, PICTURES, strict=True):
+def images(tmp_path: Path) -> list[str]:
+    files = [tmp_path / f"{number}.jpg" for number in range(len(IMAGES))]
+    for file, data in zip(files, IMAGES, strict=True):
         file.write_bytes(data)
     return [str(file) for file in files]
 
@@ -38,115 +38,115 @@ def run(server: Server, *words: object) -> int:
     return main([*map(str, words), "--address", server.address])
 
 
-def test_embed_writes_images_then_texts(pictures, output, tmp_path, capsys):
+def test_embed_writes_images_then_texts(images, output, tmp_path, capsys):
     texts = tmp_path / "texts.txt"
     texts.write_text("ein Käfer\n\nzwei Käfer\n", encoding="utf-8-sig")
     with serving() as server:
-        status = run(server, "embed", *pictures, "--text", "a cat", "--texts-file", texts, "--output", output)
+        status = run(server, "embed", *images, "--text", "a cat", "--texts-file", texts, "--output", output)
 
     assert status == 0
-    expected = vectors([*PICTURES, b"a cat", "ein Käfer".encode(), "zwei Käfer".encode()])
+    expected = vectors([*IMAGES, b"a cat", "ein Käfer".encode(), "zwei Käfer".encode()])
     np.testing.assert_array_equal(np.load(output), expected)
     assert [file.name for file in output.parent.iterdir()] == ["out.npy"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ["0", "image", pictures[0]]
+    assert lines[2].split() == ["0", "image", images[0]]
     assert lines[-2].split() == ["8", "text", "zwei", "Käfer"]
     assert lines[-1] == f"{output}: float32 [9, 16]"
 
 
-def test_embed_tells_the_rows_in_json(pictures, output, capsys):
+def test_embed_tells_the_rows_in_json(images, output, capsys):
     with serving() as server:
-        assert run(server, "embed", pictures[0], "--text", "cat", "--output", output, "--json") == 0
+        assert run(server, "embed", images[0], "--text", "cat", "--output", output, "--json") == 0
 
     assert json.loads(capsys.readouterr().out) == {
         "output": str(output),
         "shape": [2, 16],
         "dtype": "float32",
-        "rows": [{"row": 0, "kind": "image", "item": pictures[0]}, {"row": 1, "kind": "text", "item": "cat"}],
+        "rows": [{"row": 0, "kind": "image", "item": images[0]}, {"row": 1, "kind": "text", "item": "cat"}],
     }
 
 
-def test_a_failed_embed_leaves_the_old_file(pictures, output):
+def test_a_failed_embed_leaves_the_old_file(images, output):
     output.write_bytes(b"old")
     with serving(Server(on_infer=fail_first(1, grpc.StatusCode.INTERNAL))) as server:
-        assert run(server, "embed", *pictures, "--output", output) == 1
+        assert run(server, "embed", *images, "--output", output) == 1
 
     assert output.read_bytes() == b"old"
     assert [file.name for file in output.parent.iterdir()] == ["out.npy"]
 
 
-def test_classify_prints_a_table(pictures, capsys):
+def test_classify_prints_a_table(images, capsys):
     with serving() as server:
-        status = run(server, "classify", *pictures[:2], "--labels", "cat", "--labels", "dog", "--top-k", 2)
+        status = run(server, "classify", *images[:2], "--labels", "cat", "--labels", "dog", "--top-k", 2)
 
-    probabilities = softmax(SCALE * vectors(PICTURES[:2]) @ vectors([b"cat", b"dog"]).T)
+    probabilities = softmax(SCALE * vectors(IMAGES[:2]) @ vectors([b"cat", b"dog"]).T)
     assert status == 0
     lines = capsys.readouterr().out.splitlines()
     best = ["cat", "dog"][int(probabilities[0].argmax())]
     assert lines[0].split() == ["image", "label", "probability"]
-    assert lines[2].split() == [pictures[0], best, f"{probabilities[0].max():.4f}"]
+    assert lines[2].split() == [images[0], best, f"{probabilities[0].max():.4f}"]
     assert len(lines) == 6
 
 
-def test_classify_prints_json_and_reads_labels_from_a_file(pictures, tmp_path, capsys):
+def test_classify_prints_json_and_reads_labels_from_a_file(images, tmp_path, capsys):
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\n")
     words = ["--labels-file", labels, "--templates", "the {}", "--templates", "a {}", "--json"]
     with serving() as server:
-        assert run(server, "classify", *pictures, *words) == 0
+        assert run(server, "classify", *images, *words) == 0
 
     answers = json.loads(capsys.readouterr().out)
-    assert [answer["image"] for answer in answers] == pictures
+    assert [answer["image"] for answer in answers] == images
     assert all(len(answer["scores"]) == 1 for answer in answers)
     assert set(answers[0]["scores"][0]) == {"label", "probability", "logit"}
 
 
-def test_similarity_prints_a_column_a_text(pictures, capsys):
+def test_similarity_prints_a_column_a_text(images, capsys):
     with serving() as server:
-        assert run(server, "similarity", *pictures[:2], "--text", "a cat", "--text", "a dog") == 0
+        assert run(server, "similarity", *images[:2], "--text", "a cat", "--text", "a dog") == 0
 
-    probabilities = softmax(SCALE * vectors(PICTURES[:2]) @ vectors([b"a cat", b"a dog"]).T)
+    probabilities = softmax(SCALE * vectors(IMAGES[:2]) @ vectors([b"a cat", b"a dog"]).T)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["image", "a", "cat", "a", "dog"]
-    assert lines[3].split() == [pictures[1], *(f"{value:.4f}" for value in probabilities[1])]
+    assert lines[3].split() == [images[1], *(f"{value:.4f}" for value in probabilities[1])]
 
 
-def test_similarity_prints_json(pictures, capsys):
+def test_similarity_prints_json(images, capsys):
     with serving() as server:
-        assert run(server, "similarity", pictures[0], "--text", "a cat", "--text", "a dog", "--json") == 0
+        assert run(server, "similarity", images[0], "--text", "a cat", "--text", "a dog", "--json") == 0
 
     document = json.loads(capsys.readouterr().out)
-    assert (document["images"], document["texts"]) == ([pictures[0]], ["a cat", "a dog"])
-    np.testing.assert_allclose(document["logits"], SCALE * vectors(PICTURES[:1]) @ vectors([b"a cat", b"a dog"]).T)
+    assert (document["images"], document["texts"]) == ([images[0]], ["a cat", "a dog"])
+    np.testing.assert_allclose(document["logits"], SCALE * vectors(IMAGES[:1]) @ vectors([b"a cat", b"a dog"]).T)
     assert sum(document["probabilities"][0]) == pytest.approx(1)
 
 
 BAD = {
     "nothing to embed": (["embed", "--output", "{out}"], "nothing to embed"),
-    "missing picture": (["embed", "gone.jpg", "--output", "{out}"], r"image[0] (gone.jpg): no such file"),
-    "output is no .npy": (["embed", "{picture}", "--output", "{out}.txt"], "give the name of a .npy file"),
-    "output has no folder": (["embed", "{picture}", "--output", "nowhere/out.npy"], "cannot write into nowhere"),
-    "no labels": (["classify", "{picture}"], "no labels given"),
+    "missing image": (["embed", "gone.jpg", "--output", "{out}"], r"image[0] (gone.jpg): no such file"),
+    "output is no .npy": (["embed", "{image}", "--output", "{out}.txt"], "give the name of a .npy file"),
+    "output has no folder": (["embed", "{image}", "--output", "nowhere/out.npy"], "cannot write into nowhere"),
+    "no labels": (["classify", "{image}"], "no labels given"),
     "unknown template": (
-        ["classify", "{picture}", "--labels", "cat", "--templates", "fotos"],
+        ["classify", "{image}", "--labels", "cat", "--templates", "fotos"],
         "unknown template 'fotos'; give one of the names plain, photo, simple",
     ),
-    "label twice": (["classify", "{picture}", "--labels", "cat", "--labels", "cat"], "give every label once"),
-    "no texts": (["similarity", "{picture}"], "no texts given"),
-    "texts not UTF-8": (["similarity", "{picture}", "--texts-file", "{latin}"], "line 2 is not UTF-8"),
-    "no texts file": (["similarity", "{picture}", "--texts-file", "gone.txt"], "gone.txt cannot be read"),
-    "empty texts file": (["similarity", "{picture}", "--texts-file", "{empty}"], "holds no text"),
-    "http address": (["similarity", "{picture}", "--text", "a", "--address", "http://x:1"], "host:port"),
+    "label twice": (["classify", "{image}", "--labels", "cat", "--labels", "cat"], "give every label once"),
+    "no texts": (["similarity", "{image}"], "no texts given"),
+    "texts not UTF-8": (["similarity", "{image}", "--texts-file", "{latin}"], "line 2 is not UTF-8"),
+    "no texts file": (["similarity", "{image}", "--texts-file", "gone.txt"], "gone.txt cannot be read"),
+    "empty texts file": (["similarity", "{image}", "--texts-file", "{empty}"], "holds no text"),
+    "http address": (["similarity", "{image}", "--text", "a", "--address", "http://x:1"], "host:port"),
 }
 
 
 @pytest.mark.parametrize(("words", "problem"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_and_exit_status_2(words, problem, pictures, output, tmp_path, capsys):
+def test_bad_input_is_one_line_and_exit_status_2(words, problem, images, output, tmp_path, capsys):
     (tmp_path / "latin.txt").write_bytes("gut\nKäfer".encode("latin-1"))
     (tmp_path / "empty.txt").write_text("\n \n")
     names = {
         "out": output,
-        "picture": pictures[0],
+        "image": images[0],
         "latin": tmp_path / "latin.txt",
         "empty": tmp_path / "empty.txt",
     }
@@ -187,9 +187,9 @@ def test_a_number_of_labels_that_cannot_work_is_refused(value, capsys):
     ("status", "exit_status"),
     [(grpc.StatusCode.UNAVAILABLE, 3), (grpc.StatusCode.DEADLINE_EXCEEDED, 4), (grpc.StatusCode.INTERNAL, 1)],
 )
-def test_the_exit_status_tells_what_failed(status, exit_status, pictures, capsys):
+def test_the_exit_status_tells_what_failed(status, exit_status, images, capsys):
     with serving(Server(on_infer=fail_first(10**6, status))) as server:
-        assert run(server, "classify", pictures[0], "--labels", "cat", "--timeout", 1) == exit_status
+        assert run(server, "classify", images[0], "--labels", "cat", "--timeout", 1) == exit_status
 
     assert capsys.readouterr().err.startswith("error: ")
 
@@ -202,11 +202,11 @@ def test_every_command_introduces_itself_in_one_style(point):
     assert not line.endswith(".")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(pictures):
+def test_a_reader_that_has_seen_enough_is_no_error(images):
     read, write = os.pipe()
     os.close(read)
     with serving() as server, os.fdopen(write) as closed:
-        words = ["similarity", pictures[0], "--text", "cat", "--address", server.address]
+        words = ["similarity", images[0], "--text", "cat", "--address", server.address]
         line = [sys.executable, "-m", "tritonclip_client.main", *words]
         # Buffered, as a user's Python is: the pipe is then found closed when the command is over.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -214,7 +214,7 @@ def test_order_is_kept_when_the_first_request_answers_last(ask):
 @pytest.mark.parametrize("position", [0, 3, 4, 13, 23])
 def test_a_bad_item_is_named_by_its_place_in_the_whole_list(ask, position, tmp_path):
     file = tmp_path / "broken.jpg"
-    file.write_bytes(b"bad picture")
+    file.write_bytes(b"bad image")
     images = [*IMAGES[:position], file, *IMAGES[position + 1 :]]
     with serving() as server, pytest.raises(InvalidImageError) as caught:
         ask(server.address, lambda client: client.embed_images(images))

@@ -74,7 +74,7 @@ def test_shallow_readiness_embeds_nothing(ask):
         (Server(not_ready=frozenset({"clip"})), ServerUnavailableError, "'clip' .* not ready"),
         (Server(answer_width=0), ProtocolError, "no unit vector"),
         (Server(spec={**SPEC, "embedding_dim": 8}), ProtocolError, r"no unit vector of 8 numbers \(shape \[1, 16\]"),
-        (Server(on_infer=fail_first(99, grpc.StatusCode.INVALID_ARGUMENT)), ProtocolError, "refuses a known picture"),
+        (Server(on_infer=fail_first(99, grpc.StatusCode.INVALID_ARGUMENT)), ProtocolError, "refuses a known image"),
         (Server(on_infer=failing("split_text", grpc.StatusCode.INTERNAL, "out of ideas")), ServerError, "out of ideas"),
     ],
 )

@@ -27,24 +27,24 @@ def travelling(images) -> list[bytes]:
 
 
 def opened(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
 
 
-def encoded(picture: Image.Image, name: str, **options) -> bytes:
+def encoded(image: Image.Image, name: str, **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, name, **options)
+    image.save(buffer, name, **options)
     return buffer.getvalue()
 
 
 def test_encoded_bytes_and_files_go_as_they_are(tmp_path):
     file = tmp_path / "a.jpg"
-    file.write_bytes(b"not even a picture")
+    file.write_bytes(b"not even an image")
 
     data = travelling([b"raw", bytearray(b"raw"), memoryview(b"raw"), file, str(file)])
 
-    assert data == [b"raw"] * 3 + [b"not even a picture"] * 2
+    assert data == [b"raw"] * 3 + [b"not even an image"] * 2
 
 
 @pytest.mark.parametrize("pixels", [PIXELS, PIXELS[:, :, 0], PIXELS[::-1, ::2]], ids=["rgb", "grey", "strided"])
@@ -63,36 +63,36 @@ def test_a_batch_of_arrays_is_a_list_of_images():
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_pil_modes_that_png_holds_travel_without_loss(mode):
-    picture = Image.fromarray(PIXELS).convert("L" if mode == "I;16" else mode).convert(mode)
+    image = Image.fromarray(PIXELS).convert("L" if mode == "I;16" else mode).convert(mode)
 
-    (data,) = travelling([picture])
+    (data,) = travelling([image])
 
     assert opened(data).mode == mode
-    np.testing.assert_array_equal(np.asarray(opened(data)), np.asarray(picture))
+    np.testing.assert_array_equal(np.asarray(opened(data)), np.asarray(image))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "F", "I"])
 def test_other_pil_modes_travel_as_rgb(mode):
-    picture = Image.fromarray(PIXELS).convert("L" if mode in "FI" else "RGB").convert(mode)
+    image = Image.fromarray(PIXELS).convert("L" if mode in "FI" else "RGB").convert(mode)
 
-    (data,) = travelling([picture])
+    (data,) = travelling([image])
 
-    np.testing.assert_array_equal(np.asarray(opened(data)), np.asarray(picture.convert("RGB")))
+    np.testing.assert_array_equal(np.asarray(opened(data)), np.asarray(image.convert("RGB")))
 
 
 def test_a_palette_keeps_its_transparency():
-    picture = Image.fromarray(PIXELS).convert("P")
-    picture.info["transparency"] = 3
+    image = Image.fromarray(PIXELS).convert("P")
+    image.info["transparency"] = 3
 
-    assert opened(travelling([picture])[0]).info["transparency"] == 3
+    assert opened(travelling([image])[0]).info["transparency"] == 3
 
 
-def test_an_orientation_travels_with_the_picture():
+def test_an_orientation_travels_with_the_image():
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = opened(encoded(Image.fromarray(PIXELS), "JPEG", exif=exif))
+    image = opened(encoded(Image.fromarray(PIXELS), "JPEG", exif=exif))
 
-    assert opened(travelling([picture])[0]).getexif()[0x0112] == 6
+    assert opened(travelling([image])[0]).getexif()[0x0112] == 6
 
 
 def test_a_truncated_pil_image_is_named(tmp_path):

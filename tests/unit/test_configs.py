@@ -179,7 +179,7 @@ def test_what_a_request_may_cost_is_a_setting() -> None:
     assert found["tokenizer"]["max_bytes"] == found["split_text"]["max_bytes"] == "1000"
     assert (found["split_text"]["max_batch"], found["split_text"]["max_request_bytes"]) == ("3", "5000")
     assert found["similarity"]["max_scores"] == "99"
-    # Of a picture, which is another matter.
+    # Of an image, which is another matter.
     original = read_config(TEMPLATES / "preprocess" / "config.pbtxt")
     assert found["preprocess"]["max_bytes"] == original.parameters["max_bytes"].string_value
 

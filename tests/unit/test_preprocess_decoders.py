@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 import bombs
-from sample_pictures import PICTURES
+from sample_images import IMAGES
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
 import clip_decoders
 from clip_decoders import Decoder, DecoderError
 from clip_fair import OverloadError
-from clip_preprocess import PictureError, preprocess, settings_from
+from clip_preprocess import ImageError, preprocess, settings_from
 
 MODEL = Path(clip_decoders.__file__).parent
 PARAMETERS = {
@@ -41,7 +41,7 @@ PARAMETERS = {
 SETTINGS = settings_from(PARAMETERS)
 # Of processor time beyond the limit: a tick of the kernel's, and what a process takes before its image.
 TOLERANCE_S = 0.25
-GOOD = PICTURES["jpeg 4:2:0"]()
+GOOD = IMAGES["jpeg 4:2:0"]()
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,15 +74,15 @@ def measured(decoder: Decoder, encoded: bytes) -> tuple[str, float]:
     before, ended = cpu_s(first), ended_s()
     try:
         assert decoder.decode(encoded).shape == (64, 64, 3)
-    except PictureError as error:
+    except ImageError as error:
         said = str(error)
     same = decoder._process.pid == first
     return said, (cpu_s(first) if same else ended_s() - ended) - before
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 def test_the_pixels_are_those_of_the_model_itself(decoder: Decoder, kind: str) -> None:
-    encoded = PICTURES[kind]()
+    encoded = IMAGES[kind]()
     assert np.array_equal(decoder.decode(encoded), preprocess(encoded, SETTINGS))
 
 
@@ -150,7 +150,7 @@ WORK = bombs.png_text(60)
 
 def test_a_crash_fails_its_image_alone(decoder: Decoder, slow: Callable[[int], None]) -> None:
     slow(signal.SIGSEGV)
-    with pytest.raises(PictureError, match=r"its decoder crashed \(SIGSEGV\); send it in another format"):
+    with pytest.raises(ImageError, match=r"its decoder crashed \(SIGSEGV\); send it in another format"):
         decoder.decode(WORK)
     assert np.array_equal(decoder.decode(GOOD), preprocess(GOOD, SETTINGS))
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from sample_pictures import encode, photo
+from sample_images import encode, photo
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
@@ -79,7 +79,7 @@ def _pillow(pixels: np.ndarray, full: tuple[int, int], resample: Image.Resamplin
 @pytest.mark.parametrize("resample", [BICUBIC, BILINEAR])
 @pytest.mark.parametrize("size", [(1024, 768), (768, 1024), (640, 480), (1920, 500), (600, 1900), (449, 2400)])
 @pytest.mark.parametrize("kind", ["noise", "checks", "hard"])
-def test_ordinary_pictures_take_the_fast_way_within_one_level(kind, size, resample, monkeypatch):
+def test_ordinary_images_take_the_fast_way_within_one_level(kind, size, resample, monkeypatch):
     monkeypatch.setattr(clip_resize, "resize_image", None)
     geometry = plan(size, (224, 224), "shortest")
     pixels = texture(kind, size, 3, 3)
@@ -132,7 +132,7 @@ def test_strips_change_nothing(size: tuple[int, int], image_format: str, monkeyp
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     encoded = encode(photo(size), image_format, exif=exif.tobytes())
-    square = clip_preprocess.PictureSettings(64, 64, "shortest", "bicubic", (0, 0, 0), 1 << 26, 1 << 25)
+    square = clip_preprocess.ImageSettings(64, 64, "shortest", "bicubic", (0, 0, 0), 1 << 26, 1 << 25)
     whole = clip_preprocess.preprocess(encoded, square)
     monkeypatch.setattr(clip_resize, "_STRIP_BYTES", 50_000)
     monkeypatch.setattr(clip_preprocess, "SCRATCH_BYTES", 50_000)

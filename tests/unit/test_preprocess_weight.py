@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 import bombs
-from sample_pictures import PICTURES, encode, photo, turned
+from sample_images import IMAGES, encode, photo, turned
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 
-from clip_preprocess import PictureError, preprocess, settings_from
+from clip_preprocess import ImageError, preprocess, settings_from
 from clip_settings import MAX_SIDE
 from clip_weight import MAX_SCANS, weigh
 
@@ -36,9 +36,9 @@ NOT_SMALL |= {"wide", "tall", "wide rgba", "tall grey"}
 LOOK_S = 1.0
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 def test_ordinary_images_are_decoded_by_threads(kind: str) -> None:
-    assert weigh(PICTURES[kind](), SETTINGS).small == (kind not in NOT_SMALL), kind
+    assert weigh(IMAGES[kind](), SETTINGS).small == (kind not in NOT_SMALL), kind
 
 
 def test_a_large_photo_is_small_work_and_a_large_progressive_one_is_not() -> None:
@@ -65,18 +65,18 @@ def test_scans_are_counted_to_the_limit(scans: int) -> None:
     if scans <= MAX_SCANS:
         assert preprocess(made, SETTINGS).shape == (64, 64, 3)
     else:
-        with pytest.raises(PictureError, match="more than 100 scans; at most 100 are allowed; save it again"):
+        with pytest.raises(ImageError, match="more than 100 scans; at most 100 are allowed; save it again"):
             weigh(made, SETTINGS)
 
 
 @pytest.mark.parametrize("made", [bombs.png(1, MAX_SIDE + 1, color=0), bombs.bmp_rle(MAX_SIDE + 1, 1)])
 def test_sides_are_limited(made: bytes) -> None:
-    with pytest.raises(PictureError, match=rf"sides of at most {MAX_SIDE} pixels are allowed; send a smaller"):
+    with pytest.raises(ImageError, match=rf"sides of at most {MAX_SIDE} pixels are allowed; send a smaller"):
         preprocess(made, SETTINGS)
 
 
 def test_a_webp_that_cannot_fit_its_memory_is_refused_from_its_header() -> None:
-    with pytest.raises(PictureError, match="needs more than 500 MB .* raise --image-megabytes"):
+    with pytest.raises(ImageError, match="needs more than 500 MB .* raise --image-megabytes"):
         weigh(bombs.webp_lossless(bombs.SIDE), SETTINGS)
     assert weigh(bombs.webp_lossless(1000), SETTINGS).small
 
@@ -91,7 +91,7 @@ def refusal(encoded: bytes) -> str:
     """The words with which it is refused, "" if it is not: what was given, what is allowed, what to do."""
     try:
         weigh(encoded, settings_from(PARAMETERS | {"max_bytes": str(1 << 26)}))
-    except PictureError as error:
+    except ImageError as error:
         return str(error)
     return ""
 
@@ -115,7 +115,7 @@ def test_looking_takes_linear_time(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["jpeg progressive", "exif 6", "png", "png turned", "webp", "webp turned"])
 def test_files_that_end_anywhere_can_be_weighed(kind: str) -> None:
-    whole = PICTURES[kind]()
+    whole = IMAGES[kind]()
     lengths = [*range(1, 700), *range(700, len(whole), 997)]
     assert all(weigh(whole[:length], SETTINGS).seconds > 0 for length in lengths)
     assert not weigh(whole[:20], SETTINGS).small

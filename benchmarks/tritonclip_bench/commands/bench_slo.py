@@ -88,9 +88,9 @@ def _search(
         best = found.sustained()
         record.update(
             {
-                **describe_run(plan, server, alone["pictures"], kind="slo", label=record["label"]),
+                **describe_run(plan, server, alone["images"], kind="slo", label=record["label"]),
                 **found.to_dict(),
-                "alone": {name: value for name, value in alone.items() if name != "pictures"},
+                "alone": {name: value for name, value in alone.items() if name != "images"},
                 "cost": run_cost(plan, best.items_per_s if best else 0.0, price),
             }
         )

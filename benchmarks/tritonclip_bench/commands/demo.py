@@ -1,4 +1,4 @@
-"""`tritonclip demo`: the path from LoRA to answer to price, on the bundled checkpoint and pictures."""
+"""`tritonclip demo`: the path from LoRA to answer to price, on the bundled checkpoint and images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tritonclip_bench.cli_types import count, positive_seconds
 
-HELP = "export the bundled checkpoint with its LoRA, serve it, classify pictures, run a load test"
+HELP = "export the bundled checkpoint with its LoRA, serve it, classify images, run a load test"
 
 # An example: what the machine costs is for the user to say.
 EXAMPLE_INSTANCE = "g4dn.xlarge"
@@ -64,7 +64,7 @@ def _run_steps(args: argparse.Namespace) -> None:
         server.start()
         server.wait_ready(on_progress=lambda news: print(f"  {news}", file=sys.stderr, flush=True))
         print(f"{server.description} answers on {server.grpc_address}; its log: {server.log_path}")
-        _title("4. classify the pictures through the gRPC client")
+        _title("4. classify the images through the gRPC client")
         print(demo.render(demo.classify(server.grpc_address), before))
         _title(f"5. load test: {args.users} users, {args.duration} s")
         demo.load_test(server.grpc_address, _bench_options(args))

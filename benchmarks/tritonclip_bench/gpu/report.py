@@ -189,7 +189,7 @@ def _roofs(record: Record) -> str:
 
 
 def _served(record: Record) -> str:
-    header = ("served, users", "pictures/s", "p50 ms", "p99 ms", "CPU", "GPU", "failures", "limited by")
+    header = ("served, users", "images/s", "p50 ms", "p99 ms", "CPU", "GPU", "failures", "limited by")
     rows = [
         (
             str(row["users"]),

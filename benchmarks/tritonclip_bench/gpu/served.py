@@ -1,4 +1,4 @@
-"""The whole server on the device: pictures in, embeddings out, at several numbers of users, and what limited it."""
+"""The whole server on the device: images in, embeddings out, at several numbers of users, and what limited it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WrongProviderError(BenchError):
 
 @dataclass(frozen=True)
 class Load:
-    """What the server is asked: numbers of users with one picture each in flight, and measured seconds."""
+    """What the server is asked: numbers of users with one image each in flight, and measured seconds."""
 
     users: Sequence[int]
     seconds: int

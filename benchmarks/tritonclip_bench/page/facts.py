@@ -86,7 +86,7 @@ def best(loads: Sequence[Record]) -> Record:
     """The record that heads the page: the greatest throughput.
 
     Of a comparison ours; and as far as there are any, of sound runs, without failures, of the first one's items (texts
-    are faster than pictures), with a price.
+    are faster than images), with a price.
     """
     left = [load for load in loads if load["series"]["kind"] != "baselines" or load.get("side") == OURS] or loads[:1]
     first = item(left[0])
@@ -208,11 +208,11 @@ def settings(load: Record) -> list[tuple[str, str]]:
         if (value := number(plan, key)) is not None:
             found.append((name, f"{value:g} {unit}".strip() if key != "seed" else f"{value:.0f}"))
     found.append(("Runs", str(len(load["repeats"]))))
-    pictures = section(plan, "pictures")
-    if (count := number(pictures, "count")) is not None:
-        size = number(pictures, "mean_bytes")
-        kind = text(pictures, "source") or ""
-        found.append(("Pictures", f"{count:g} {kind}" + (f", {size / 1024:,.0f} KiB on average" if size else "")))
+    images = section(plan, "images")
+    if (count := number(images, "count")) is not None:
+        size = number(images, "mean_bytes")
+        kind = text(images, "source") or ""
+        found.append(("Images", f"{count:g} {kind}" + (f", {size / 1024:,.0f} KiB on average" if size else "")))
     return found
 
 

@@ -150,7 +150,7 @@ class Canvas:
             self.line(x.start, y.start, x.end, y.start, "axis")
         for value in x.ticks:
             self.line(x(value), y.start, x(value), y.start + 4, "axis")
-            # At the ends half of it would leave the picture.
+            # At the ends half of it would leave the image.
             half = len(tick_text(value)) * CHARACTER_PX / 2
             anchor = "start" if x(value) < half else "end" if self.width - x(value) < half else "middle"
             self.text(x(value), y.start + 18, tick_text(value), anchor=anchor)
@@ -158,7 +158,7 @@ class Canvas:
         self.text(0, y.end - 12, y_title, "unit")
 
     def svg(self, name: str, title: str, description: str) -> Markup:
-        """The picture, named for those who do not see it; `name` is unique on the page."""
+        """The image, named for those who do not see it; `name` is unique on the page."""
         return Markup(
             '<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-labelledby="{n}-t {n}-d">'
             '<title id="{n}-t">{t}</title><desc id="{n}-d">{d}</desc>{parts}</svg>'

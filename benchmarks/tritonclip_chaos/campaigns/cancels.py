@@ -78,7 +78,7 @@ def _request(stage: Stage, model: str, chance: random.Random) -> service_pb2.Mod
         return request
     if model == "embed_text":
         return embed_request(model, "text", [text] * 8)
-    request = embed_request(model, "image", [chance.choice(material.pictures)] * 2)
+    request = embed_request(model, "image", [chance.choice(material.images)] * 2)
     if model == "clip":
         request.MergeFrom(embed_request(model, "text", [text]))
     return request

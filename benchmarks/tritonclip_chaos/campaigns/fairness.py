@@ -10,7 +10,7 @@ from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.campaigns.overload import DEADLINE_S, Under, capacity, enter
 from tritonclip_chaos.flood.generate import ANSWERED
 from tritonclip_chaos.flood.outcome import FlowPlan, Outcome, Source, flood
-from tritonclip_chaos.flood.sources import LARGE, MIDDLE, SMALL, pictures, texts
+from tritonclip_chaos.flood.sources import LARGE, MIDDLE, SMALL, images, texts
 from tritonclip_chaos.records import Record
 
 SECONDS, SHORT_SECONDS = 12.0, 5.0
@@ -28,16 +28,16 @@ def run(context: Context) -> Iterator[Record]:
         under = enter(stack, context)
         material = context.material(under.address)
         limits = describe(under.address).max_batch_size
-        middle = pictures(under.address, context.folder, MIDDLE, DEADLINE_S, context.seed)
+        middle = images(under.address, context.folder, MIDDLE, DEADLINE_S, context.seed)
         yield _greedy(context, under, "JPEG of 0.8 megapixels", middle)
         few = texts(material, context.folder, DEADLINE_S, context.seed)
         yield _greedy(context, under, "texts", few)
-        small = pictures(under.address, context.folder, SMALL, DEADLINE_S, context.seed)
-        large = pictures(under.address, context.folder, LARGE, DEADLINE_S, context.seed)
+        small = images(under.address, context.folder, SMALL, DEADLINE_S, context.seed)
+        large = images(under.address, context.folder, LARGE, DEADLINE_S, context.seed)
         yield _beside(context, under, "256 x 256 beside 12 megapixels", small, large)
         batch = min(MOST_IN_A_BATCH, limits["embed_image"])
-        many = pictures(under.address, context.folder, SMALL, DEADLINE_S, context.seed, batch)
-        yield _beside(context, under, f"one picture beside batches of {batch}", small, many)
+        many = images(under.address, context.folder, SMALL, DEADLINE_S, context.seed, batch)
+        yield _beside(context, under, f"one image beside batches of {batch}", small, many)
         batch = min(MOST_IN_A_BATCH, limits["embed_text"])
         many = texts(material, context.folder, DEADLINE_S, context.seed, batch)
         single = texts(material, context.folder, DEADLINE_S, context.seed, 2)

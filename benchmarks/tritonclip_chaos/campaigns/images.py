@@ -39,7 +39,7 @@ def run(context: Context) -> Iterator[Record]:
 
 def _alone_and_between(server: Target, mutant: bytes) -> Sequence[Sample]:
     alone = send(server.stub, "alone", embed_request("embed_image", "image", [mutant]), not_unit)
-    good = server.material.pictures[:2]
+    good = server.material.images[:2]
     request = embed_request("embed_image", "image", [good[0], mutant, good[1]])
     between = send(server.stub, "between", request, _rows_are(server))
     return [alone, _consistent(alone, between)]
@@ -48,7 +48,7 @@ def _alone_and_between(server: Target, mutant: bytes) -> Sequence[Sample]:
 def _rows_are(server: Target) -> Callable[[Any], str]:
     def check(response: Any) -> str:
         rows = embeddings(response)[[0, 2]]
-        cosine = float((rows * server.material.picture_features[:2]).sum(axis=1).min())
+        cosine = float((rows * server.material.image_features[:2]).sum(axis=1).min())
         return "" if cosine >= SAME_COSINE else f"a good image beside a mutant: cosine {cosine:.6f}"
 
     return check

@@ -106,7 +106,7 @@ def _level(context: Context, under: Under, case: str, source: Source, encoder: s
         record.figures["memory / idle"] = max(watch.worst_mb, idle_mb) / idle_mb
         record.check("memory over idle", record.figures["memory / idle"], MEMORY, unit="x")
     if (computed := _computed(before, _metrics(under), encoder)) is not None:
-        answered = outcome.count(ANSWERED) * source.items + recovery.pictures * (encoder == "image_encoder")
+        answered = outcome.count(ANSWERED) * source.items + recovery.images * (encoder == "image_encoder")
         record.figures["rows for nobody"] = max(0.0, computed - answered)
         record.check("rows computed for nobody", record.figures["rows for nobody"], RUNNING_ROWS)
     _checks(record, outcome)
@@ -152,11 +152,11 @@ def _metrics(under: Under) -> Metrics | None:
 
 
 def probe(address: str, material: Material) -> float:
-    """Seconds that a picture and then a text take; infinite where one is not answered."""
+    """Seconds that an image and then a text take; infinite where one is not answered."""
     begin_s = time.monotonic()
     try:
         with ClipClient(address, timeout_s=DEADLINE_S, retry=False) as client:
-            client.embed_images([material.pictures[0]])
+            client.embed_images([material.images[0]])
             client.embed_texts([material.texts[0]])
     except ClipError:
         return float("inf")
@@ -164,7 +164,7 @@ def probe(address: str, material: Material) -> float:
 
 
 def probe_latency(address: str, material: Material) -> float:
-    """Seconds that a picture and a text take at rest: the slowest but one of some."""
+    """Seconds that an image and a text take at rest: the slowest but one of some."""
     return sorted(probe(address, material) for _ in range(PROBES))[-2]
 
 
@@ -174,14 +174,14 @@ class Recovery:
 
     Attributes:
         seconds: that it took.
-        pictures: that were embedded meanwhile.
+        images: that were embedded meanwhile.
     """
 
     address: str
     material: Material
     usual_s: float
     seconds: float = PATIENCE_S
-    pictures: int = 0
+    images: int = 0
 
     def wait(self) -> None:
         """Ask until it is as usual, several times in a row."""
@@ -189,7 +189,7 @@ class Recovery:
         while good < IN_A_ROW and time.monotonic() - begin_s < PATIENCE_S:
             asked_s = time.monotonic()
             took_s = probe(self.address, self.material)
-            self.pictures += took_s < float("inf")
+            self.images += took_s < float("inf")
             if took_s > self.usual_s + JITTER_S:
                 good = 0
                 time.sleep(PROBE_EVERY_S)
@@ -209,7 +209,7 @@ CAMPAIGN = Campaign(
     f"multiples of what a closed loop of {WIDTH} reached just before. The generator is a process of its "
     f"own on the same cores, niced by {NICE} so that it takes none from the server; accepted requests "
     "count from when they were due, refusals from when they were sent. *Recovery*: from the last request "
-    "until a picture and a text take as long as before the flood. *Rows for nobody*: by the server's own "
+    "until an image and a text take as long as before the flood. *Rows for nobody*: by the server's own "
     "counters, computed by the encoder but never answered. *Generator's cores*: those that it took; on a machine "
     "with two, the server lacked them. Goodput also pays for receiving what is refused.",
 )

@@ -16,7 +16,7 @@ def embed_request(tower: str, items: Sequence[bytes], timeout_s: float) -> bytes
 
     Args:
         tower: "image" or "text", the tensor's name.
-        items: encoded pictures, or texts in UTF-8.
+        items: encoded images, or texts in UTF-8.
         timeout_s: that the request says it has.
     """
     request = service_pb2.ModelInferRequest(model_name=f"embed_{tower}")

@@ -44,11 +44,11 @@ class WrongResultError(Exception):
 
 def _image(_: Path) -> Prepared:
     _served("preprocess")
-    from clip_settings import PictureError, PictureSettings  # type: ignore[import-not-found]
+    from clip_settings import ImageError, ImageSettings  # type: ignore[import-not-found]
     from clip_weight import weigh  # type: ignore[import-not-found]
 
-    settings = PictureSettings(64, 64, "shortest", "bicubic", (0, 0, 0), 89_478_485, 1 << 25)
-    return lambda data: weigh(data, settings), (PictureError,)
+    settings = ImageSettings(64, 64, "shortest", "bicubic", (0, 0, 0), 89_478_485, 1 << 25)
+    return lambda data: weigh(data, settings), (ImageError,)
 
 
 def _images(seed: int) -> list[bytes]:

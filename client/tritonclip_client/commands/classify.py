@@ -26,7 +26,7 @@ HELP = "find the label of each image: zero-shot, or by a classifier in the repos
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the subcommand's parser."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--labels", action="append", metavar="LABEL", help="a label; given once for each")
     parser.add_argument("--labels-file", type=Path, metavar="FILE", help="UTF-8, one label a line")
     parser.add_argument(

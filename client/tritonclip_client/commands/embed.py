@@ -21,7 +21,7 @@ HELP = "embed images and texts into a .npy file: float32, one row an item, image
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the subcommand's parser."""
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="picture files")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
     parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given again")
     parser.add_argument(
         "--texts-file", type=Path, metavar="FILE", help="UTF-8, one text a line; empty lines are left out"

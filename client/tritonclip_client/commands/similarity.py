@@ -14,7 +14,7 @@ HELP = "score every image against every text; the table holds probabilities"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the subcommand's parser."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given again")
     parser.add_argument(
         "--texts-file", type=Path, metavar="FILE", help="UTF-8, one text a line; empty lines are left out"

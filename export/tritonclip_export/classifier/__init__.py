@@ -1,1 +1,1 @@
-"""Classifiers baked into a model repository: fixed labels, answered from the picture alone."""
+"""Classifiers baked into a model repository: fixed labels, answered from the image alone."""

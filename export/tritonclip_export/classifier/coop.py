@@ -25,7 +25,7 @@ _SAME_TOWER_COSINE = 0.9995
 _SAME_VECTOR = 0.02
 
 _REFUSED = {
-    "meta_net.": "CoCoOp's prompts depend on the picture (meta_net), so that every picture would need the text tower "
+    "meta_net.": "CoCoOp's prompts depend on the image (meta_net), so that every image would need the text tower "
     "again for every class; train CoOp, or serve the checkpoint's own prompts",
     "compound_prompt": "MaPLe's prompts change the image tower too, a classifier leaves it as it is; train CoOp",
 }

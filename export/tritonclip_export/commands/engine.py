@@ -33,7 +33,7 @@ _LINT = "compare both towers with the operators and types that TensorRT is docum
 def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("repository", metavar="DIR", type=Path, help="a directory that `tritonclip export` wrote")
     for option, what in (
-        ("--image-batch", "pictures at a time (default: 1 to what the repository serves, tuned for the most)"),
+        ("--image-batch", "images at a time (default: 1 to what the repository serves, tuned for the most)"),
         ("--text-batch", "texts at a time (default: likewise)"),
         ("--text-length", "ids of a text (default: from the shortest bucket to the context)"),
     ):
@@ -97,7 +97,7 @@ def _request(args: argparse.Namespace) -> EngineRequest:
         workspace_gib=args.workspace,
         version_compatible=args.version_compatible,
         timing_cache=args.timing_cache,
-        probe_pictures=args.probe_pictures,
+        probe_images=args.probe_images,
         probe_texts=args.probe_texts,
         tensorrt_runtime=args.runtime is not None,
         graph_batches=None if args.graph_batches is None else parse_graph_batches(args.graph_batches),

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         precision=PRECISIONS[args.precision],
         settings=settings,
-        probe_pictures=args.probe_pictures,
+        probe_images=args.probe_images,
         probe_texts=args.probe_texts,
         force=args.force,
         signer=signer_of(args),
@@ -191,8 +191,8 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
     described = f"{spec['name']}, {spec['precision']}, {spec['embedding_dim']} dimensions"
     print(f"{out}: {described}, fingerprint {spec['fingerprint'][:12]}")
     print(
-        f"parity against {parity['reference']}: cosine >= {worst['cosine_min']:.7f} on {parity['pictures']} "
-        f"pictures and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
+        f"parity against {parity['reference']}: cosine >= {worst['cosine_min']:.7f} on {parity['images']} "
+        f"images and {parity['texts']} texts, same zero-shot answer on {parity['top1_agreement']:.0%}"
     )
     if parity["caveat"] is not None:
         print(f"warning: the merge was not compared with the unmerged adapters. {parity['caveat']}", file=sys.stderr)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HELP = "list the families of models: sizes, costs, preprocessing, and which were exercised by the tests"
 _HEADER = ("config", "image", "context", "dim", "scoring", "M parameters", "GFLOPs", "weights", "exercised")
 _LEGEND = (
-    "M parameters and GFLOPs: image tower + text tower; for one picture and one text of the full length, a "
+    "M parameters and GFLOPs: image tower + text tower; for one image and one text of the full length, a "
     "multiply-add\nis two. weights: how many are released; `tritonclip models CONFIG` names them."
 )
 

@@ -13,7 +13,7 @@ DEFAULT = "default"
 
 # Option, attribute of `settings.Settings`, type, metavar, help.
 _OPTIONS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
-    ("--max-image-batch", "image_batch", int, "N", "pictures in a request or a batch (default: 32)"),
+    ("--max-image-batch", "image_batch", int, "N", "images in a request or a batch (default: 32)"),
     ("--max-text-batch", "text_batch", int, "N", "texts in a request or a batch (default: 64)"),
     (
         "--preprocess-threads",
@@ -74,7 +74,7 @@ def add_settings(group: argparse._ArgumentGroup, runtimes: Sequence[str]) -> Non
     group.add_argument(
         "--preprocess",
         choices=PREPROCESSES,
-        help="what decodes pictures: the CPU (default), or DALI on the GPU for JPEG, in NVIDIA's container",
+        help="what decodes images: the CPU (default), or DALI on the GPU for JPEG, in NVIDIA's container",
     )
     group.add_argument(
         "--exif",

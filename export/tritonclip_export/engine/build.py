@@ -41,7 +41,7 @@ class EngineRequest:
     timing_cache: Path | None = None
     tensorrt_runtime: bool = False
     graph_batches: Sequence[int] | None = None
-    probe_pictures: Path | None = None
+    probe_images: Path | None = None
     probe_texts: Path | None = None
     signer: Signer | None = None
 
@@ -102,7 +102,7 @@ def build(request: EngineRequest, open_toolkit: Callable[[], Toolkit]) -> dict[s
     request = replace(request, repository=request.repository.resolve())
     repository = request.repository
     made = plan(request)
-    probes = read_probe_set(repository, made.spec, pictures=request.probe_pictures, texts=request.probe_texts)
+    probes = read_probe_set(repository, made.spec, images=request.probe_images, texts=request.probe_texts)
     toolkit = open_toolkit()
     print("\n".join(trtexec_lines(request, made, toolkit.machine())), file=sys.stderr)
     with staged_beside(repository, "engines") as staging:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tritonclip_export.classifier.text_tower import RepositoryTokenizer
 from tritonclip_export.engine.boundary import Array
-from tritonclip_export.probes import gather, to_uint8, transform_pictures
+from tritonclip_export.probes import gather, to_uint8, transform_images
 from tritonclip_export.spec import ImageSpec, ServingSpec
 
 
@@ -26,16 +26,16 @@ class ProbeSet:
 
 
 def read_probe_set(
-    repository: Path, spec: ServingSpec, *, pictures: Path | None = None, texts: Path | None = None
+    repository: Path, spec: ServingSpec, *, images: Path | None = None, texts: Path | None = None
 ) -> ProbeSet:
     """The probes of `probes.gather`.
 
     Raises:
-        ExportError: the folder of pictures or the file of texts has nothing in it that can be used.
+        ExportError: the folder of images or the file of texts has nothing in it that can be used.
     """
-    images, captions = gather(pictures, texts)
+    probes, captions = gather(images, texts)
     preprocess = _preprocess_cfg(spec.image)
-    pixels = to_uint8(transform_pictures(list(images.values()), preprocess), preprocess).numpy()
+    pixels = to_uint8(transform_images(list(probes.values()), preprocess), preprocess).numpy()
     # One of the built-in texts fills the context, so that all are padded to it.
     return ProbeSet(pixels, RepositoryTokenizer(repository).tokenize(captions)[0])
 

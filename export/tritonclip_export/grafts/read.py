@@ -19,8 +19,8 @@ from tritonclip_export.weights import SUFFIXES
 _KNOWN = "AdapterHub bottleneck adapters, AdapterFusion, LoRA and (IA)^3, CLIP-Adapter, VPT, MaPLe's image prompts"
 # Methods under which an embedding needs both inputs, or no embedding of any text exists.
 _NO_TWO_TOWERS = {
-    r"(^|\.)meta_net\.": "CoCoOp adds a prompt made from the picture to every text, so the text tower depends on the "
-    "image and each picture needs all texts encoded again; train CoOp or CLIP-Adapter instead",
+    r"(^|\.)meta_net\.": "CoCoOp adds a prompt made from the image to every text, so the text tower depends on the "
+    "image and each image needs all texts encoded again; train CoOp or CLIP-Adapter instead",
     r"(?i)adapter.*(cross|joint|multi_?modal).*attn|(cross|joint|multi_?modal).*(attn.*)?adapter": "its attention "
     "joins both towers, so neither embedding exists without the other input; use it to re-rank what the towers found",
 }

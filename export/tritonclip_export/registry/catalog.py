@@ -54,7 +54,7 @@ class Model:
         scoring: "softmax", or "sigmoid" with a bias.
         quick_gelu: what the config itself builds; see `Weights.quick_gelu`.
         image_parameters, text_parameters: of the tower with its projection.
-        image_flops, text_flops: for one picture, and for one text of the full length; a multiply-add is two.
+        image_flops, text_flops: for one image, and for one text of the full length; a multiply-add is two.
         weights: released weights; none: architecture only.
     """
 

@@ -86,7 +86,7 @@ def _of_open_clip(config: str, model_cfg: dict[str, Any], model: Any, weights: t
         quick_gelu=bool(model_cfg.get("quick_gelu", False)),
         image_parameters=_parameters(model.visual),
         text_parameters=text_parameters,
-        image_flops=flops(model.encode_image, _picture(image_size)),
+        image_flops=flops(model.encode_image, _image(image_size)),
         text_flops=flops(model.encode_text, _text(context_length)),
         weights=weights,
     )
@@ -96,7 +96,7 @@ def _of_chinese_clip(entry: dict[str, Any], weights: tuple[Weights, ...]) -> Mod
     hf_config, context_length = entry["hf_config"], entry["context_length"]
     model: Any = chinese_clip_model(hf_config)
     image_size = hf_config["vision_config"]["image_size"]
-    picture = _picture(image_size)
+    image = _image(image_size)
     mask = torch.ones(1, context_length, dtype=torch.long, device="meta")
     return Model(
         config=entry["config"],
@@ -109,7 +109,7 @@ def _of_chinese_clip(entry: dict[str, Any], weights: tuple[Weights, ...]) -> Mod
         quick_gelu=model.config.vision_config.hidden_act == "quick_gelu",
         image_parameters=_parameters(model.vision_model) + _parameters(model.visual_projection),
         text_parameters=_parameters(model.text_model) + _parameters(model.text_projection),
-        image_flops=flops(lambda pixels: model.get_image_features(pixel_values=pixels), picture),
+        image_flops=flops(lambda pixels: model.get_image_features(pixel_values=pixels), image),
         text_flops=flops(
             lambda ids: model.get_text_features(input_ids=ids, attention_mask=mask), _text(context_length)
         ),
@@ -155,7 +155,7 @@ def _parameters_of_clip_text(model: torch.nn.Module) -> int:
     )
 
 
-def _picture(size: int) -> torch.Tensor:
+def _image(size: int) -> torch.Tensor:
     return torch.empty(1, 3, size, size, device="meta")
 
 

@@ -109,7 +109,7 @@ def open_session(path: Path, threads: int, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning threads would take the cores that decode the next pictures.
+    # Spinning threads would take the cores that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     has_cuda = CUDA in ort.get_available_providers()
     if device == "cpu" or not has_cuda:

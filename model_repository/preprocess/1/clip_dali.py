@@ -1,6 +1,6 @@
-"""Which pictures the model preprocess_dali decodes, and the two resizes that it is asked for.
+"""Which images the model preprocess_dali decodes, and the two resizes that it is asked for.
 
-The sizes come from `clip_geometry`, so that a GPU and a CPU keep the same pixels. DALI decodes a picture as it is
+The sizes come from `clip_geometry`, so that a GPU and a CPU keep the same pixels. DALI decodes an image as it is
 stored; what EXIF says is done to the few pixels that come back.
 """
 
@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from clip_geometry import Axis, Geometry
-from clip_preprocess import PictureError, PictureSettings, Pixels, geometry_of, open_picture, orientation_of, turn
+from clip_preprocess import ImageError, ImageSettings, Pixels, geometry_of, open_image, orientation_of, turn
 from clip_resize import vertical_first
 from PIL import Image
 
 Steps = npt.NDArray[np.float32]
-# A request's number in its batch, and a picture's in its request.
+# A request's number in its batch, and an image's in its request.
 Place = tuple[int, int]
 
-# Of one picture, in the memory of the GPU and in the batch, which is as long as its longest file.
+# Of one image, in the memory of the GPU and in the batch, which is as long as its longest file.
 MAX_PIXELS, MAX_BYTES = 1 << 24, 1 << 23
 # Of the files of one call.
 MAX_CALL_BYTES = 1 << 25
@@ -28,13 +28,13 @@ MAX_CALL_BYTES = 1 << 25
 _END_OF_JPEG = b"\xff\xd9"
 # Components that are RGB and not YCbCr say so by these names, or by 0 in Adobe's segment.
 _RGB_NAMES = [ord(name) for name in "RGB"]
-# What the EXIF orientations do to the stored picture's axes.
+# What the EXIF orientations do to the stored image's axes.
 _REVERSED_X, _REVERSED_Y, _SWAPPED = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7, 8}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture for DALI.
+    """An image for DALI.
 
     Attributes:
         encoded: the file.
@@ -48,19 +48,19 @@ class Job:
     orientation: int | None
 
 
-def job_for(encoded: bytes, settings: PictureSettings) -> Job | None:
-    """None where the CPU is to decode the picture, or to say what is wrong with it."""
+def job_for(encoded: bytes, settings: ImageSettings) -> Job | None:
+    """None where the CPU is to decode the image, or to say what is wrong with it."""
     try:
-        with open_picture(encoded, settings) as image:
+        with open_image(encoded, settings) as image:
             if not _is_plain_jpeg(image, encoded):
                 return None
             orientation = orientation_of(image) if settings.exif == "transpose" else None
             swapped = orientation in _SWAPPED
             if swapped and settings.height != settings.width:
-                # All pictures come back in one shape.
+                # All images come back in one shape.
                 return None
             upright = image.size[::-1] if swapped else image.size
-    except PictureError:
+    except ImageError:
         return None
     return Job(encoded, _steps(geometry_of(upright, settings), orientation), orientation)
 
@@ -88,7 +88,7 @@ def pack(jobs: Sequence[Job]) -> tuple[Pixels, Steps]:
 
 
 def upright(pixels: Pixels, job: Job) -> Pixels:
-    """Turn what came back, uint8 [H, W, 3], as the picture's EXIF block says."""
+    """Turn what came back, uint8 [H, W, 3], as the image's EXIF block says."""
     turned = turn(pixels, job.orientation, "transpose")
     return np.asarray(turned)
 
@@ -107,7 +107,7 @@ def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
 
 
 def _steps(geometry: Geometry, orientation: int | None) -> Steps:
-    """Rows before columns or after, as Pillow does it to the upright picture, with 8 bits in between."""
+    """Rows before columns or after, as Pillow does it to the upright image, with 8 bits in between."""
     rows_first = vertical_first(geometry) != (orientation in _SWAPPED)
     stored = _stored(geometry, orientation)
     sides = {"y": (stored.y.source, 0.0, stored.y.source), "x": (stored.x.source, 0.0, stored.x.source)}
@@ -123,7 +123,7 @@ def _steps(geometry: Geometry, orientation: int | None) -> Steps:
 
 
 def _stored(geometry: Geometry, orientation: int | None) -> Geometry:
-    """The geometry of the upright picture, for the picture as it lies in the file."""
+    """The geometry of the upright image, for the image as it lies in the file."""
     x = _reversed(geometry.x) if orientation in _REVERSED_X else geometry.x
     y = _reversed(geometry.y) if orientation in _REVERSED_Y else geometry.y
     return replace(geometry, x=y, y=x) if orientation in _SWAPPED else replace(geometry, x=x, y=y)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from clip_fair import OverloadError
 from clip_preprocess import Spent
-from clip_settings import PictureError, Pixels, raise_option, settings_from, too_much_memory
+from clip_settings import ImageError, Pixels, raise_option, settings_from, too_much_memory
 from decoder_process import FAILED, LENGTH, NO_MEMORY, PIXELS, READY, REFUSED, REPLY
 
 # Of the time that an image may take, as a multiple of the processor time: it shares its cores with others. Only a
@@ -70,7 +70,7 @@ class Decoder:
         """As `clip_preprocess.preprocess`.
 
         Raises:
-            PictureError: the image is refused, or its decoder took too much time or memory, or crashed.
+            ImageError: the image is refused, or its decoder took too much time or memory, or crashed.
             OverloadError: the process was stopped or ended from outside.
             DecoderError: see there.
         """
@@ -115,13 +115,13 @@ class Decoder:
 
     def _result(self, kind: int, content: bytes, decode_s: float, resize_s: float) -> Pixels:
         if kind == REFUSED:
-            raise PictureError(content.decode())
+            raise ImageError(content.decode())
         if kind == NO_MEMORY:
             raise too_much_memory(self._settings)
         if kind != PIXELS:
             assert kind == FAILED
             raise DecoderError(content.decode())
-        self.spent.pictures += 1
+        self.spent.images += 1
         self.spent.decode_s += decode_s
         self.spent.resize_s += resize_s
         return np.frombuffer(content, np.uint8).reshape(self._settings.pixel_shape)
@@ -132,16 +132,16 @@ class Decoder:
         status = self._restart(patience=1.0)
         limit = self._settings.cpu_seconds
         if status == -signal.SIGPROF:
-            return PictureError(
-                f"a picture that took more than {limit:g} s of a processor to decode; at most {limit:g} s are allowed; "
-                f"send a smaller or simpler picture or {raise_option('--image-seconds')}"
+            return ImageError(
+                f"an image that took more than {limit:g} s of a processor to decode; at most {limit:g} s are allowed; "
+                f"send a smaller or simpler image or {raise_option('--image-seconds')}"
             )
         if -status in _FROM_OUTSIDE:
             name = signal.Signals(-status).name
             return DecoderEndedError(f"a decoder process was ended by {name} from outside", RETRY_S)
         if status < 0:
-            return PictureError(
-                f"a picture on which its decoder crashed ({signal.Signals(-status).name}); send it in another format"
+            return ImageError(
+                f"an image on which its decoder crashed ({signal.Signals(-status).name}); send it in another format"
             )
         if not was_ready:
             return DecoderError(f"the decoder process did not start (status {status}); see the server's log")

@@ -15,7 +15,7 @@ class Axis:
     """One axis of a resize with its crop or padding.
 
     Attributes:
-        source: pixels of the decoded picture.
+        source: pixels of the decoded image.
         full: pixels after the resize, before the crop.
         start, keep: the stretch of `full` that stays.
         before, after: padding, in pixels.
@@ -30,7 +30,7 @@ class Axis:
 
     @property
     def scale(self) -> float:
-        """Source pixels per resized pixel; above 1 the picture shrinks."""
+        """Source pixels per resized pixel; above 1 the image shrinks."""
         return self.source / self.full
 
     def needed(self, radius: float) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class Geometry:
 
 
 def plan(size: tuple[int, int], target: tuple[int, int], resize_mode: str, crop_offset: str = "round") -> Geometry:
-    """Geometry for a picture of `size` that becomes `target`, both (width, height)."""
+    """Geometry for an image of `size` that becomes `target`, both (width, height)."""
     full = _FULL_SIZE[resize_mode](size, target)
     # open_clip resizes to a target that is not square with its default filter, whatever the configuration says.
     always_bicubic = resize_mode == "shortest" and target[0] != target[1]

@@ -18,10 +18,10 @@ import clip_door
 import clip_preprocess
 import numpy as np
 from clip_decoders import Decoder
-from clip_preprocess import PictureError, Pixels, Spent, settings_from
+from clip_preprocess import ImageError, Pixels, Spent, settings_from
 from clip_weight import weigh
 
-__all__ = ["COUNTS", "Images", "OverloadError", "PictureError", "Pool"]
+__all__ = ["COUNTS", "ImageError", "Images", "OverloadError", "Pool"]
 
 OverloadError = clip_door.OverloadError
 Result = TypeVar("Result")
@@ -45,8 +45,8 @@ def named(index: int, do: Callable[[], Result]) -> Result:
     """Do it, with the image's number in front of a refusal."""
     try:
         return do()
-    except PictureError as error:
-        raise PictureError(f"image[{index}]: {error}") from error
+    except ImageError as error:
+        raise ImageError(f"image[{index}]: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Pool:
         """Decode `images`; `answer` is called once, with their pixels [N, ...] or what went wrong.
 
         Raises:
-            PictureError: an image is empty or beyond a limit.
+            ImageError: an image is empty or beyond a limit.
         """
         weights = [named(index, partial(weigh, encoded, self.settings)) for index, encoded in enumerate(images.encoded)]
         request = _Request(images, np.empty((len(weights), *self.settings.pixel_shape), np.uint8), answer)
@@ -217,7 +217,7 @@ class Pool:
         """By the names in COUNTS."""
         decoders = (*self._for_small.all, *self._for_others.all)
         both = (*self._spent, *(decoder.spent for decoder in decoders))
-        sums = Spent(*(sum(getattr(one, name) for one in both) for name in ("pictures", "decode_s", "resize_s")))
+        sums = Spent(*(sum(getattr(one, name) for one in both) for name in ("images", "decode_s", "resize_s")))
         ended = sum(decoder.ended for decoder in decoders)
         doors = self._small.counts(), self._others.counts()
         turned_away = {name: sum(counts[name] for counts in doors) for name in clip_door.COUNTS}

@@ -1,7 +1,7 @@
-"""Encoded pictures to the pixels that the image tower was trained on: decode, orientation, resize, crop, RGB.
+"""Encoded images to the pixels that the image tower was trained on: decode, orientation, resize, crop, RGB.
 
 The reference is open_clip's `image_transform` on Pillow, or the processor of transformers. Colour JPEG and every
-other RGB or grey picture takes a faster way that stays within one level of it; whatever is not proven to, Pillow does.
+other RGB or grey image takes a faster way that stays within one level of it; whatever is not proven to, Pillow does.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import simplejpeg
 from clip_geometry import Geometry, plan
 from clip_patches import patched_size, to_rows
 from clip_resize import resize_image, resize_pixels
-from clip_settings import FORMATS, INTERPOLATIONS, PictureError, PictureSettings, allowed, check_size, settings_from
+from clip_settings import FORMATS, INTERPOLATIONS, ImageError, ImageSettings, allowed, check_size, settings_from
 from clip_weight import weigh
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 __all__ = [
     "COUNTS",
-    "PictureError",
-    "PictureSettings",
+    "ImageError",
+    "ImageSettings",
     "Spent",
     "keep_memory",
     "preprocess",
@@ -80,15 +80,15 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass
 class Spent:
-    """What pictures have cost so far, in seconds; of one thread."""
+    """What images have cost so far, in seconds; of one thread."""
 
-    pictures: int = 0
+    images: int = 0
     decode_s: float = 0.0
     resize_s: float = 0.0
 
     def counts(self) -> dict[str, float]:
         """By the names in COUNTS."""
-        return dict(zip(COUNTS, (self.pictures, self.decode_s, self.resize_s), strict=True))
+        return dict(zip(COUNTS, (self.images, self.decode_s, self.resize_s), strict=True))
 
 
 def keep_memory() -> None:
@@ -99,29 +99,29 @@ def keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def preprocess_batch(pictures: Sequence[bytes], settings: PictureSettings) -> Pixels:
-    """Pixels of every picture, uint8 [B, H, W, 3], or the rows of `clip_patches`.
+def preprocess_batch(images: Sequence[bytes], settings: ImageSettings) -> Pixels:
+    """Pixels of every image, uint8 [B, H, W, 3], or the rows of `clip_patches`.
 
     Raises:
-        PictureError: a picture is refused; the message begins with its index, `image[3]: `.
+        ImageError: an image is refused; the message begins with its index, `image[3]: `.
     """
-    pixels = np.empty((len(pictures), *settings.pixel_shape), np.uint8)
-    for index, encoded in enumerate(pictures):
+    pixels = np.empty((len(images), *settings.pixel_shape), np.uint8)
+    for index, encoded in enumerate(images):
         try:
             pixels[index] = preprocess(encoded, settings)
-        except PictureError as error:
-            raise PictureError(f"image[{index}]: {error}") from error
+        except ImageError as error:
+            raise ImageError(f"image[{index}]: {error}") from error
     return pixels
 
 
-def preprocess(encoded: bytes, settings: PictureSettings, spent: Spent | None = None) -> Pixels:
-    """Pixels of one picture, uint8 [H, W, 3], or the rows of `clip_patches`; `spent` is counted up.
+def preprocess(encoded: bytes, settings: ImageSettings, spent: Spent | None = None) -> Pixels:
+    """Pixels of one image, uint8 [H, W, 3], or the rows of `clip_patches`; `spent` is counted up.
 
     Raises:
-        PictureError: too large, empty, of no known format, cut off or damaged.
+        ImageError: too large, empty, of no known format, cut off or damaged.
     """
     begun = time.perf_counter()
-    with open_picture(encoded, settings) as image:
+    with open_image(encoded, settings) as image:
         try:
             decoded = _decode(image, encoded)
             decoded_at = time.perf_counter()
@@ -130,11 +130,11 @@ def preprocess(encoded: bytes, settings: PictureSettings, spent: Spent | None = 
             if settings.resize_mode == "naflex":
                 pixels = to_rows(pixels, settings.patch_size, settings.max_num_patches)
             if spent is not None:
-                spent.pictures += 1
+                spent.images += 1
                 spent.decode_s += decoded_at - begun
                 spent.resize_s += time.perf_counter() - decoded_at
             return pixels
-        except (PictureError, MemoryError):
+        except (ImageError, MemoryError):
             raise
         except Exception as error:
             if any(words in str(error) for words in _MEMORY_WORDS):
@@ -142,31 +142,31 @@ def preprocess(encoded: bytes, settings: PictureSettings, spent: Spent | None = 
             raise _damaged(image, error) from error
 
 
-def open_picture(encoded: bytes, settings: PictureSettings) -> Image.Image:
+def open_image(encoded: bytes, settings: ImageSettings) -> Image.Image:
     """Read the header, and nothing but the header.
 
     Raises:
-        PictureError: it is empty, beyond a limit, or no image.
+        ImageError: it is empty, beyond a limit, or no image.
     """
     # Pillow's own way to the header is not short for every file.
     weigh(encoded, settings)
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise PictureError(
-            f"{len(encoded)} bytes that begin with {encoded[:12]!r} and are no picture; {allowed()}; "
-            "send the bytes of a picture file"
+        raise ImageError(
+            f"{len(encoded)} bytes that begin with {encoded[:12]!r} and are no image; {allowed()}; "
+            "send the bytes of an image file"
         ) from error
     except MemoryError:
         raise
     except Exception as error:
-        raise PictureError(f"a picture whose header is damaged ({error}); {allowed()}; send the file again") from error
+        raise ImageError(f"an image whose header is damaged ({error}); {allowed()}; send the file again") from error
     check_size(image.format, image.size, settings)
     return image
 
 
 def _decode(image: Image.Image, encoded: bytes) -> Image.Image | Pixels:
-    """All pixels of the picture, as an array [H, W, 3 or 1] where the fast way may take it."""
+    """All pixels of the image, as an array [H, W, 3 or 1] where the fast way may take it."""
     if image.format in ("JPEG", "MPO") and image.mode in _JPEG_COLORS:
         pixels = _decode_jpeg(image, encoded)
         if pixels is not None and image.mode != "CMYK":
@@ -179,7 +179,7 @@ def _decode_jpeg(image: Image.Image, encoded: bytes) -> Pixels | None:
     """Pixels as Pillow decodes them, to the bit, until this thread decodes again; None where Pillow should do it.
 
     Raises:
-        PictureError: part of the picture's data is missing; Pillow would fill it with grey.
+        ImageError: part of the image's data is missing; Pillow would fill it with grey.
     """
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(encoded, colorspace=_JPEG_COLORS[image.mode], buffer=_scratch(image))
@@ -191,7 +191,7 @@ def _decode_jpeg(image: Image.Image, encoded: bytes) -> Pixels | None:
 
 
 def _scratch(image: Image.Image) -> bytearray | None:
-    """This thread's memory for decoded pixels: fresh memory for each picture costs a tenth of the decoding."""
+    """This thread's memory for decoded pixels: fresh memory for each image costs a tenth of the decoding."""
     size = image.width * image.height * len(image.getbands())
     if size > SCRATCH_BYTES:
         return None
@@ -209,12 +209,12 @@ def orientation_of(image: Image.Image) -> int | None:
         return None
 
 
-def turn(picture: Image.Image | Pixels, orientation: int | None, exif: str) -> Image.Image | Pixels:
+def turn(image: Image.Image | Pixels, orientation: int | None, exif: str) -> Image.Image | Pixels:
     if exif == "ignore" or orientation not in _UPRIGHT:
-        return picture
-    if isinstance(picture, Image.Image):
-        return picture.transpose(_UPRIGHT[orientation])
-    return _TURNED[orientation](picture)
+        return image
+    if isinstance(image, Image.Image):
+        return image.transpose(_UPRIGHT[orientation])
+    return _TURNED[orientation](image)
 
 
 def _array(image: Image.Image) -> Pixels:
@@ -229,21 +229,21 @@ def _array(image: Image.Image) -> Pixels:
     return pixels
 
 
-def _shape(picture: Image.Image | Pixels, settings: PictureSettings) -> Pixels:
+def _shape(image: Image.Image | Pixels, settings: ImageSettings) -> Pixels:
     """Resize, crop or pad, and colour to RGB: last, in open_clip's order, or first, in transformers'."""
-    if isinstance(picture, Image.Image) and settings.to_rgb != "last":
-        picture = _rgb(picture, on_white=settings.to_rgb == "white")
-    if isinstance(picture, Image.Image) and picture.mode in ("RGB", "L"):
-        picture = _array(picture)
-    size = picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+    if isinstance(image, Image.Image) and settings.to_rgb != "last":
+        image = _rgb(image, on_white=settings.to_rgb == "white")
+    if isinstance(image, Image.Image) and image.mode in ("RGB", "L"):
+        image = _array(image)
+    size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     geometry = geometry_of(size, settings)
     resample = Image.Resampling.BICUBIC if geometry.always_bicubic else INTERPOLATIONS[settings.interpolation]
-    if isinstance(picture, Image.Image):
-        return _pad_image(resize_image(picture, geometry, resample, settings.max_pixels), geometry, settings)
-    return _pad_pixels(resize_pixels(picture, geometry, resample, settings.max_pixels), geometry, settings)
+    if isinstance(image, Image.Image):
+        return _pad_image(resize_image(image, geometry, resample, settings.max_pixels), geometry, settings)
+    return _pad_pixels(resize_pixels(image, geometry, resample, settings.max_pixels), geometry, settings)
 
 
-def geometry_of(size: tuple[int, int], settings: PictureSettings) -> Geometry:
+def geometry_of(size: tuple[int, int], settings: ImageSettings) -> Geometry:
     if settings.resize_mode == "naflex":
         return plan(size, patched_size(size, settings.patch_size, settings.max_num_patches), "squash")
     return plan(size, (settings.width, settings.height), settings.resize_mode, settings.crop_offset)
@@ -257,10 +257,10 @@ def _rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
     return image.convert("RGB")
 
 
-def _pad_image(image: Image.Image, geometry: Geometry, settings: PictureSettings) -> Pixels:
-    """Pad a picture of any mode and convert it to RGB; alpha is dropped, as open_clip drops it.
+def _pad_image(image: Image.Image, geometry: Geometry, settings: ImageSettings) -> Pixels:
+    """Pad an image of any mode and convert it to RGB; alpha is dropped, as open_clip drops it.
 
-    One level for all three channels is open_clip's own fill, which it applies in the picture's mode (an index
+    One level for all three channels is open_clip's own fill, which it applies in the image's mode (an index
     of the palette, an ink of CMYK); three different levels are a colour, applied in RGB.
     """
     image.info.pop("transparency", None)
@@ -273,7 +273,7 @@ def _pad_image(image: Image.Image, geometry: Geometry, settings: PictureSettings
     return np.asarray(image.convert("RGB"))
 
 
-def _pad_pixels(pixels: Pixels, geometry: Geometry, settings: PictureSettings) -> Pixels:
+def _pad_pixels(pixels: Pixels, geometry: Geometry, settings: ImageSettings) -> Pixels:
     x, y = geometry.x, geometry.y
     if not any((x.before, x.after, y.before, y.after)):
         return pixels
@@ -283,9 +283,9 @@ def _pad_pixels(pixels: Pixels, geometry: Geometry, settings: PictureSettings) -
     return canvas
 
 
-def _damaged(image: Image.Image, error: Exception) -> PictureError:
+def _damaged(image: Image.Image, error: Exception) -> ImageError:
     width, height = image.size
-    return PictureError(
+    return ImageError(
         f"a {image.format} of {width} x {height} that is cut off or damaged ({error}); whole files are allowed; "
         "send the file again"
     )

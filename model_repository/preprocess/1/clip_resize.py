@@ -45,7 +45,7 @@ def resize_pixels(pixels: Pixels, geometry: Geometry, resample: Resampling, max_
 
 
 def resize_image(image: Image.Image, geometry: Geometry, resample: Resampling, max_pixels: int) -> Image.Image:
-    """The kept window of the resized picture, by Pillow, in the picture's own mode.
+    """The kept window of the resized image, by Pillow, in the image's own mode.
 
     A resize that would make more than `max_pixels` before its crop computes the kept window alone.
     """

@@ -21,12 +21,12 @@ TO_RGB = ("last", "first", "white")
 MAX_SIDE = 65_500
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """An image that cannot be served: what was given; what is allowed; what to do."""
 
 
 @dataclass(frozen=True)
-class PictureSettings:
+class ImageSettings:
     """What the checkpoint's own transform does, and what a caller may send.
 
     Attributes:
@@ -34,13 +34,13 @@ class PictureSettings:
         resize_mode: "shortest" side to size, then crop; "longest" side to size, then pad; "squash" both; or "naflex",
             both to whole patches.
         fill_color: RGB of the padding of "longest".
-        max_pixels: the largest picture, width x height; also the largest picture resized before cropping.
-        max_bytes: the longest encoded picture.
-        cpu_seconds, megabytes: what a decoder process may spend on one picture, memory beyond its own.
-        exif: "transpose" turns a picture upright as its EXIF orientation says, "ignore" leaves it.
+        max_pixels: the largest image, width x height; also the largest image resized before cropping.
+        max_bytes: the longest encoded image.
+        cpu_seconds, megabytes: what a decoder process may spend on one image, memory beyond its own.
+        exif: "transpose" turns an image upright as its EXIF orientation says, "ignore" leaves it.
         crop_offset: how half of an odd number is rounded: "round" to even, or "floor".
-        to_rgb: "last" resizes in the picture's own mode, "first" converts before, "white" also lays transparent
-            pictures over white.
+        to_rgb: "last" resizes in the image's own mode, "first" converts before, "white" also lays transparent
+            images over white.
         patch_size, max_num_patches: of "naflex" alone, see `clip_patches`.
     """
 
@@ -61,7 +61,7 @@ class PictureSettings:
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
-        """Of what comes out for one picture."""
+        """Of what comes out for one image."""
         if self.resize_mode == "naflex":
             return 1 + self.max_num_patches, 3 * self.patch_size**2
         return self.height, self.width, 3
@@ -74,10 +74,10 @@ class PictureSettings:
         _require("to_rgb", self.to_rgb, TO_RGB)
 
 
-def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
+def settings_from(parameters: Mapping[str, str]) -> ImageSettings:
     """Read the parameters of config.pbtxt, all of them strings."""
     red, green, blue = (int(level) for level in parameters["fill_color"].split(","))
-    return PictureSettings(
+    return ImageSettings(
         height=int(parameters["image_height"]),
         width=int(parameters["image_width"]),
         resize_mode=parameters["resize_mode"],
@@ -95,45 +95,45 @@ def settings_from(parameters: Mapping[str, str]) -> PictureSettings:
     )
 
 
-def check_bytes(encoded: bytes, settings: PictureSettings) -> None:
+def check_bytes(encoded: bytes, settings: ImageSettings) -> None:
     """Refuse an empty image, and one of too many bytes.
 
     Raises:
-        PictureError: says so.
+        ImageError: says so.
     """
     if not encoded:
-        raise PictureError(f"an empty picture; {allowed()}; send the bytes of a picture file")
+        raise ImageError(f"an empty image; {allowed()}; send the bytes of an image file")
     if len(encoded) > settings.max_bytes:
-        raise PictureError(
-            f"a picture of {len(encoded)} bytes; at most {settings.max_bytes} are allowed; "
-            f"send a smaller picture or {raise_option('--max-image-bytes')}"
+        raise ImageError(
+            f"an image of {len(encoded)} bytes; at most {settings.max_bytes} are allowed; "
+            f"send a smaller image or {raise_option('--max-image-bytes')}"
         )
 
 
-def check_size(image_format: str | None, size: tuple[int, int], settings: PictureSettings) -> None:
+def check_size(image_format: str | None, size: tuple[int, int], settings: ImageSettings) -> None:
     """Refuse an image of too many pixels, (width, height), or with too long a side.
 
     Raises:
-        PictureError: says so.
+        ImageError: says so.
     """
     width, height = size
     if width * height > settings.max_pixels:
-        raise PictureError(
+        raise ImageError(
             f"a {image_format} of {width} x {height} = {width * height} pixels; at most {settings.max_pixels} are "
-            f"allowed; send a smaller picture or {raise_option('--max-image-pixels')}"
+            f"allowed; send a smaller image or {raise_option('--max-image-pixels')}"
         )
     if max(size) > MAX_SIDE:
-        raise PictureError(
+        raise ImageError(
             f"a {image_format} of {width} x {height}; sides of at most {MAX_SIDE} pixels are allowed; send a smaller "
-            "picture"
+            "image"
         )
 
 
-def too_much_memory(settings: PictureSettings) -> PictureError:
-    """The refusal of a picture whose decoder needs more memory than it may."""
-    return PictureError(
-        f"a picture that needs more than {settings.megabytes} MB of memory to decode; at most {settings.megabytes} MB "
-        f"are allowed; send a smaller picture or {raise_option('--image-megabytes')}"
+def too_much_memory(settings: ImageSettings) -> ImageError:
+    """The refusal of an image whose decoder needs more memory than it may."""
+    return ImageError(
+        f"an image that needs more than {settings.megabytes} MB of memory to decode; at most {settings.megabytes} MB "
+        f"are allowed; send a smaller image or {raise_option('--image-megabytes')}"
     )
 
 

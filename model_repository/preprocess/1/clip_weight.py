@@ -10,7 +10,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-from clip_settings import PictureError, PictureSettings, check_bytes, check_size, too_much_memory
+from clip_settings import ImageError, ImageSettings, check_bytes, check_size, too_much_memory
 
 # Of a JPEG. Encoders write about 10; each further one is a pass over all pixels for a few bytes.
 MAX_SCANS = 100
@@ -56,11 +56,11 @@ class Weight:
 _UNKNOWN = Weight(_UNKNOWN_S, small=False)
 
 
-def weigh(encoded: bytes, settings: PictureSettings) -> Weight:
+def weigh(encoded: bytes, settings: ImageSettings) -> Weight:
     """Look at the structure of an image, in time linear in its bytes.
 
     Raises:
-        PictureError: it is empty or beyond a limit.
+        ImageError: it is empty or beyond a limit.
     """
     check_bytes(encoded, settings)
     try:
@@ -82,7 +82,7 @@ def _weight(image_format: str, size: tuple[int, int], *, small: bool) -> Weight:
     return Weight(pixels * _SECONDS[image_format] + 1e-4, small)
 
 
-def _weigh_png(encoded: bytes, settings: PictureSettings) -> Weight:
+def _weigh_png(encoded: bytes, settings: ImageSettings) -> Weight:
     width, height = struct.unpack_from(">II", encoded, 16)
     check_size("PNG", (width, height), settings)
     light = len(encoded) <= SMALL_BYTES and width * height <= SMALL_PIXELS
@@ -111,7 +111,7 @@ def _plain_text(content: bytes) -> bool:
     return not key.startswith(b"Raw profile type") and not rest.startswith(b"\x01")
 
 
-def _weigh_webp(encoded: bytes, settings: PictureSettings) -> Weight:
+def _weigh_webp(encoded: bytes, settings: ImageSettings) -> Weight:
     kind, flags = encoded[12:16], encoded[20]
     if kind == b"VP8X":
         sides = encoded[24:27] + b"\x00" + encoded[27:30] + b"\x00"
@@ -163,14 +163,14 @@ class _Frame:
     directories: set[int] = field(default_factory=set)
 
 
-def _weigh_jpeg(encoded: bytes, settings: PictureSettings) -> Weight:
+def _weigh_jpeg(encoded: bytes, settings: ImageSettings) -> Weight:
     frame = _frame(encoded)
     if frame is None:
         return _UNKNOWN
     check_size("JPEG", frame.size, settings)
     scans = 1 if _one_scan(encoded, frame) else _scans(encoded, frame.first_scan)
     if scans > MAX_SCANS:
-        raise PictureError(
+        raise ImageError(
             f"a JPEG of more than {MAX_SCANS} scans; at most {MAX_SCANS} are allowed; save it again, as a baseline "
             "JPEG or with the usual ten scans"
         )

@@ -1,7 +1,7 @@
 """The model preprocess where DALI decodes: sends it what it decodes as we do, and does everything else itself.
 
-DALI fails a whole batch for one bad picture. Whatever it fails on is done again here, one by one, so that only the
-request with the bad picture fails, with the same words as without DALI.
+DALI fails a whole batch for one bad image. Whatever it fails on is done again here, one by one, so that only the
+request with the bad image fails, with the same words as without DALI.
 """
 
 import threading
@@ -16,15 +16,15 @@ import model
 import triton_python_backend_utils as pb_utils
 
 DALI_MODEL = "preprocess_dali"
-# How long the first picture of a call waits for the next one.
+# How long the first image of a call waits for the next one.
 PATIENCE_S = 0.001
 
 
 class Gather:
-    """Makes one call of the pictures that wait, while the call before it is under way.
+    """Makes one call of the images that wait, while the call before it is under way.
 
     Args:
-        most: pictures in a call.
+        most: images in a call.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,7 +33,7 @@ class Gather:
         threading.Thread(target=self._work, daemon=True).start()
 
     def pixels(self, job: clip_dali.Job) -> clip_dali.Pixels:
-        """What DALI makes of a picture; raises what it raises."""
+        """What DALI makes of an image; raises what it raises."""
         result: Future[clip_dali.Pixels] = Future()
         self._waiting.put((job, result))
         return clip_dali.upright(result.result(), job)
@@ -52,7 +52,7 @@ class Gather:
 
 
 class DaliPool(clip_pool.Pool):
-    """Has DALI decode the small pictures that it decodes as we do, a batch at a time."""
+    """Has DALI decode the small images that it decodes as we do, a batch at a time."""
 
     def __init__(self, parameters: Mapping[str, str], *rest: Any) -> None:
         self._gather = Gather(int(parameters["max_batch"]))
@@ -84,7 +84,7 @@ def _answer(jobs: list[clip_dali.Job], results: list[Future[clip_dali.Pixels]]) 
     try:
         made = _ask(jobs)
     except Exception as error:
-        pb_utils.Logger.log_warn(f"{DALI_MODEL} failed, and its pictures are decoded on the CPU: {error}")
+        pb_utils.Logger.log_warn(f"{DALI_MODEL} failed, and its images are decoded on the CPU: {error}")
         for result in results:
             result.set_exception(error)
     else:

@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from clip_preprocess import PictureError, PictureSettings, Spent, keep_memory, preprocess, settings_from
+from clip_preprocess import ImageError, ImageSettings, Spent, keep_memory, preprocess, settings_from
 from PIL import Image
 
 LENGTH = struct.Struct("<Q")
@@ -43,7 +43,7 @@ def main() -> None:
         connection.sendall(reply)
 
 
-def _prepare(parent: int, settings: PictureSettings) -> None:
+def _prepare(parent: int, settings: ImageSettings) -> None:
     """Load what decoding needs, then bound the rest."""
     keep_memory()
     Image.init()
@@ -81,11 +81,11 @@ def _exactly(connection: socket.socket, length: int) -> bytearray | None:
     return content
 
 
-def _decode(encoded: bytearray, settings: PictureSettings) -> bytes:
+def _decode(encoded: bytearray, settings: ImageSettings) -> bytes:
     spent = Spent()
     try:
         kind, content = PIXELS, preprocess(bytes(encoded), settings, spent).tobytes()
-    except PictureError as error:
+    except ImageError as error:
         kind, content = REFUSED, str(error).encode()
     except MemoryError:
         kind, content = NO_MEMORY, b""

@@ -54,14 +54,14 @@ def images_of(request: Any, most: int) -> list[bytes]:
     """The encoded images of a request.
 
     Raises:
-        PictureError: they are malformed, none, or more than `most`.
+        ImageError: they are malformed, none, or more than `most`.
     """
     try:
         images: list[bytes] = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().ravel().tolist()
     except Exception as error:
-        raise clip_pool.PictureError(f"image is no tensor of encoded images ({error}); send BYTES [N, 1]") from error
+        raise clip_pool.ImageError(f"image is no tensor of encoded images ({error}); send BYTES [N, 1]") from error
     if not 0 < len(images) <= most:
-        raise clip_pool.PictureError(
+        raise clip_pool.ImageError(
             f"{len(images)} images in one request; 1 to {most} are allowed; send several requests, or raise "
             "--max-image-batch of `tritonclip configure`"
         )
@@ -82,4 +82,4 @@ def _pixels(pixels: Any) -> Any:
 
 
 def _failure(error: Exception) -> Any:
-    return clip_request.failure(error, "preprocessing", invalid=(clip_pool.PictureError,))
+    return clip_request.failure(error, "preprocessing", invalid=(clip_pool.ImageError,))

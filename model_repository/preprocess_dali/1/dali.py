@@ -1,7 +1,7 @@
 """Encoded JPEG in, pixels out, on the GPU; Triton's DALI backend reads and serializes the pipeline below.
 
 `steps` are two resizes and a cut, reckoned by `preprocess`: one axis after the other, with 8 bits in between, as
-Pillow resizes. Cut outside the picture, it is padded. Sizes, filter and colour are those of `pictures.json`.
+Pillow resizes. Cut outside the image, it is padded. Sizes, filter and colour are those of `images.json`.
 """
 
 import json
@@ -11,12 +11,12 @@ from typing import Any
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.triton import autoserialize
 
-PICTURES = json.loads(Path(__file__).with_name("pictures.json").read_text(encoding="utf-8"))
-FILTER = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}[PICTURES["interpolation"]]
+IMAGES = json.loads(Path(__file__).with_name("images.json").read_text(encoding="utf-8"))
+FILTER = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}[IMAGES["interpolation"]]
 
 
 @autoserialize
-@pipeline_def(batch_size=PICTURES["batch_size"], num_threads=PICTURES["threads"], device_id=0)
+@pipeline_def(batch_size=IMAGES["batch_size"], num_threads=IMAGES["threads"], device_id=0)
 def preprocess_dali(device: str = "mixed") -> Any:
     """`encoded` UINT8 [bytes] and `steps` FP32 [14] to UINT8 [H, W, 3]; `device` "cpu" needs no GPU."""
     encoded = fn.external_source(name="encoded", device="cpu", dtype=types.UINT8, ndim=1)
@@ -25,7 +25,7 @@ def preprocess_dali(device: str = "mixed") -> Any:
         encoded,
         device=device,
         output_type=types.RGB,
-        # The picture as it is stored: what EXIF says is done where the steps come from.
+        # The image as it is stored: what EXIF says is done where the steps come from.
         adjust_orientation=False,
         # As on the CPU; chroma is what decoders differ in most.
         jpeg_fancy_upsampling=True,
@@ -45,8 +45,8 @@ def preprocess_dali(device: str = "mixed") -> Any:
     return fn.slice(
         pixels,
         start=fn.cast(steps[12:14], dtype=types.INT32),
-        shape=PICTURES["size"],
+        shape=IMAGES["size"],
         axes=[0, 1],
         out_of_bounds_policy="pad",
-        fill_values=PICTURES["fill_color"],
+        fill_values=IMAGES["fill_color"],
     )

@@ -1,4 +1,4 @@
-"""The pictures that a load test sends: a folder's files, or drawn ones with the statistics of photos."""
+"""The images that a load test sends: a folder's files, or drawn ones with the statistics of photos."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.picture_sets import DEFAULT_SET, PICTURE_SETS, PictureSet
+from tritonclip_bench.image_sets import DEFAULT_SET, IMAGE_SETS, ImageSet
 
 JPEG_QUALITY = 90
 # Of a folder's sizes, that many stand in a result.
 MOST_SIZES = 20
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 # Octaves of noise whose amplitude falls with the frequency, as in photos; the last is the sensor's.
 OCTAVES = (2, 4, 8, 16, 32, 64, 128)
 CONTRAST = 70.0
 SENSOR_NOISE = 4.0
-# Wider pictures are drawn at this width and enlarged, and their sensor's noise is a tile in many places: drawn in full,
+# Wider images are drawn at this width and enlarged, and their sensor's noise is a tile in many places: drawn in full,
 # twelve megapixels would take seconds.
 FULL_WIDTH = 1024
 NOISE_TILE = 512
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Encoded pictures and where they come from.
+class Images:
+    """Encoded images and where they come from.
 
     Attributes:
         encoded: one file's bytes each.
@@ -46,7 +46,7 @@ class Pictures:
     source: str
 
     def describe(self) -> dict[str, object]:
-        """For the report: source, number, bytes, and megapixels and sizes of what can be read as a picture."""
+        """For the report: source, number, bytes, and megapixels and sizes of what can be read as an image."""
         sizes = [size for size in map(_size, self.encoded) if size is not None]
         count = len(self.encoded)
         return {
@@ -61,46 +61,46 @@ class Pictures:
         }
 
 
-NO_PICTURES = Pictures((), "none: only texts are sent")
+NO_IMAGES = Images((), "none: only texts are sent")
 
 
-def load_pictures(folder: Path | None, name: str | None = None) -> Pictures:
-    """The files of `folder`, or where none is given the pictures of the set `name`, drawn."""
-    return draw_set(name or DEFAULT_SET) if folder is None else read_pictures(folder)
+def load_images(folder: Path | None, name: str | None = None) -> Images:
+    """The files of `folder`, or where none is given the images of the set `name`, drawn."""
+    return draw_set(name or DEFAULT_SET) if folder is None else read_images(folder)
 
 
-def read_pictures(folder: Path) -> Pictures:
-    """All picture files directly in `folder`, in the order of their names.
+def read_images(folder: Path) -> Images:
+    """All image files directly in `folder`, in the order of their names.
 
     Raises:
-        BenchError: no such folder, or no picture in it.
+        BenchError: no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise BenchError(f"--pictures {folder} is not a folder; give a folder of pictures, or leave it out")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+        raise BenchError(f"--images {folder} is not a folder; give a folder of images, or leave it out")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        suffixes = " ".join(sorted(PICTURE_SUFFIXES))
-        raise BenchError(f"--pictures {folder} holds no picture; looked for {suffixes}; give another folder")
-    return Pictures(tuple(path.read_bytes() for path in paths), "files of a folder")
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise BenchError(f"--images {folder} holds no image; looked for {suffixes}; give another folder")
+    return Images(tuple(path.read_bytes() for path in paths), "files of a folder")
 
 
 @functools.lru_cache(maxsize=1)
-def draw_set(name: str, seed: int = 0) -> Pictures:
-    """Draw the set `name` of PICTURE_SETS; equal seeds draw equal pixels."""
-    declared = PICTURE_SETS[name]
+def draw_set(name: str, seed: int = 0) -> Images:
+    """Draw the set `name` of IMAGE_SETS; equal seeds draw equal pixels."""
+    declared = IMAGE_SETS[name]
     sizes = list(zip(_places(declared), itertools.cycle(declared.qualities), strict=False))
-    return Pictures(_draw(sizes, seed), f"drawn JPEGs, set {name} ({declared.help}), seed {seed}")
+    return Images(_draw(sizes, seed), f"drawn JPEGs, set {name} ({declared.help}), seed {seed}")
 
 
-def draw_pictures(sizes: Sequence[tuple[int, int]], per_size: int, seed: int = 0) -> Pictures:
+def draw_images(sizes: Sequence[tuple[int, int]], per_size: int, seed: int = 0) -> Images:
     """Draw `per_size` JPEGs of each (width, height); equal seeds draw equal pixels."""
     names = ", ".join(f"{width}x{height}" for width, height in sizes)
     encoded = _draw([(size, JPEG_QUALITY) for _ in range(per_size) for size in sizes], seed)
-    return Pictures(encoded, f"drawn JPEGs, {names}, quality {JPEG_QUALITY}, seed {seed}")
+    return Images(encoded, f"drawn JPEGs, {names}, quality {JPEG_QUALITY}, seed {seed}")
 
 
-def _places(declared: PictureSet) -> list[tuple[int, int]]:
-    """The (width, height) of every picture of a set: each next one of the size that is furthest behind its share."""
+def _places(declared: ImageSet) -> list[tuple[int, int]]:
+    """The (width, height) of every image of a set: each next one of the size that is furthest behind its share."""
     shares = np.array([size.weight for size in declared.sizes], np.float64)
     shares /= shares.sum()
     behind = np.zeros(len(shares))
@@ -141,16 +141,16 @@ def _large_photo(random: np.random.Generator, width: int, height: int) -> Image.
     """As `_photo`, faster."""
     scale = FULL_WIDTH / max(width, height)
     small = _photo(random, max(1, int(width * scale)), max(1, int(height * scale)))
-    picture = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    image = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
     noise = random.standard_normal((NOISE_TILE, NOISE_TILE, 3), dtype=np.float32) * SENSOR_NOISE
     tile = noise.round().astype(np.int16)
     for top in range(0, height, NOISE_TILE):
         for left in range(0, width, NOISE_TILE):
-            part = picture[top : top + NOISE_TILE, left : left + NOISE_TILE]
+            part = image[top : top + NOISE_TILE, left : left + NOISE_TILE]
             # Shifted at random, so that the tiles are no pattern.
             moved = np.roll(tile, tuple(random.integers(0, NOISE_TILE, 2)), axis=(0, 1))
             part += moved[: part.shape[0], : part.shape[1]]
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8), "RGB")
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8), "RGB")
 
 
 def _noise(random: np.random.Generator, cells: int, width: int, height: int) -> NDArray[np.float32]:
@@ -161,18 +161,18 @@ def _noise(random: np.random.Generator, cells: int, width: int, height: int) -> 
     return np.stack([np.asarray(plane) for plane in resized], axis=-1)
 
 
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
+def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     # Pillow's default, 4:2:0, is what cameras and web pages use.
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def _size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height, from the file's head alone; None where it is no picture."""
+    """Width and height, from the file's head alone; None where it is no image."""
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            return picture.width, picture.height
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.width, image.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 

@@ -1,4 +1,4 @@
-"""The sizes of the pictures that a load test sends, as data: named sets for kinds of traffic."""
+"""The sizes of the images that a load test sends, as data: named sets for kinds of traffic."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Size:
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """Drawn JPEGs, 4:2:0, whose number does not grow with their size.
 
     Attributes:
         help: for people.
         sizes: and how often each comes.
-        count: pictures; they are sent again and again.
+        count: images; they are sent again and again.
         qualities: of JPEG, in turn.
-        turned: every so many pictures one is upright; 0: none.
+        turned: every so many images one is upright; 0: none.
     """
 
     help: str
@@ -50,12 +50,12 @@ WEB = (
 )
 PHONE = (Size(1920, 1080), Size(2048, 1536), Size(3264, 2448), Size(4000, 3000), Size(4032, 3024, 2))
 
-PICTURE_SETS: Mapping[str, PictureSet] = {
-    "photos": PictureSet("640x480 and 1024x768, quality 90", (Size(640, 480), Size(1024, 768)), 32, (90,), 0),
-    "thumbnails": PictureSet("previews of 160 to 320 pixels", THUMBNAILS, 48),
-    "web": PictureSet("pictures of web pages, 0.3 to 2 megapixels", WEB, 26),
-    "phone": PictureSet("uploads from phones, 2 to 12 megapixels", PHONE, 12, (85, 90, 95)),
-    "mixed": PictureSet(
+IMAGE_SETS: Mapping[str, ImageSet] = {
+    "photos": ImageSet("640x480 and 1024x768, quality 90", (Size(640, 480), Size(1024, 768)), 32, (90,), 0),
+    "thumbnails": ImageSet("previews of 160 to 320 pixels", THUMBNAILS, 48),
+    "web": ImageSet("images of web pages, 0.3 to 2 megapixels", WEB, 26),
+    "phone": ImageSet("uploads from phones, 2 to 12 megapixels", PHONE, 12, (85, 90, 95)),
+    "mixed": ImageSet(
         "four of ten are previews, five of web pages, one from a phone",
         (
             *(Size(size.width, size.height, 39 * size.weight) for size in THUMBNAILS),

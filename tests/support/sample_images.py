@@ -1,4 +1,4 @@
-"""One encoded picture of every kind that a caller may send, drawn from a fixed seed."""
+"""One encoded image of every kind that a caller may send, drawn from a fixed seed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def turned(orientation: int, file_format: str = "JPEG") -> bytes:
 
 
 def animated() -> bytes:
-    """A GIF of two frames; the first is the picture."""
+    """A GIF of two frames; the first is the image."""
     first, second = photo().quantize(64), photo(seed=9).quantize(64)
     return encode(first, "GIF", save_all=True, append_images=[second])
 
@@ -68,7 +68,7 @@ def palette_with_alpha() -> bytes:
     return encode(image, "PNG", transparency=bytes(range(0, 256, 8)))
 
 
-PICTURES: dict[str, Callable[[], bytes]] = {
+IMAGES: dict[str, Callable[[], bytes]] = {
     "jpeg 4:2:0": lambda: encode(photo((1024, 768)), "JPEG", quality=90),
     "jpeg 4:4:4": lambda: encode(photo(), "JPEG", quality=95, subsampling=0),
     "jpeg upright": lambda: encode(photo((300, 477)), "JPEG"),
@@ -108,4 +108,4 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     **{f"exif {number}": lambda number=number: turned(number) for number in range(1, 9)},
 }
 if features.check("avif"):
-    PICTURES["avif"] = lambda: encode(photo(), "AVIF")
+    IMAGES["avif"] = lambda: encode(photo(), "AVIF")
