@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonclip_bench.knobs import changes, label
 from tritonclip_bench.prices import Price, dollars_per_million
 from tritonclip_bench.repeats import Runs
 from tritonclip_bench.report import describe_run, make_report
+from tritonclip_bench.search_space import changes, label
 from tritonclip_bench.spread import Spread, spread
 from tritonclip_bench.tune import FINAL, Sweep
 from tritonclip_bench.tune_exports import Export

@@ -12,18 +12,18 @@ import numpy.typing as npt
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from .base import BaseClient
 from .errors import ClipError, from_triton
 from .health import Health
 from .images import ImageInput
 from .long_texts import Aggregate, LongText
 from .results import Classification, Similarity
-from .shell import Shell
 from .spec import ServingSpec
 from .steps import Flow, Gather, Pause, Rpc, T, Work
 from .texts import TextInput
 
 
-class AsyncClipClient(Shell):
+class AsyncClipClient(BaseClient):
     """`ClipClient` for asyncio; arguments and errors are the same. It belongs to one event loop.
 
     Files are read and pixels encoded in a thread, so that the loop never waits for the disk.

@@ -15,19 +15,19 @@ import numpy.typing as npt
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from .base import BaseClient
 from .errors import ClipError, from_triton
 from .gather import Gathering, Report, Running
 from .health import Health
 from .images import ImageInput
 from .long_texts import Aggregate, LongText
 from .results import Classification, Similarity
-from .shell import Shell
 from .spec import ServingSpec
 from .steps import CallFlow, Flow, Gather, Pause, Rpc, T, Work
 from .texts import TextInput
 
 
-class ClipClient(Shell):
+class ClipClient(BaseClient):
     """A CLIP behind gRPC. A context manager; one client may be used from many threads.
 
     Every call ends within its `timeout_s`, repetitions included. A request is repeated, with growing random

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tritonclip_export.errors import AdapterError
-from tritonclip_export.grafts import Graft, is_graft, read_graft
+from tritonclip_export.graph_adapters import GraphAdapter, is_graph_adapter, read_graph_adapter
 from tritonclip_export.lora import read_adapter
 from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.task_vector import is_checkpoint, read_task_vector
@@ -21,11 +21,11 @@ class Adapters:
 
     Attributes:
         merged: LoRAs, other methods of PEFT and task vectors, each with its weight.
-        grafts: what adds operators to a tower.
+        graph_adapters: what adds operators to a tower.
     """
 
     merged: list[tuple[AnyAdapter, float]]
-    grafts: list[Graft]
+    graph_adapters: list[GraphAdapter]
 
 
 def read_adapters(
@@ -50,18 +50,18 @@ def read_adapters(
     # A directory of PEFT's says everything itself; beside others, which may need the options, it goes without.
     says_itself = [(path / CONFIG_FILE).is_file() for path, _ in given]
     for (path, weight), by_itself in zip(given, says_itself, strict=True):
-        # First, because to tell a graft its weights are read.
+        # First, because detecting a graph adapter reads its weights.
         if is_checkpoint(path):
             found.merged.append((read_task_vector(path), weight))
-        elif is_graft(path):
-            found.grafts.append(_read_graft(path, weight))
+        elif is_graph_adapter(path):
+            found.graph_adapters.append(_read_graph_adapter(path, weight))
         else:
             read = read_adapter if by_itself and not all(says_itself) else read_as_told
             found.merged.append((replace(read(path), may_be_partial=may_be_partial), weight))
     return found
 
 
-def _read_graft(path: Path, weight: float) -> Graft:
+def _read_graph_adapter(path: Path, weight: float) -> GraphAdapter:
     if weight != 1:
         raise AdapterError(f"{path} changes the graph and takes no weight, {weight} was given; leave it out.")
-    return read_graft(path)
+    return read_graph_adapter(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tritonclip_export import names
+from tritonclip_export import key_mapping
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 
@@ -32,4 +32,4 @@ def from_cn_clip(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         for name, tensor in tensors.items()
         if name.startswith(TEXT_TOWER) and not name.startswith(_UNUSED)
     }
-    return {**names.to_hf(visual), **text, "text_projection.weight": tensors["text_projection"].t().contiguous()}
+    return {**key_mapping.to_hf(visual), **text, "text_projection.weight": tensors["text_projection"].t().contiguous()}

@@ -11,7 +11,7 @@ from tritonclip_export.configs import CONFIG, read_config, read_configs, served_
 from tritonclip_export.dali import DALI_ONLY, dali_files
 from tritonclip_export.encoders import ENCODERS
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.in_place import alone_in, put_in_place, staged_beside, write_files
+from tritonclip_export.in_place import commit, repository_lock, staged_beside, write_files
 from tritonclip_export.local_gpu import ENGINES, records
 from tritonclip_export.manifest import file_hash, read_manifest, save, verify
 from tritonclip_export.settings import DALI, TENSORRT, Settings
@@ -42,7 +42,7 @@ def configure(
     before = settings_of(repository, read_manifest(repository))
     if before.changed(changes) == before:
         return before, before, []
-    with staged_beside(repository, "settings") as staging, alone_in(repository):
+    with staged_beside(repository, "settings") as staging, repository_lock(repository):
         manifest = read_manifest(repository, signer)
         before = settings_of(repository, manifest)
         settings = before.changed(changes)
@@ -118,4 +118,4 @@ def publish(
     kept = {name: digest for name, digest in manifest["files"].items() if not name.startswith(tuple(removed))}
     files = {**kept, **{name: file_hash(staging / name) for name in written}}
     save(staging, {**manifest, "files": dict(sorted(files.items()))}, signer)
-    put_in_place(staging, repository, written, removed)
+    commit(staging, repository, written, removed)

@@ -30,10 +30,10 @@ def extra_architecture(name: str) -> tuple[dict[str, Any], dict[str, Any]] | Non
 
 def _model_cfg(entry: dict[str, Any]) -> dict[str, Any]:
     if "hf_config" in entry:
-        from tritonclip_export.hf_towers import model_cfg, told_by_processor
+        from tritonclip_export.hf_towers import model_cfg, with_processor_settings
 
         config = model_cfg(entry["hf_config"])
-        return told_by_processor(config, entry["max_num_patches"], None) if "max_num_patches" in entry else config
+        return with_processor_settings(config, entry["max_num_patches"], None) if "max_num_patches" in entry else config
     config = open_clip.get_model_config(entry["open_clip"])
     return {**config, "text_cfg": {**config["text_cfg"], "context_length": entry["context_length"]}}
 

@@ -9,7 +9,7 @@ from tritonclip_export.adapters import Adapters
 from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import Graft
+from tritonclip_export.graph_adapters import GraphAdapter
 from tritonclip_export.lora import MergeResult
 from tritonclip_export.lora.compose import Composition
 from tritonclip_export.parity import Array
@@ -43,7 +43,9 @@ def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, ho
     try:
         if adapters.merged and how.method != "sum":
             raise ReferenceUnavailable(f"PEFT has no unmerged forward for {how.method}. The merge itself is possible.")
-        reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.grafts)
+        reference = unmerged_reference(
+            checkpoint.model_cfg, checkpoint.state_dict, adapters.merged, adapters.graph_adapters
+        )
     except ReferenceUnavailable as error:
         # Only the words: the error would keep the model alive.
         why = str(error)
@@ -53,9 +55,11 @@ def unmerged_gate(checkpoint: Checkpoint, adapters: Adapters, probes: Probes, ho
     return why
 
 
-def merged_gate(checkpoint: Checkpoint, merged: MergeResult, grafts: Sequence[Graft], probes: Probes, why: str) -> Gate:
+def merged_gate(
+    checkpoint: Checkpoint, merged: MergeResult, graph_adapters: Sequence[GraphAdapter], probes: Probes, why: str
+) -> Gate:
     """The gate of the merged weights, where `why` names the reason that nothing runs unmerged."""
-    reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], grafts)
+    reference = unmerged_reference(checkpoint.model_cfg, merged.state_dict, [], graph_adapters)
     return replace(_gate(reference, probes, f"{reference.description} with the merged weights"), caveat=why)
 
 

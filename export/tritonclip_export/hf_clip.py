@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import init_empty_weights, open_clip, torch
-from tritonclip_export.names import to_hf
+from tritonclip_export.key_mapping import to_hf
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel

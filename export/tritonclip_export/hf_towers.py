@@ -161,7 +161,9 @@ def model_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def told_by_processor(model_cfg: Mapping[str, Any], max_num_patches: int, masked_id: int | None) -> dict[str, Any]:
+def with_processor_settings(
+    model_cfg: Mapping[str, Any], max_num_patches: int, masked_id: int | None
+) -> dict[str, Any]:
     """A SigLIP 2's model config with what its processor alone knows.
 
     Args:

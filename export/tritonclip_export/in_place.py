@@ -10,12 +10,12 @@ from pathlib import Path
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.interrupts import ended_by_sigterm_as_by_ctrl_c
 from tritonclip_export.manifest import MANIFEST, SIGNATURE
-from tritonclip_export.staging import OLD, alone_in, claimed, note, sweep, undo, unique
+from tritonclip_export.staging import OLD, claimed, note, repository_lock, sweep, undo, unique
 
-__all__ = ["alone_in", "put_in_place", "staged_beside", "unique", "write_files"]
+__all__ = ["commit", "repository_lock", "staged_beside", "unique", "write_files"]
 
 
-def put_in_place(staging: Path, repository: Path, paths: Sequence[str], removed: Sequence[str] = ()) -> None:
+def commit(staging: Path, repository: Path, paths: Sequence[str], removed: Sequence[str] = ()) -> None:
     """Move files or folders, `paths` relative to both, from `staging`, the manifest last; undo it all on an error.
 
     What is `removed` goes without anything in its place, and so does the signature of a manifest that was signed, where

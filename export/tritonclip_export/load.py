@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export import sources
-from tritonclip_export.adopt import stretch_context
 from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.model import check_supported, new_model
+from tritonclip_export.normalize_weights import stretch_context
 from tritonclip_export.tokenization import ClipBpe
 from tritonclip_export.weights_check import require_finite, require_fit
 
@@ -93,7 +93,7 @@ def _is_given(options: Mapping[str, Any]) -> list[bool]:
 
 
 def with_long_context(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its 77 text positions stretched to 248; see `adopt.stretch_context`."""
+    """The checkpoint with its 77 text positions stretched to 248; see `normalize_weights.stretch_context`."""
     weights, model_cfg = stretch_context(checkpoint.state_dict, checkpoint.model_cfg)
     tokenization = checkpoint.tokenization.lengthened(model_cfg["text_cfg"]["context_length"])
     source = {**checkpoint.source, "stretched_context": str(model_cfg["text_cfg"]["context_length"])}

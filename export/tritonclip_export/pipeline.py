@@ -19,7 +19,7 @@ from tritonclip_export.configs import read_configs, served_configs, write_config
 from tritonclip_export.configure import SETTINGS
 from tritonclip_export.errors import EngineError
 from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
-from tritonclip_export.grafts import Graft
+from tritonclip_export.graph_adapters import GraphAdapter
 from tritonclip_export.in_place import write_files
 from tritonclip_export.load import load_checkpoint, with_long_context
 from tritonclip_export.lora import MergeResult, plan_merge
@@ -154,13 +154,13 @@ def _prepare(request: ExportRequest) -> Prepared:
         spec = replace(
             build_spec(checkpoint, merged.state_dict), precision=request.precision, runtime=request.settings.runtime
         )
-        spec = _stamp(spec, merged, adapters.grafts)
+        spec = _stamp(spec, merged, adapters.graph_adapters)
     if isinstance(gate, str):
         with step("embed the probes with the merged weights"):
-            gate = merged_gate(checkpoint, merged, adapters.grafts, probes, gate)
+            gate = merged_gate(checkpoint, merged, adapters.graph_adapters, probes, gate)
     model = checkpoint.build(merged.state_dict)
-    for graft in adapters.grafts:
-        graft.attach(model)
+    for graph_adapter in adapters.graph_adapters:
+        graph_adapter.attach(model)
     towers = served_towers(model, checkpoint.model_cfg, spec.image.mean, spec.image.std)
     return Prepared(checkpoint, spec, gate, list(towers), account)
 
@@ -183,10 +183,16 @@ def _load(request: ExportRequest) -> Checkpoint:
     return checkpoint
 
 
-def _stamp(spec: ServingSpec, merged: MergeResult, grafts: Sequence[Graft]) -> ServingSpec:
+def _stamp(spec: ServingSpec, merged: MergeResult, graph_adapters: Sequence[GraphAdapter]) -> ServingSpec:
     # What people call the model, and what runs it, changes no embedding.
     nameless = replace(spec, name="", architecture="", runtime=PYTHON)
-    content = "\n".join([weights_hash(merged.state_dict), nameless.to_json(), *(graft.digest() for graft in grafts)])
+    content = "\n".join(
+        [
+            weights_hash(merged.state_dict),
+            nameless.to_json(),
+            *(graph_adapter.digest() for graph_adapter in graph_adapters),
+        ]
+    )
     return spec.with_fingerprint(hashlib.sha256(content.encode()).hexdigest())
 
 
@@ -250,17 +256,20 @@ def _account(checkpoint: Checkpoint, source_hash: str, adapters: Adapters, merge
             }
             for adapter, weight in adapters.merged
         ],
-        "grafts": [
+        "graph_adapters": [
             {
-                "path": str(graft.path),
-                "method": graft.method,
-                "files": {str(file): manifest.file_hash(file) for file in graft.files},
+                "path": str(graph_adapter.path),
+                "method": graph_adapter.method,
+                "files": {str(file): manifest.file_hash(file) for file in graph_adapter.files},
             }
-            for graft in adapters.grafts
+            for graph_adapter in adapters.graph_adapters
         ],
         "merge": {
             **merged.report.to_dict(),
-            "notes": [*merged.report.warnings, *(note for graft in adapters.grafts for note in graft.notes)],
+            "notes": [
+                *merged.report.warnings,
+                *(note for graph_adapter in adapters.graph_adapters for note in graph_adapter.notes),
+            ],
         },
     }
 

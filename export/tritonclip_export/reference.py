@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import Graft
+from tritonclip_export.graph_adapters import GraphAdapter
 from tritonclip_export.hf_clip import build_hf_clip
 from tritonclip_export.lora.task_vector import TaskVector
 from tritonclip_export.lora.unmerged import AnyAdapter, ReferenceUnavailable, attach_unmerged
@@ -49,7 +49,7 @@ def unmerged_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
     adapters: Sequence[tuple[AnyAdapter, float]],
-    grafts: Sequence[Graft] = (),
+    graph_adapters: Sequence[GraphAdapter] = (),
 ) -> Reference:
     """The model with PEFT's own forward for every adapter; without adapters the model in its own library.
 
@@ -69,11 +69,13 @@ def unmerged_reference(
             "The merge itself is possible."
         )
     translated = namespaces == {"hf"} and "hf_config" not in model_cfg
-    if translated and grafts:
-        raise ReferenceUnavailable("grafts attach to open_clip's model, and these adapters to Hugging Face's")
+    if translated and graph_adapters:
+        raise ReferenceUnavailable(
+            "adapters that change the graph attach to open_clip's model, and these adapters to Hugging Face's"
+        )
     if translated:
         return _translated_reference(model_cfg, state_dict, adapters)
-    return _own_reference(model_cfg, state_dict, adapters, grafts)
+    return _own_reference(model_cfg, state_dict, adapters, graph_adapters)
 
 
 def require_complete(
@@ -95,7 +97,7 @@ def _own_reference(
     model_cfg: Mapping[str, Any],
     state_dict: Mapping[str, torch.Tensor],
     adapters: Sequence[tuple[AnyAdapter, float]],
-    grafts: Sequence[Graft],
+    graph_adapters: Sequence[GraphAdapter],
 ) -> Reference:
     model = new_model(model_cfg, empty=True)
     load_strictly(model, _own_weights(state_dict) if adapters else state_dict, "the model config")
@@ -103,9 +105,9 @@ def _own_reference(
     attach_unmerged(model, adapters, base_weights("open_clip", state_dict))
     how = f"PEFT on {library}, {len(adapters)} adapters unmerged" if adapters else library
     # After PEFT, which finds modules by their kind and name.
-    for graft in grafts:
-        graft.attach(model)
-        how += f", {graft.method}"
+    for graph_adapter in graph_adapters:
+        graph_adapter.attach(model)
+        how += f", {graph_adapter.method}"
     return Reference(f"float32 PyTorch, {how}", model.encode_image, model.encode_text)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tritonclip_export.dali import DALI_ONLY
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.in_place import alone_in, write_files
+from tritonclip_export.in_place import repository_lock, write_files
 from tritonclip_export.manifest import MANIFEST
 from tritonclip_export.probes import to_uint8, transform_images
 from tritonclip_export.staging import OLD, claimed, sweep, unique
@@ -134,7 +134,7 @@ def write_warmups(repository: Path, preprocess_cfg: Mapping[str, Any], tokenizat
 def _replace(staging: Path, out: Path) -> None:
     old = out.parent / f".{out.name}.{OLD}-{unique()}"
     # Whoever is changing the repository that stands there ends first.
-    with alone_in(out) if out.exists() else nullcontext():
+    with repository_lock(out) if out.exists() else nullcontext():
         if out.exists():
             out.rename(old)
         try:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_export import hf_towers, names
-from tritonclip_export.adopt import adopt
 from tritonclip_export.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture
 from tritonclip_export.extra_architectures import names as extra_names
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.model import buildable, check_supported, new_model, quiet_open_clip
+from tritonclip_export.normalize_weights import normalize_weights
 from tritonclip_export.processors import HF_PREPROCESSOR, complete_preprocess, hf_preprocess, read_json
 from tritonclip_export.tokenization import ClipBpe, HfTokenizer, Tokenization, first_line, open_clip_tokenization
 from tritonclip_export.weights import read_weights
@@ -127,7 +127,7 @@ def from_architecture(
         )
     model_cfg, preprocess_cfg = _trained_like(architecture, model_cfg, tag)
     if weights is not None:
-        tensors, source = adopt(read_weights(weights), model_cfg), {"weights": str(weights), "like": tag}
+        tensors, source = normalize_weights(read_weights(weights), model_cfg), {"weights": str(weights), "like": tag}
     else:
         tensors, source = _fetch(architecture, tag), {"pretrained": tag}
     tokenization = open_clip_tokenization(model_cfg, files)
@@ -146,7 +146,7 @@ def _extra(
     if weights is None and random_weights is None:
         raise CheckpointError(f"open_clip fetches no weights of {architecture}; give a file: --weights FILE")
     if weights is not None:
-        tensors, source = adopt(read_weights(weights), model_cfg), {"weights": str(weights)}
+        tensors, source = normalize_weights(read_weights(weights), model_cfg), {"weights": str(weights)}
     else:
         tensors, source = _random(model_cfg, random_weights), {"random_weights": str(random_weights)}
     if "hf_config" not in model_cfg:
@@ -179,7 +179,7 @@ def _from_open_clip_directory(path: Path, files: Path) -> Checkpoint:
     model_cfg = with_text_model(config["model_cfg"], files)
     image_size = model_cfg.get("vision_cfg", {}).get("image_size", 224)
     preprocess_cfg = complete_preprocess({"size": image_size, **config["preprocess_cfg"]})
-    tensors = adopt(read_weights(_first_present(path, OPEN_CLIP_WEIGHTS)), model_cfg)
+    tensors = normalize_weights(read_weights(_first_present(path, OPEN_CLIP_WEIGHTS)), model_cfg)
     tokenization = open_clip_tokenization(model_cfg, str(files))
     name = path.resolve().name
     return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
@@ -187,7 +187,7 @@ def _from_open_clip_directory(path: Path, files: Path) -> Checkpoint:
 
 def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
     model_cfg = _hf_model_cfg(path)
-    tensors = adopt(read_weights(_first_present(path, HF_WEIGHTS)), model_cfg)
+    tensors = normalize_weights(read_weights(_first_present(path, HF_WEIGHTS)), model_cfg)
     if "hf_config" not in model_cfg:
         # CLIPModel has a place in open_clip, the others run as they are. Checked by the names that people know.
         require_fit(names.to_hf(new_model(model_cfg, empty=True).state_dict()), tensors, f"the CLIPModel of {path}")
@@ -195,7 +195,9 @@ def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
     preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"])
     tokenization = _hf_tokenization(model_cfg, files)
     if isinstance(tokenization, HfTokenizer) and _model_type(model_cfg) == "siglip2":
-        model_cfg = hf_towers.told_by_processor(model_cfg, preprocess_cfg["max_num_patches"], tokenization.masked_id)
+        model_cfg = hf_towers.with_processor_settings(
+            model_cfg, preprocess_cfg["max_num_patches"], tokenization.masked_id
+        )
     name = path.resolve().name
     return Checkpoint(name, name, model_cfg, preprocess_cfg, tensors, tokenization, {"directory": str(path)})
 

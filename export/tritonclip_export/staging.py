@@ -60,7 +60,7 @@ def _make(folder: Path) -> int:
 
 
 @contextmanager
-def alone_in(repository: Path) -> Iterator[None]:
+def repository_lock(repository: Path) -> Iterator[None]:
     """One at a time changes a repository; the others wait. The lock ends with the process."""
     handle = _locked(repository)
     try:
@@ -108,7 +108,7 @@ def _clear(folder: Path, repository: Path) -> None:
         _say(f"{repository} is back: an export that replaced it was killed")
         return
     if _is_unfinished(folder, repository):
-        with alone_in(repository):
+        with repository_lock(repository):
             undo(folder, repository)
         _say(f"a change of {repository} was killed halfway, and is undone")
     shutil.rmtree(folder, ignore_errors=True)

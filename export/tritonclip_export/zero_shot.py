@@ -34,7 +34,9 @@ class ZeroShot:
         checkpoint = load_checkpoint(str(source))
         spec = build_spec(checkpoint, checkpoint.state_dict)
         read = read_adapters(adapters)
-        self._reference = unmerged_reference(checkpoint.model_cfg, checkpoint.state_dict, read.merged, read.grafts)
+        self._reference = unmerged_reference(
+            checkpoint.model_cfg, checkpoint.state_dict, read.merged, read.graph_adapters
+        )
         self._preprocess_cfg = checkpoint.preprocess_cfg
         self._logit_scale = spec.scoring.logit_scale
         with torch.no_grad():

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from classifier_command import add_classifier
-from tritonclip_export.classifier.baked import Baked
+from tritonclip_export.classifier.classifier_head import ClassifierHead
 from tritonclip_export.classifier.methods import from_matrix, from_tip_adapter
 from tritonclip_export.classifier.publish import TEMPLATE, publish
 from tritonclip_export.configs import read_config
@@ -74,8 +74,10 @@ def test_tip_adapter_is_its_own_formula(repository: Path, labels: Path, tmp_path
     assert record["files"] == {path.name: file_hash(path) for path in (keys, files["values"])}
 
 
-def zero_shot(classes: int = CLASSES, scoring: ScoringSpec = ScoringSpec("softmax", 50.0, 0.0)) -> Baked:  # noqa: B008
-    return Baked.of_embeddings(["x"] * classes, unit(classes, WIDTH, seed=0).numpy(), scoring, method="prompts")
+def zero_shot(classes: int = CLASSES, scoring: ScoringSpec = ScoringSpec("softmax", 50.0, 0.0)) -> ClassifierHead:  # noqa: B008
+    return ClassifierHead.of_embeddings(
+        ["x"] * classes, unit(classes, WIDTH, seed=0).numpy(), scoring, method="prompts"
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_embeddings_of_another_width_are_refused(repository: Path) -> None:
-    narrow = Baked.of_embeddings(LABELS, unit(CLASSES, 32, seed=0).numpy(), SIGMOID, method="matrix")
+    narrow = ClassifierHead.of_embeddings(LABELS, unit(CLASSES, 32, seed=0).numpy(), SIGMOID, method="matrix")
     with pytest.raises(ClassifierError, match="the class matrix is 32 wide, the repository's image embeddings 64"):
         publish(repository, "narrow", narrow)

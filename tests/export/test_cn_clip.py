@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tritonclip_export.adopt import adopt
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.extra_architectures import extra_architecture, names
 from tritonclip_export.frameworks import torch
 from tritonclip_export.hf_towers import model_cfg
 from tritonclip_export.load import load_checkpoint
 from tritonclip_export.model import load_strictly, new_model
+from tritonclip_export.normalize_weights import normalize_weights
 from tritonclip_export.sources import from_architecture
 from tritonclip_export.weights import unwrap
 
@@ -44,7 +44,7 @@ def test_both_towers_are_those_of_cn_clip() -> None:
     weights, expected = golden()
     cfg = model_cfg(CONFIG)
     model = new_model(cfg)
-    load_strictly(model, adopt(weights, cfg), "cn_clip")
+    load_strictly(model, normalize_weights(weights, cfg), "cn_clip")
     with torch.no_grad():
         images, texts = model.encode_image(expected["pixels"]), model.encode_text(expected["ids"])
     assert (images - expected["images"]).abs().max() < 2e-5
@@ -55,7 +55,7 @@ def test_a_bert_without_its_projection_is_refused() -> None:
     weights, _ = golden()
     del weights["text_projection"]
     with pytest.raises(CheckpointError, match="no text_projection"):
-        adopt(weights, model_cfg(CONFIG))
+        normalize_weights(weights, model_cfg(CONFIG))
 
 
 def test_the_names_are_those_of_the_registry() -> None:

@@ -13,7 +13,7 @@ from configuring import configure, content, parsed
 from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
-from tritonclip_export.agreement import require_agreement
+from tritonclip_export.config_check import require_agreement
 from tritonclip_export.configs import ENSEMBLES
 from tritonclip_export.configure import settings_of
 from tritonclip_export.engine.build import EngineRequest, build

@@ -18,7 +18,7 @@ from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.in_place import alone_in
+from tritonclip_export.in_place import repository_lock
 from tritonclip_export.manifest import file_hash, read_manifest, verify
 from tritonclip_export.repository import _replace
 from tritonclip_export.settings import Settings
@@ -157,7 +157,7 @@ def test_an_export_over_a_repository_waits_for_who_changes_it(repository: Path) 
     """And who waited for the old one finds the new one."""
     new = shutil.copytree(repository, repository.parent / "new")
     (new / "manifest.json").write_text((new / "manifest.json").read_text().replace('"created": "2', '"created": "3'))
-    with alone_in(repository):
+    with repository_lock(repository):
         exporting = threading.Thread(target=_replace, args=(new, repository))
         exporting.start()
         configuring = threading.Thread(target=configure, args=(repository, "--max-image-batch", "4"))

@@ -41,7 +41,7 @@ def test_a_build_is_recorded_with_all_that_it_depends_on(repository: Path) -> No
     assert facts == {"tensorrt": "10.16.1.11", "cuda": "13.2", "gpu": "NVIDIA H200", "compute_capability": "9.0"}
     assert image["onnx"] == {"image_encoder/1/model.onnx": written["files"]["image_encoder/1/model.onnx"]}
     assert image["options"] == {"workspace_gib": 4, "version_compatible": True}
-    assert image["profile"]["most"] == [32, 48, 48, 3]
+    assert image["profile"]["max"] == [32, 48, 48, 3]
     assert image["build_seconds"] >= 0
     assert all(one["cosine_min"] > 0.99999 for one in (*image["parity"], *text["parity"]))
     # The manifest holds the hashes, and nothing but the two engines came in.
@@ -85,7 +85,7 @@ def test_profiles_come_from_the_spec_and_the_limits(repository: Path) -> None:
     toolkit = FakeToolkit()
     build(EngineRequest(repository, Ranges(Range(1, 8, 64), text_length=Range(2, 77, 77))), toolkit)
     image, text = (request.profile for request in toolkit.asked)
-    assert (image.usual[0], image.most[0]) == (8, 64)
+    assert (image.opt[0], image.max[0]) == (8, 64)
     assert text.shapes() == ((1, 2), (64, 77), (64, 77))
 
 

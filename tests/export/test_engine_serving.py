@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
-from tritonclip_export.agreement import require_agreement
+from tritonclip_export.config_check import require_agreement
 from tritonclip_export.configs import ENSEMBLES, read_config
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.errors import EngineError

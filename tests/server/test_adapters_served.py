@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import graft_models
+import graph_adapter_models
 import lora_layers as layers
-from graft_models import GOLDEN, VISION_WIDTH, clip_adapter_file, noise
-from graft_references import (
+from graph_adapter_models import GOLDEN, VISION_WIDTH, clip_adapter_file, noise
+from graph_adapter_references import (
     add_bottlenecks,
     add_prompts,
     clip_adapter,
@@ -35,9 +35,9 @@ from tritonclip_serve import TritonServer
 LEAST_COSINE, MOST_ABS, VISIBLE = 0.99999, 1e-4, 1e-2
 SIDE = 64
 MODEL_CFG: dict[str, Any] = {
-    **graft_models.MODEL_CFG,
-    "vision_cfg": {**graft_models.MODEL_CFG["vision_cfg"], "image_size": SIDE, "patch_size": 16},
-    "text_cfg": {**graft_models.MODEL_CFG["text_cfg"], "context_length": 77, "vocab_size": 49408},
+    **graph_adapter_models.MODEL_CFG,
+    "vision_cfg": {**graph_adapter_models.MODEL_CFG["vision_cfg"], "image_size": SIDE, "patch_size": 16},
+    "text_cfg": {**graph_adapter_models.MODEL_CFG["text_cfg"], "context_length": 77, "vocab_size": 49408},
 }
 TEXTS = [
     "a photo of a cat",
@@ -73,7 +73,7 @@ def kohya(folder: Path) -> Adapted:
 
 
 def loralib(folder: Path) -> Adapted:
-    model = graft_models.build(MODEL_CFG, graft_models.state_dict(MODEL_CFG))
+    model = graph_adapter_models.build(MODEL_CFG, graph_adapter_models.state_dict(MODEL_CFG))
     torch.manual_seed(11)
     layers.adapt_mlp(model)
     layers.adapt_attention(model, "qkv")
@@ -146,7 +146,7 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "clip"
-    return write_tiny_checkpoint(folder, MODEL_CFG, graft_models.state_dict(MODEL_CFG), size=SIDE)
+    return write_tiny_checkpoint(folder, MODEL_CFG, graph_adapter_models.state_dict(MODEL_CFG), size=SIDE)
 
 
 # What is one more file format to the export is left to `make test-all`.

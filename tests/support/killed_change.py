@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tritonclip_client.main import main
 from tritonclip_export.errors import ExportError
-from tritonclip_export.in_place import put_in_place, staged_beside
+from tritonclip_export.in_place import commit, staged_beside
 from tritonclip_export.manifest import file_hashes, read_manifest, save, verify
 from tritonclip_export.repository import _replace, check_output
 from tritonclip_export.staging import claimed, unique
@@ -36,7 +36,7 @@ def folders(repository: Path) -> None:
         manifest = read_manifest(repository)
         kept = {name: digest for name, digest in manifest["files"].items() if not name.startswith("split_text/")}
         save(staging, {**manifest, "files": {**kept, **file_hashes(staging)}})
-        put_in_place(staging, repository, ["similarity"], ["split_text"])
+        commit(staging, repository, ["similarity"], ["split_text"])
 
 
 def export(repository: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonclip_bench.cli_types import count, positive_number, positive_seconds
-from tritonclip_bench.knobs import TUNABLE, parse_vary
 from tritonclip_bench.options import add_result_arguments, add_workload_arguments
+from tritonclip_bench.search_space import TUNABLE, parse_vary
 from tritonclip_serve.installation import SERVER_KINDS
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
 def _phases(args: argparse.Namespace, own: Export) -> tuple[dict[str, Any], list[Phase], list[int]]:
     """What is varied, in which phases, and how many candidates each has."""
     from tritonclip_bench.errors import BenchError
-    from tritonclip_bench.knobs import default_values, grid, neighbours
     from tritonclip_bench.scenarios import traffic
+    from tritonclip_bench.search_space import default_values, grid, neighbours
     from tritonclip_bench.tune_trials import Candidate
 
     varied: dict[str, Any] = dict(args.vary)
@@ -206,7 +206,7 @@ def _search(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase])
 def _write(repository: Path, present: Candidate, best: Candidate) -> None:
     """As `tritonclip configure`, unless somebody else did meanwhile."""
     from tritonclip_bench.errors import BenchError
-    from tritonclip_bench.knobs import changes
+    from tritonclip_bench.search_space import changes
     from tritonclip_export.configure import configure, settings_of
     from tritonclip_export.manifest import read_manifest
 

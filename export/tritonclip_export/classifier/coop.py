@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip_export.checkpoint import Checkpoint
-from tritonclip_export.classifier.baked import Baked, Floats
+from tritonclip_export.classifier.classifier_head import ClassifierHead, Floats
 from tritonclip_export.classifier.tensors import read_arrays
 from tritonclip_export.classifier.text_tower import TextTower
 from tritonclip_export.errors import ClassifierError
@@ -38,7 +38,7 @@ def from_coop(
     labels: Sequence[str],
     scoring: ScoringSpec,
     position: str = "end",
-) -> Baked:
+) -> ClassifierHead:
     """Run learned prompts through the text tower that they were trained on.
 
     Args:
@@ -61,7 +61,7 @@ def from_coop(
     _check_training(prompts, tensors, learner)
     embeddings = np.concatenate([prompts.embed(start, start + BATCH) for start in range(0, len(names), BATCH)])
     record = {"files": {learner.name: file_hash(learner)}, "class_token_position": position}
-    return Baked.of_embeddings(labels, embeddings, scoring, method="coop", record=record)
+    return ClassifierHead.of_embeddings(labels, embeddings, scoring, method="coop", record=record)
 
 
 class _Prompts:

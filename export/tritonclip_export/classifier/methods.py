@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tritonclip_export.classifier.baked import Baked, Cache, Floats
+from tritonclip_export.classifier.classifier_head import Cache, ClassifierHead, Floats
 from tritonclip_export.classifier.tensors import read_array, read_arrays
 from tritonclip_export.classifier.text_tower import TextTower, class_embeddings
 from tritonclip_export.errors import ClassifierError
@@ -21,14 +21,18 @@ TIP_ADAPTER_SCALE = 100.0
 _UNIT_TOLERANCE = 5e-3
 
 
-def from_prompts(repository: Path, labels: Sequence[str], templates: Sequence[str], scoring: ScoringSpec) -> Baked:
+def from_prompts(
+    repository: Path, labels: Sequence[str], templates: Sequence[str], scoring: ScoringSpec
+) -> ClassifierHead:
     """Score class embeddings, each the mean of a label's prompts (`class_embeddings`)."""
     embeddings, cut = class_embeddings(TextTower(repository), labels, templates)
     record = {"templates": list(templates), "prompts_cut_to_the_context": cut}
-    return Baked.of_embeddings(labels, embeddings, scoring, method="prompts", record=record)
+    return ClassifierHead.of_embeddings(labels, embeddings, scoring, method="prompts", record=record)
 
 
-def from_tip_adapter(zero_shot: Baked, keys: Path, values: Path, alpha: float, beta: float, *, tuned: bool) -> Baked:
+def from_tip_adapter(
+    zero_shot: ClassifierHead, keys: Path, values: Path, alpha: float, beta: float, *, tuned: bool
+) -> ClassifierHead:
     """Put Tip-Adapter's cache on top of a zero-shot classifier.
 
     Args:
@@ -64,7 +68,7 @@ def from_matrix(
     key: str | None = None,
     logit_scale: float | None = None,
     normalize: bool = False,
-) -> Baked:
+) -> ClassifierHead:
     """A matrix made elsewhere: class embeddings [C, D], or the weights of a linear head trained on image embeddings.
 
     Args:
@@ -86,7 +90,7 @@ def from_matrix(
     if logit_scale is not None:
         bias = arrays.get(f"{name.removesuffix('weight')}bias", np.zeros(len(labels), np.float32))
         head = replace(scoring, logit_scale=logit_scale, logit_bias=0.0)
-        return Baked(labels, weights, logit_scale * bias, head, "linear", record=record)
+        return ClassifierHead(labels, weights, logit_scale * bias, head, "linear", record=record)
     lengths = np.linalg.norm(weights, axis=1, keepdims=True)
     if not normalize and np.abs(lengths - 1).max() > _UNIT_TOLERANCE:
         raise ClassifierError(
@@ -95,10 +99,10 @@ def from_matrix(
         )
     if not lengths.all():
         raise ClassifierError(f"{path} has a row of zeros, for {labels[int(lengths.argmin())]!r}; leave the label out")
-    return Baked.of_embeddings(labels, weights / lengths, scoring, method="matrix", record=record)
+    return ClassifierHead.of_embeddings(labels, weights / lengths, scoring, method="matrix", record=record)
 
 
-def _check_cache(keys: Floats, values: Floats, zero_shot: Baked, *, tuned: bool) -> None:
+def _check_cache(keys: Floats, values: Floats, zero_shot: ClassifierHead, *, tuned: bool) -> None:
     if values.ndim != 2 or values.shape[1] != len(zero_shot.labels):
         raise ClassifierError(
             f"the values are {list(values.shape)}, not [shots, {len(zero_shot.labels)}]: one column for every label"

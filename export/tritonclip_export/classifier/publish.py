@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tritonclip_export.classifier.baked import Baked
+from tritonclip_export.classifier.classifier_head import ClassifierHead
 from tritonclip_export.configs import read_config, write_configs
 from tritonclip_export.errors import ClassifierError
-from tritonclip_export.in_place import alone_in, put_in_place, staged_beside
+from tritonclip_export.in_place import commit, repository_lock, staged_beside
 from tritonclip_export.manifest import file_hashes, read_manifest, save
 from tritonclip_export.signature import Signer
 
@@ -53,7 +53,7 @@ def check_name(repository: Path, name: str, *, force: bool) -> None:
 def publish(
     repository: Path,
     name: str,
-    baked: Baked,
+    head: ClassifierHead,
     *,
     top_k: int | None = None,
     force: bool = False,
@@ -71,16 +71,16 @@ def publish(
     """
     # Where the repository is a link, what it points to is changed.
     repository = repository.resolve()
-    with staged_beside(repository, "classifier") as staging, alone_in(repository):
+    with staged_beside(repository, "classifier") as staging, repository_lock(repository):
         check_name(repository, name, force=force)
         manifest = read_manifest(repository, signer)
-        _check_width(baked, manifest)
-        count = _count(top_k, len(baked.labels))
-        _write_head(staging / model_names(name)[0], baked, repository, count)
+        _check_width(head, manifest)
+        count = _count(top_k, len(head.labels))
+        _write_head(staging / model_names(name)[0], head, repository, count)
         _write_ensemble(staging / model_names(name)[1], name, repository, count)
-        record = {"method": baked.method, "labels": len(baked.labels), "top_k": count, **baked.record}
+        record = {"method": head.method, "labels": len(head.labels), "top_k": count, **head.record}
         save(staging, _with_classifier(manifest, name, record, file_hashes(staging)), signer)
-        put_in_place(staging, repository, model_names(name))
+        commit(staging, repository, model_names(name))
 
 
 def _count(top_k: int | None, labels: int) -> int:
@@ -91,34 +91,34 @@ def _count(top_k: int | None, labels: int) -> int:
     return top_k
 
 
-def _check_width(baked: Baked, manifest: dict[str, Any]) -> None:
+def _check_width(head: ClassifierHead, manifest: dict[str, Any]) -> None:
     width = manifest["spec"]["embedding_dim"]
-    if baked.weights.shape[1] != width:
+    if head.weights.shape[1] != width:
         raise ClassifierError(
-            f"the class matrix is {baked.weights.shape[1]} wide, the repository's image embeddings {width}; both must "
+            f"the class matrix is {head.weights.shape[1]} wide, the repository's image embeddings {width}; both must "
             "come from the same checkpoint"
         )
 
 
-def _write_head(folder: Path, baked: Baked, repository: Path, count: int) -> None:
+def _write_head(folder: Path, head: ClassifierHead, repository: Path, count: int) -> None:
     shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     # The same code turns logits into probabilities as in `similarity`.
     shutil.copyfile(repository / "similarity" / "1" / "clip_scores.py", folder / "1" / "clip_scores.py")
-    for name, array in baked.arrays().items():
+    for name, array in head.arrays().items():
         np.save(folder / "1" / f"{name}.npy", np.ascontiguousarray(array, np.float32))
     config = read_config(folder / "config.pbtxt")
     config.name = folder.name
     config.max_batch_size = read_config(repository / "embed_image" / "config.pbtxt").max_batch_size
-    config.input[0].dims[:] = [baked.weights.shape[1]]
+    config.input[0].dims[:] = [head.weights.shape[1]]
     for tensor in config.output:
         tensor.dims[:] = [count]
     parameters = {
-        LABELS: json.dumps(list(baked.labels), ensure_ascii=False),
-        "scoring": baked.scoring.kind,
-        "logit_scale": repr(baked.scoring.logit_scale),
+        LABELS: json.dumps(list(head.labels), ensure_ascii=False),
+        "scoring": head.scoring.kind,
+        "logit_scale": repr(head.scoring.logit_scale),
     }
-    if baked.cache:
-        parameters |= {"alpha": repr(baked.cache.alpha), "beta": repr(baked.cache.beta)}
+    if head.cache:
+        parameters |= {"alpha": repr(head.cache.alpha), "beta": repr(head.cache.beta)}
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     write_configs(folder.parent, {folder.name: config})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tritonclip_export.commands.sign_options import add_sign, signer_of
 
 if TYPE_CHECKING:
-    from tritonclip_export.classifier.baked import Baked
+    from tritonclip_export.classifier.classifier_head import ClassifierHead
     from tritonclip_export.spec import ServingSpec
 
 HELP = "add a model classify_NAME to a model repository: the best of fixed labels, without the text tower"
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         spec = ServingSpec.from_dict(verify(args.repository)["spec"])
     check_name(args.repository, args.name, force=args.force)
     labels = read_labels(args.labels)
-    baked: Baked = args.make(args, labels, spec)
-    publish(args.repository, args.name, baked, top_k=args.top_k, force=args.force, signer=signer)
-    print(f"{args.repository}: added {model_names(args.name)[1]}, {len(labels)} labels ({baked.method})")
+    head: ClassifierHead = args.make(args, labels, spec)
+    publish(args.repository, args.name, head, top_k=args.top_k, force=args.force, signer=signer)
+    print(f"{args.repository}: added {model_names(args.name)[1]}, {len(labels)} labels ({head.method})")
     print("next: start the server again, or load both of its models")
     return 0
 
@@ -62,7 +62,7 @@ def _add_templates(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _prompts(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> Baked:
+def _prompts(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
     from tritonclip_export.classifier.methods import from_prompts
     from tritonclip_export.classifier.prompts import resolve_templates
     from tritonclip_export.progress import step
@@ -81,7 +81,7 @@ def _add_tip_adapter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beta", type=float, required=True, help="the sharpness that it found")
 
 
-def _tip_adapter(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> Baked:
+def _tip_adapter(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
     from tritonclip_export.classifier.methods import from_tip_adapter
 
     zero_shot = _prompts(args, labels, spec)
@@ -99,7 +99,7 @@ def _add_matrix(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _matrix(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> Baked:
+def _matrix(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
     from tritonclip_export.classifier.methods import from_matrix
 
     options = {"key": args.key, "logit_scale": args.logit_scale, "normalize": args.normalize}
@@ -121,7 +121,7 @@ def _add_coop(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _coop(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> Baked:
+def _coop(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
     from tritonclip_export.classifier.coop import from_coop
     from tritonclip_export.load import load_checkpoint
 
@@ -131,7 +131,7 @@ def _coop(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> Bak
     return from_coop(args.repository, args.prompt_learner, checkpoint, labels, spec.scoring, position)
 
 
-_Make = Callable[[argparse.Namespace, list[str], "ServingSpec"], "Baked"]
+_Make = Callable[[argparse.Namespace, list[str], "ServingSpec"], "ClassifierHead"]
 _METHODS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], _Make, str]] = {
     "build": (_add_templates, _prompts, "class embeddings from the mean of every label's prompts"),
     "tip-adapter": (_add_tip_adapter, _tip_adapter, "prompts, and the few-shot cache of Tip-Adapter or Tip-Adapter-F"),

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export.agreement import require_agreement
+from tritonclip_export.config_check import require_agreement
 from tritonclip_export.configs import read_config
 from tritonclip_export.configure import publish, settings_of, stage
 from tritonclip_export.encoders import ENCODERS, graph_batches
@@ -21,7 +21,7 @@ from tritonclip_export.engine.probe_set import ProbeSet, read_probe_set
 from tritonclip_export.engine.profiles import Profile, Ranges, profiles
 from tritonclip_export.engine.trtexec import trtexec_line
 from tritonclip_export.errors import EngineError
-from tritonclip_export.in_place import alone_in, staged_beside
+from tritonclip_export.in_place import repository_lock, staged_beside
 from tritonclip_export.local_gpu import ENGINES, records
 from tritonclip_export.manifest import read_manifest, verify
 from tritonclip_export.progress import step
@@ -107,7 +107,7 @@ def build(request: EngineRequest, open_toolkit: Callable[[], Toolkit]) -> dict[s
     print("\n".join(trtexec_lines(request, made, toolkit.machine())), file=sys.stderr)
     with staged_beside(repository, "engines") as staging:
         built = {model: _build_one(request, made, model, probes, toolkit, staging) for model in ENCODERS}
-        with alone_in(repository):
+        with repository_lock(repository):
             _publish(request, built, staging)
     return read_manifest(repository)
 

@@ -70,7 +70,7 @@ def _text_cases(probes: ProbeSet, made: Plan) -> dict[str, Batches]:
 
 def _sizes(made: Plan, model: str) -> list[int]:
     profile = made.profiles[model]
-    return sorted({profile.least[0], min(3, profile.most[0]), profile.usual[0], profile.most[0]})
+    return sorted({profile.min[0], min(3, profile.max[0]), profile.opt[0], profile.max[0]})
 
 
 def _cut(input_ids: Array, length: int, eot_id: int) -> Array:

@@ -14,27 +14,27 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Range:
-    """The least, the usual and the largest size of an axis."""
+    """The smallest size of an axis, the one that the engine is tuned for, and the largest."""
 
-    least: int
-    usual: int
-    most: int
+    min: int
+    opt: int
+    max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.usual <= self.most:
+        if not 1 <= self.min <= self.opt <= self.max:
             raise EngineError(f"the range {self} given; MIN:OPT:MAX must be 1 or more, and ascend")
 
     def __str__(self) -> str:
-        return f"{self.least}:{self.usual}:{self.most}"
+        return f"{self.min}:{self.opt}:{self.max}"
 
     @classmethod
     def parse(cls, text: str) -> Range:
         """Read "1:8:32"."""
         try:
-            least, usual, most = (int(part) for part in text.split(":"))
+            low, tuned, high = (int(part) for part in text.split(":"))
         except ValueError as error:
             raise EngineError(f"the range {text!r} given; write MIN:OPT:MAX, such as 1:8:32") from error
-        return cls(least, usual, most)
+        return cls(low, tuned, high)
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Profile:
     """Shapes of the one input of a tower, the batch first."""
 
     input_name: str
-    least: Shape
-    usual: Shape
-    most: Shape
+    min: Shape
+    opt: Shape
+    max: Shape
 
     def shapes(self) -> tuple[Shape, Shape, Shape]:
         """In the order in which TensorRT takes them."""
-        return self.least, self.usual, self.most
+        return self.min, self.opt, self.max
 
 
 def profiles(repository: Path, spec: ServingSpec, ranges: Ranges) -> dict[str, Profile]:
@@ -72,9 +72,9 @@ def profiles(repository: Path, spec: ServingSpec, ranges: Ranges) -> dict[str, P
     texts = _batch(repository, "text_encoder", ranges.text_batch, "--text-batch")
     lengths = _lengths(spec, ranges.text_length)
     return {
-        "image_encoder": Profile("pixels", (images.least, *pixels), (images.usual, *pixels), (images.most, *pixels)),
+        "image_encoder": Profile("pixels", (images.min, *pixels), (images.opt, *pixels), (images.max, *pixels)),
         "text_encoder": Profile(
-            "input_ids", (texts.least, lengths.least), (texts.usual, lengths.usual), (texts.most, lengths.most)
+            "input_ids", (texts.min, lengths.min), (texts.opt, lengths.opt), (texts.max, lengths.max)
         ),
     }
 
@@ -83,7 +83,7 @@ def _batch(repository: Path, model: str, given: Range | None, option: str) -> Ra
     most = int(read_config(repository / model / "config.pbtxt").max_batch_size)
     # The batch that a loaded server sends, which is where the time goes.
     wanted = given or Range(1, most, most)
-    if wanted.least > 1 or wanted.most < most:
+    if wanted.min > 1 or wanted.max < most:
         raise EngineError(
             f"{option} {wanted} given, but {model} is served in batches of 1 to {most}; give a range that holds them, "
             "or export again with another limit"
@@ -94,12 +94,12 @@ def _batch(repository: Path, model: str, given: Range | None, option: str) -> Ra
 def _lengths(spec: ServingSpec, given: Range | None) -> Range:
     buckets = spec.text.buckets
     wanted = given or Range(buckets[0], buckets[len(buckets) // 2], buckets[-1])
-    if wanted.least > buckets[0] or wanted.most < buckets[-1]:
+    if wanted.min > buckets[0] or wanted.max < buckets[-1]:
         raise EngineError(
             f"--text-length {wanted} given, but the tokenizer pads to {', '.join(map(str, buckets))}; give a range "
             "that holds them"
         )
-    if wanted.most > spec.text.context_length or (len(buckets) == 1 and wanted.least != wanted.most):
+    if wanted.max > spec.text.context_length or (len(buckets) == 1 and wanted.min != wanted.max):
         raise EngineError(
             f"--text-length {wanted} given; this text tower takes "
             + (f"up to {spec.text.context_length} ids" if len(buckets) > 1 else f"{buckets[0]} ids and no other number")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import open_clip, torch
+from tritonclip_export.key_mapping import to_hf
 from tritonclip_export.lora.peft_load import ADAPTER_NAME, load_with_peft, raised_by_peft
 from tritonclip_export.lora.peft_merge import MethodAdapter
 from tritonclip_export.lora.report import Skipped
 from tritonclip_export.lora.unmerged import find_host
 from tritonclip_export.lora.weights import base_weights
-from tritonclip_export.names import to_hf
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
+from tritonclip_export.key_mapping import canonical
 from tritonclip_export.load import load_checkpoint
 from tritonclip_export.lora.config import CONFIG_FILE
 from tritonclip_export.lora.namespace import Namespace
-from tritonclip_export.names import canonical
 from tritonclip_export.sources import HF_CONFIG, HF_SHARDS, HF_WEIGHTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 
 # How sharp the probabilities are is no direction in feature space: sums of it leave the range that training keeps

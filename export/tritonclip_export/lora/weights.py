@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tritonclip_export import names
+from tritonclip_export import key_mapping
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.namespace import Namespace
 
@@ -28,16 +28,16 @@ class OpenClipWeights:
 
     def __init__(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         self._state_dict = state_dict
-        self._names = {names.canonical(name): name for name in state_dict}
+        self._names = {key_mapping.canonical(name): name for name in state_dict}
 
     def get(self, name: str) -> torch.Tensor | None:
         """See `BaseWeights`."""
-        own = self._names.get(names.canonical(name))
+        own = self._names.get(key_mapping.canonical(name))
         return None if own is None else self._state_dict[own].float()
 
     def native_name(self, name: str) -> str:
         """See `BaseWeights`."""
-        return self._names[names.canonical(name)]
+        return self._names[key_mapping.canonical(name)]
 
     def native(self, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `BaseWeights`."""
@@ -52,7 +52,7 @@ class HfWeights:
 
     def get(self, name: str) -> torch.Tensor | None:
         """See `BaseWeights`."""
-        match = names.of_hf(name)
+        match = key_mapping.of_hf(name)
         if match is None:
             # A whole state dict may have tensors that Hugging Face does not, such as a ResNet's.
             return self._open_clip.get(name)
@@ -63,17 +63,17 @@ class HfWeights:
 
     def native_name(self, name: str) -> str:
         """See `BaseWeights`."""
-        match = names.of_hf(name)
+        match = key_mapping.of_hf(name)
         return self._open_clip.native_name(name if match is None else match.native)
 
     def native(self, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `BaseWeights`; a part of q, k, v that no delta names stays as it is."""
-        matches = {match.native: match for match in map(names.of_hf, deltas) if match is not None}
+        matches = {match.native: match for match in map(key_mapping.of_hf, deltas) if match is not None}
         joined = {
             native: match.join([deltas[part] if part in deltas else self._zeros(part) for part in match.hf])
             for native, match in matches.items()
         }
-        plain = {name: delta for name, delta in deltas.items() if names.of_hf(name) is None}
+        plain = {name: delta for name, delta in deltas.items() if key_mapping.of_hf(name) is None}
         return self._open_clip.native({**joined, **plain})
 
     def _zeros(self, name: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tritonclip_export import names
+from tritonclip_export import key_mapping
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.lora.formats.layers import Layer
@@ -67,20 +67,20 @@ def without_buffers(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def _hf_modules(module: str) -> tuple[str, ...]:
-    projection = _PROJECTIONS.get(names.canonical(module))
+    projection = _PROJECTIONS.get(key_mapping.canonical(module))
     found, _ = _hf_tensors(projection or f"{module}.weight")
     return tuple(name.removesuffix(".weight") for name in found)
 
 
-def _hf_tensors(name: str) -> tuple[tuple[str, ...], names.Correspondence | None]:
+def _hf_tensors(name: str) -> tuple[tuple[str, ...], key_mapping.Correspondence | None]:
     """The tensors that `name` is there, and the correspondence that they come from."""
     attention = _ATTENTION.match(name)
     if attention is None:
-        match = names.of_native(name)
+        match = key_mapping.of_native(name)
         return (() if match is None else match.hf), match
     block, leaf, kind = attention["block"], attention["leaf"], attention["kind"]
     of_inputs = leaf in _FUSED or leaf in _SINGLE
-    match = names.of_native(f"{block}.in_proj_{kind}" if of_inputs else f"{block}.out_proj.{kind}")
+    match = key_mapping.of_native(f"{block}.in_proj_{kind}" if of_inputs else f"{block}.out_proj.{kind}")
     if match is None or leaf not in _SINGLE:
         return (() if match is None else match.hf), match
     return tuple(found for found in match.hf if f".{leaf}." in found), match

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from graft_models import (
+from graph_adapter_models import (
     GOLDEN,
     MODEL_CFG,
     VISION_WIDTH,
@@ -21,9 +21,9 @@ from graft_models import (
     pixel_values,
     text_features,
 )
-from graft_references import add_prompts, hf_clip, hf_image_features
+from graph_adapter_references import add_prompts, hf_clip, hf_image_features
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import read_graft
+from tritonclip_export.graph_adapters import read_graph_adapter
 from tritonclip_export.model import new_model
 
 TOLERANCE = 2e-5
@@ -75,8 +75,12 @@ def test_clip_adapter_of_a_whole_model_and_its_digest(clip_adapter: Path, tmp_pa
     whole = {f"module.adapter.{name}": value for name, value in weights.items()}
     path = dassl(tmp_path / "whole" / "model.pth.tar-50", {**whole, "module.text_encoder.mlp.c_fc.weight": noise(2, 2)})
     assert torch.equal(image_features(attached(path)), image_features(attached(clip_adapter)))
-    assert read_graft(path).digest() == read_graft(clip_adapter).digest() != read_graft(path, ratio=0.3).digest()
-    assert "ratio 0.2" in read_graft(path).notes[0]
+    assert (
+        read_graph_adapter(path).digest()
+        == read_graph_adapter(clip_adapter).digest()
+        != read_graph_adapter(path, ratio=0.3).digest()
+    )
+    assert "ratio 0.2" in read_graph_adapter(path).notes[0]
 
 
 def test_clip_adapter_follows_a_resnet(clip_adapter: Path) -> None:
@@ -85,8 +89,8 @@ def test_clip_adapter_follows_a_resnet(clip_adapter: Path) -> None:
     pixels = noise(2, 3, 32, 32)
     with torch.no_grad():
         plain = model.encode_image(pixels)
-        read_graft(clip_adapter).attach(model)
-        down, up = read_graft(clip_adapter).tensors.values()
+        read_graph_adapter(clip_adapter).attach(model)
+        down, up = read_graph_adapter(clip_adapter).tensors.values()
         expected = 0.2 * ((plain @ down.T).relu() @ up.T).relu() + 0.8 * plain
         assert largest(model.encode_image(pixels), expected) < TOLERANCE
 
@@ -126,9 +130,9 @@ def test_the_image_prompts_of_maple(depth: int, tmp_path: Path) -> None:
     if depth:
         projection = [learned[f"compound_prompt_projections.0.{kind}"] for kind in ("weight", "bias")]
         deep[1] = learned["compound_prompts_text.0"] @ projection[0].T + projection[1]
-    graft = read_graft(path)
+    graph_adapter = read_graph_adapter(path)
     assert largest(image_features(attached(path)), prompted(first, deep, append_before_norm=True)) < TOLERANCE
-    assert "not in the text tower that is served" in graft.notes[0]
+    assert "not in the text tower that is served" in graph_adapter.notes[0]
 
 
 def test_the_image_prompts_of_independent_prompting(tmp_path: Path) -> None:
@@ -136,9 +140,9 @@ def test_the_image_prompts_of_independent_prompting(tmp_path: Path) -> None:
     image = {"image_encoder.VPT": first, "image_encoder.transformer.resblocks.1.VPT_shallow": deep}
     path = dassl(tmp_path / "a" / "model.pth.tar-5", image)
     assert largest(image_features(attached(path)), prompted(first, {1: deep}, append_before_norm=True)) < TOLERANCE
-    assert read_graft(path).notes == ()
+    assert read_graph_adapter(path).notes == ()
     with_text = {**image, "prompt_learner.ctx": noise(4, 16)}
-    assert "class features" in read_graft(dassl(tmp_path / "b" / "model.pth.tar-5", with_text)).notes[0]
+    assert "class features" in read_graph_adapter(dassl(tmp_path / "b" / "model.pth.tar-5", with_text)).notes[0]
 
 
 def test_methods_on_different_parts_go_together(clip_adapter: Path, tmp_path: Path) -> None:
@@ -150,7 +154,7 @@ def test_methods_on_different_parts_go_together(clip_adapter: Path, tmp_path: Pa
     for order in orders:
         model = build()
         for path in order:
-            read_graft(path).attach(model)
+            read_graph_adapter(path).attach(model)
         features.append(image_features(model))
     assert largest(*features) < TOLERANCE
     assert largest(features[0], golden("houlsby", "image")) > 0.1

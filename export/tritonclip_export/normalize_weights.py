@@ -24,7 +24,7 @@ _LONG_CLIP_TABLE = "positional_embedding_res"
 _LONG_CLIP_STEPS = 4
 
 
-def adopt(tensors: Mapping[str, torch.Tensor], model_cfg: dict[str, Any]) -> dict[str, torch.Tensor]:
+def normalize_weights(tensors: Mapping[str, torch.Tensor], model_cfg: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Take buffers off, put `text.` where the config wants it, join Long-CLIP's two tables,
     give cn_clip's weights the names of transformers and Apple's those of open_clip.
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts.blocks import Site, adapt, free_blocks, width_of
-from tritonclip_export.grafts.bottleneck import (
+from tritonclip_export.graph_adapters.blocks import Site, adapt, free_blocks, width_of
+from tritonclip_export.graph_adapters.bottleneck import (
     ACTIVATIONS,
     Bottleneck,
     BottleneckSettings,
@@ -19,8 +19,8 @@ from tritonclip_export.grafts.bottleneck import (
     FusionSettings,
     FusionWeights,
 )
-from tritonclip_export.grafts.graft import Graft, load_exactly
-from tritonclip_export.grafts.hub_files import (
+from tritonclip_export.graph_adapters.graph_adapter import GraphAdapter, load_exactly
+from tritonclip_export.graph_adapters.hub_files import (
     ADAPTER_CONFIG,
     FUSION_CONFIG,
     HubFolder,
@@ -52,29 +52,29 @@ Sites = dict[Place, torch.nn.Module]
 
 
 @dataclass(frozen=True)
-class BottleneckGraft(Graft):
+class BottleneckAdapter(GraphAdapter):
     """One AdapterHub bottleneck adapter, in the layers of one tower or of both."""
 
     folder: HubFolder
 
     def attach(self, model: Any) -> None:
-        """See `Graft.attach`."""
+        """See `GraphAdapter.attach`."""
         _attach(model, dict(build_adapters(self.folder, model)))
 
     def settings(self) -> str:
-        """See `Graft.settings`."""
+        """See `GraphAdapter.settings`."""
         return json.dumps(dict(self.folder.config), sort_keys=True)
 
 
 @dataclass(frozen=True)
-class FusionGraft(Graft):
+class FusionAdapter(GraphAdapter):
     """An AdapterFusion over several bottleneck adapters."""
 
     folder: HubFolder
     adapters: tuple[HubFolder, ...]
 
     def attach(self, model: Any) -> None:
-        """See `Graft.attach`."""
+        """See `GraphAdapter.attach`."""
         settings = FusionSettings(**_known(FusionSettings, self.folder.config))
         sets = [build_adapters(adapter, model) for adapter in self.adapters]
         groups = self.folder.grouped(_FUSION_KEY)
@@ -94,23 +94,23 @@ class FusionGraft(Graft):
         _attach(model, sites)
 
     def settings(self) -> str:
-        """See `Graft.settings`."""
+        """See `GraphAdapter.settings`."""
         configs = [dict(folder.config) for folder in (self.folder, *self.adapters)]
         return json.dumps(configs, sort_keys=True)
 
 
-def read_bottleneck(folder: HubFolder) -> BottleneckGraft:
-    """The graft of a bottleneck adapter.
+def read_bottleneck(folder: HubFolder) -> BottleneckAdapter:
+    """Read a bottleneck adapter.
 
     Raises:
         AdapterError: a setting that cannot be served.
     """
     bottleneck_settings(folder)
-    return BottleneckGraft(folder.path, "AdapterHub bottleneck", folder.files, folder.tensors, (), folder)
+    return BottleneckAdapter(folder.path, "AdapterHub bottleneck", folder.files, folder.tensors, (), folder)
 
 
-def read_fusion(path: Path) -> FusionGraft:
-    """The graft of a fusion and of its adapters, which lie in folders of their names in it or beside it.
+def read_fusion(path: Path) -> FusionAdapter:
+    """Read a fusion and its adapters, which lie in folders of their names in it or beside it.
 
     Raises:
         AdapterError: a folder is missing or broken, or a setting cannot be served.
@@ -127,7 +127,7 @@ def read_fusion(path: Path) -> FusionGraft:
         bottleneck_settings(adapter)
     tensors = {f"{part.name}/{key}": value for part in (folder, *adapters) for key, value in part.tensors.items()}
     files = tuple(file for part in (folder, *adapters) for file in part.files)
-    return FusionGraft(path, "AdapterHub AdapterFusion", files, tensors, (), folder, adapters)
+    return FusionAdapter(path, "AdapterHub AdapterFusion", files, tensors, (), folder, adapters)
 
 
 def bottleneck_settings(folder: HubFolder) -> BottleneckSettings:

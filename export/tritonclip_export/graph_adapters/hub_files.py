@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts.blocks import Tower, layer_count, native_blocks
-from tritonclip_export.grafts.files import read_json, read_tensors
+from tritonclip_export.graph_adapters.blocks import Tower, layer_count, native_blocks
+from tritonclip_export.graph_adapters.files import read_json, read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 FUSION_CONFIG = "adapter_fusion_config.json"

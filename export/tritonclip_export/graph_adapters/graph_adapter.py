@@ -15,7 +15,7 @@ from tritonclip_export.model import weights_hash
 
 
 @dataclass(frozen=True)
-class Graft(ABC):
+class GraphAdapter(ABC):
     """An adapter that was read and can be attached to a model.
 
     Attributes:

@@ -20,7 +20,7 @@ from lora_models import (
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.hf_clip import build_hf_clip, hf_config, open_clip_model_cfg
-from tritonclip_export.names import from_hf, of_hf, of_native, to_hf
+from tritonclip_export.key_mapping import from_hf, of_hf, of_native, to_hf
 
 STATE_DICT = random_state_dict()
 

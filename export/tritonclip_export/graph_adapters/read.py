@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tritonclip_export.errors import AdapterError
-from tritonclip_export.grafts.clip_adapter import RATIO, is_clip_adapter, read_clip_adapter
-from tritonclip_export.grafts.files import read_json, read_tensors
-from tritonclip_export.grafts.graft import Graft
-from tritonclip_export.grafts.hub_adapters import read_bottleneck, read_fusion
-from tritonclip_export.grafts.hub_files import ADAPTER_CONFIG, FUSION_CONFIG, read_hub_folder
-from tritonclip_export.grafts.hub_merge import read_merge
-from tritonclip_export.grafts.prompts import is_prompts, read_prompts
+from tritonclip_export.graph_adapters.clip_adapter import RATIO, is_clip_adapter, read_clip_adapter
+from tritonclip_export.graph_adapters.files import read_json, read_tensors
+from tritonclip_export.graph_adapters.graph_adapter import GraphAdapter
+from tritonclip_export.graph_adapters.hub_adapters import read_bottleneck, read_fusion
+from tritonclip_export.graph_adapters.hub_files import ADAPTER_CONFIG, FUSION_CONFIG, read_hub_folder
+from tritonclip_export.graph_adapters.hub_merge import read_merge
+from tritonclip_export.graph_adapters.prompts import is_prompts, read_prompts
 from tritonclip_export.weights import SUFFIXES
 
 _KNOWN = "AdapterHub bottleneck adapters, AdapterFusion, LoRA and (IA)^3, CLIP-Adapter, VPT, MaPLe's image prompts"
@@ -36,7 +36,7 @@ _REFUSED_ARCHITECTURES = {
 }
 
 
-def is_graft(path: Path | str) -> bool:
+def is_graph_adapter(path: Path | str) -> bool:
     """Whether `path` is in a format of this package, one that it refuses included; anything else may be a LoRA."""
     path = Path(path)
     if path.is_dir() and (path / FUSION_CONFIG).is_file():
@@ -55,7 +55,7 @@ def is_graft(path: Path | str) -> bool:
     return is_clip_adapter(names) or is_prompts(names) or _refusal(names) is not None or _any(_CLASS_TOKENS, names)
 
 
-def read_graft(path: Path | str, *, ratio: float = RATIO) -> Graft:
+def read_graph_adapter(path: Path | str, *, ratio: float = RATIO) -> GraphAdapter:
     """Read an adapter that changes the graph; the format is recognized from the files.
 
     Args:
@@ -92,7 +92,7 @@ def read_graft(path: Path | str, *, ratio: float = RATIO) -> Graft:
     raise AdapterError(f"{path} is of no known format (first tensor: {next(iter(tensors))}); give one of {_KNOWN}")
 
 
-def _read_hub(path: Path) -> Graft:
+def _read_hub(path: Path) -> GraphAdapter:
     folder = read_hub_folder(path, ADAPTER_CONFIG)
     architecture = folder.config.get("architecture")
     if architecture in _REFUSED_ARCHITECTURES:

@@ -20,8 +20,8 @@ from torch import nn
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts.blocks import native_blocks, width_of
-from tritonclip_export.grafts.graft import Graft
+from tritonclip_export.graph_adapters.blocks import native_blocks, width_of
+from tritonclip_export.graph_adapters.graph_adapter import GraphAdapter
 
 _TEXT_NOTE = (
     "{method} also learned prompts of the texts, which depend on its own templates and are not in the text tower that "
@@ -34,7 +34,7 @@ _MAPLE_PROJECTION = re.compile(r"(?:.*\.)?prompt_learner\.proj\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
-class PromptGraft(Graft):
+class PromptAdapter(GraphAdapter):
     """Prompts of the image tower.
 
     Attributes:
@@ -48,7 +48,7 @@ class PromptGraft(Graft):
     before_norm: bool
 
     def attach(self, model: Any) -> None:
-        """See `Graft.attach`."""
+        """See `GraphAdapter.attach`."""
         blocks = native_blocks(model, "vision")
         visual = model.visual
         self._check(visual, blocks)
@@ -61,7 +61,7 @@ class PromptGraft(Graft):
             blocks[layer].register_forward_pre_hook(_overwrite)
 
     def settings(self) -> str:
-        """See `Graft.settings`."""
+        """See `GraphAdapter.settings`."""
         return f"{self.method} {'before' if self.before_norm else 'after'} ln_pre"
 
     def _check(self, visual: Any, blocks: list[Any]) -> None:
@@ -93,8 +93,8 @@ def is_prompts(names: Mapping[str, Any]) -> bool:
     )
 
 
-def read_prompts(path: Path, file: Path, tensors: Mapping[str, torch.Tensor]) -> PromptGraft:
-    """The graft of VPT, of the visual side of independent prompting (IVLP, PromptSRC), or of MaPLe's.
+def read_prompts(path: Path, file: Path, tensors: Mapping[str, torch.Tensor]) -> PromptAdapter:
+    """Read VPT, the visual side of independent prompting (IVLP, PromptSRC), or MaPLe's.
 
     Raises:
         AdapterError: tensors are missing, or their shapes do not go together.
@@ -121,7 +121,7 @@ def read_prompts(path: Path, file: Path, tensors: Mapping[str, torch.Tensor]) ->
         raise AdapterError(f"the prompts in {path} are of shapes {shapes}; allowed: one shape (tokens, width) for all")
     name = f"{method}, {'deep' if deep else 'shallow'}"
     learned = {"first": first, **{f"deep.{layer}": prompts for layer, prompts in deep.items()}}
-    return PromptGraft(path, name, (file,), learned, notes, first, deep, before_norm)
+    return PromptAdapter(path, name, (file,), learned, notes, first, deep, before_norm)
 
 
 def _vpt(values: Mapping[str, torch.Tensor], path: Path) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:

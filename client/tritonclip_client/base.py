@@ -8,7 +8,7 @@ from .flows import ClipFlows
 from .options import DEFAULT_ADDRESS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_TIMEOUT_S, Options, Tls
 
 
-class Shell:
+class BaseClient:
     """Holds the settings and the flows; a client carries the flows' steps out."""
 
     def __init__(

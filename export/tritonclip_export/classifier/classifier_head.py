@@ -26,7 +26,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Baked:
+class ClassifierHead:
     """Logits of an image embedding f: `scoring.logit_scale` * weights f + bias, and the cache's.
 
     Attributes:
@@ -59,7 +59,9 @@ class Baked:
             _require("the cache's keys", self.cache.keys, (shots, width), "an image embedding for every value")
 
     @classmethod
-    def of_embeddings(cls, labels: Sequence[str], embeddings: Floats, scoring: ScoringSpec, **others: Any) -> Baked:
+    def of_embeddings(
+        cls, labels: Sequence[str], embeddings: Floats, scoring: ScoringSpec, **others: Any
+    ) -> ClassifierHead:
         """A classifier that scores class embeddings, float32 [C, D], as the repository scores texts."""
         bias = np.full(len(labels), scoring.logit_bias, np.float32)
         return cls(labels, embeddings, bias, scoring, **others)

@@ -1,4 +1,4 @@
-"""What image-side grafts are refused for, and that no code of a file runs."""
+"""What image-side graph adapters are refused for, and that no code of a file runs."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from graft_models import (
+from graph_adapter_models import (
     MODEL_CFG,
     VISION_WIDTH,
     attached,
@@ -19,7 +19,7 @@ from graft_models import (
 )
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import is_graft, read_graft
+from tritonclip_export.graph_adapters import is_graph_adapter, read_graph_adapter
 from tritonclip_export.model import new_model
 
 WIDTH = VISION_WIDTH
@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_named_and_the_model_stays_as_it_was(tensors, messa
     torch.save(tensors, tmp_path / "adapter.pth")
     model = build()
     with pytest.raises(AdapterError, match=message):
-        read_graft(tmp_path / "adapter.pth").attach(model)
+        read_graph_adapter(tmp_path / "adapter.pth").attach(model)
     assert torch.equal(image_features(model), image_features(build()))
 
 
@@ -61,9 +61,9 @@ def test_what_does_not_fit_is_named_and_the_model_stays_as_it_was(tensors, messa
 )
 def test_methods_that_are_no_two_towers_are_refused_with_the_reason(tensors, message: str, tmp_path: Path) -> None:
     path = dassl(tmp_path / "prompt_learner" / "model.pth.tar-50", tensors)
-    assert is_graft(path)
+    assert is_graph_adapter(path)
     with pytest.raises(AdapterError, match=message):
-        read_graft(path)
+        read_graph_adapter(path)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_methods_that_are_no_two_towers_are_refused_with_the_reason(tensors, mes
 def test_broken_files_are_refused(tensors, message: str, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "adapter.pth")
     with pytest.raises(AdapterError, match=message):
-        read_graft(tmp_path / "adapter.pth")
+        read_graph_adapter(tmp_path / "adapter.pth")
 
 
 def test_a_tower_without_class_token_pooling_is_refused(tmp_path: Path) -> None:
     torch.save({"prompt_embeddings": noise(1, 2, WIDTH)}, tmp_path / "vpt.pth")
     average = new_model({**MODEL_CFG, "vision_cfg": {**MODEL_CFG["vision_cfg"], "pool_type": "avg"}})
     with pytest.raises(AdapterError, match="pool their class token"):
-        read_graft(tmp_path / "vpt.pth").attach(average)
+        read_graph_adapter(tmp_path / "vpt.pth").attach(average)
 
 
 def test_twice_the_same_is_refused(clip_adapter: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_twice_the_same_is_refused(clip_adapter: Path, tmp_path: Path) -> None:
     for path, message in ((clip_adapter, "a CLIP-Adapter already"), (tmp_path / "vpt.pth", "prompts already")):
         model = attached(path)
         with pytest.raises(AdapterError, match=message):
-            read_graft(path).attach(model)
+            read_graph_adapter(path).attach(model)
 
 
 class RunsCode:
@@ -121,13 +121,13 @@ def test_a_pickle_that_wants_to_run_code_is_refused(place: str, tmp_path: Path) 
     content.setdefault(place, {})["evil"] = RunsCode(tmp_path / "trace")
     torch.save(content, tmp_path / "model.pth.tar")
     with pytest.raises(AdapterError, match=r"would run code when read \(it names .*\); if you trust it"):
-        read_graft(tmp_path / "model.pth.tar")
+        read_graph_adapter(tmp_path / "model.pth.tar")
     assert not (tmp_path / "trace").exists()
 
 
 def test_the_training_state_is_never_built(clip_adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CosineAnnealingLR, "__setstate__", lambda *_: pytest.fail("was built"), raising=False)
-    assert read_graft(clip_adapter).method == "CLIP-Adapter"
+    assert read_graph_adapter(clip_adapter).method == "CLIP-Adapter"
 
 
 def test_files_that_are_cut_off_or_of_another_kind_are_refused(clip_adapter: Path, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_files_that_are_cut_off_or_of_another_kind_are_refused(clip_adapter: Pat
         file = tmp_path / "broken.pth.tar"
         file.write_bytes(content)
         # No other reader takes this kind of file, so that it is this one that says what is wrong.
-        assert is_graft(file)
+        assert is_graph_adapter(file)
         file.with_suffix(".pt").write_bytes(content)
-        assert not is_graft(file.with_suffix(".pt"))
+        assert not is_graph_adapter(file.with_suffix(".pt"))
         with pytest.raises(AdapterError, match=re.escape(str(file))):
-            read_graft(file)
+            read_graph_adapter(file)

@@ -16,7 +16,7 @@ from torch import nn
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts.graft import Graft
+from tritonclip_export.graph_adapters.graph_adapter import GraphAdapter
 
 RATIO = 0.2
 # The names in a checkpoint of the adapter alone; one of the whole model puts its own before them.
@@ -41,13 +41,13 @@ class FeatureAdapter(nn.Module):
 
 
 @dataclass(frozen=True)
-class FeatureGraft(Graft):
+class ClipAdapter(GraphAdapter):
     """A CLIP-Adapter, after an image tower of any kind; `ratio` is its share of the features."""
 
     ratio: float
 
     def attach(self, model: Any) -> None:
-        """See `Graft.attach`."""
+        """See `GraphAdapter.attach`."""
         visual = getattr(model, "visual", None)
         if visual is None:
             raise AdapterError(
@@ -67,7 +67,7 @@ class FeatureGraft(Graft):
         visual.register_forward_hook(_adapt)
 
     def settings(self) -> str:
-        """See `Graft.settings`."""
+        """See `GraphAdapter.settings`."""
         return f"{self.method} {self.ratio!r}"
 
 
@@ -76,8 +76,8 @@ def is_clip_adapter(names: Mapping[str, Any]) -> bool:
     return {_DOWN, _UP} <= {match[1] for match in map(_LAYER.match, names) if match}
 
 
-def read_clip_adapter(path: Path, file: Path, tensors: Mapping[str, torch.Tensor], ratio: float) -> FeatureGraft:
-    """The graft of a CLIP-Adapter.
+def read_clip_adapter(path: Path, file: Path, tensors: Mapping[str, torch.Tensor], ratio: float) -> ClipAdapter:
+    """Read a CLIP-Adapter.
 
     Raises:
         AdapterError: its two layers do not follow each other, or there is more than them, or the ratio is none.
@@ -98,7 +98,7 @@ def read_clip_adapter(path: Path, file: Path, tensors: Mapping[str, torch.Tensor
             "(C, C / 4), C the embedding's width"
         )
     notes = (f"CLIP-Adapter mixed at ratio {ratio}, which no checkpoint records; the paper's code has {RATIO}",)
-    return FeatureGraft(path, "CLIP-Adapter", (file,), layers, notes, ratio)
+    return ClipAdapter(path, "CLIP-Adapter", (file,), layers, notes, ratio)
 
 
 def embedding_width(model: Any) -> int | None:

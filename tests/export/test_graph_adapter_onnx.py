@@ -1,4 +1,4 @@
-"""What is served: the grafted towers as ONNX, at several batch sizes and text lengths, against PyTorch."""
+"""What is served: the graph_adaptered towers as ONNX, at several batch sizes and text lengths, against PyTorch."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import adapterhub_base as base
-from graft_models import GOLDEN, MEAN, MODEL_CFG, STD, VISION_WIDTH, build, export_onnx, golden
+from graph_adapter_models import GOLDEN, MEAN, MODEL_CFG, STD, VISION_WIDTH, build, export_onnx, golden
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import read_graft
+from tritonclip_export.graph_adapters import read_graph_adapter
 from tritonclip_export.precision.calibrate import recording
 from tritonclip_export.precision.float16 import MOST_SCORE, to_float16
 from tritonclip_export.towers import served_towers
@@ -39,7 +39,7 @@ def assert_equal(served: np.ndarray, expected: np.ndarray) -> None:
     assert (served * expected).sum(axis=-1).min() >= 0.99999
 
 
-def image_grafts(folder: Path) -> tuple[Path, ...]:
+def image_graph_adapters(folder: Path) -> tuple[Path, ...]:
     """AdapterFusion, deep prompts and a CLIP-Adapter."""
     adapter, prompts = folder / "clip_adapter.pth", folder / "vpt.pth"
     torch.save({"fc.0.weight": noise(5, EMBED_DIM), "fc.2.weight": noise(EMBED_DIM, 5)}, adapter)
@@ -51,8 +51,8 @@ def image_grafts(folder: Path) -> tuple[Path, ...]:
 def test_the_image_tower_with_all_that_it_can_carry(tmp_path: Path) -> None:
     model = build()
     embeddings = [image_embeddings(model)]
-    for path in image_grafts(tmp_path):
-        read_graft(path).attach(model)
+    for path in image_graph_adapters(tmp_path):
+        read_graph_adapter(path).attach(model)
         embeddings.append(image_embeddings(model))
     tower = export_onnx(model, "image", tmp_path / "image.onnx")
     for size in (1, 3):
@@ -64,7 +64,7 @@ def test_the_image_tower_with_all_that_it_can_carry(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["norms", "fusion_residual"])
 def test_the_text_tower_at_every_length(case: str, tmp_path: Path) -> None:
     model = build()
-    read_graft(GOLDEN / case).attach(model)
+    read_graph_adapter(GOLDEN / case).attach(model)
     tower = export_onnx(model, "text", tmp_path / "text.onnx")
     ids, expected = base.input_ids().astype(np.int32), normalized(golden(case, "text"))
     for size in (1, 3):
@@ -75,8 +75,8 @@ def test_the_text_tower_at_every_length(case: str, tmp_path: Path) -> None:
 
 def test_what_adapters_add_is_float16_too(tmp_path: Path) -> None:
     model = build()
-    for path in image_grafts(tmp_path):
-        read_graft(path).attach(model)
+    for path in image_graph_adapters(tmp_path):
+        read_graph_adapter(path).attach(model)
     image, _ = served_towers(model, MODEL_CFG, MEAN, STD)
     pixels = torch.from_numpy(PIXELS)
     with torch.no_grad(), recording(image) as activities:

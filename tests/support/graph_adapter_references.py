@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft_models import MODEL_CFG, state_dict
+from graph_adapter_models import MODEL_CFG, state_dict
 from tritonclip_export.frameworks import torch
 from tritonclip_export.hf_clip import build_hf_clip
 
 
 def hf_clip(model_cfg: dict[str, Any] | None = None) -> Any:
-    """The CLIP of `graft_models.state_dict`."""
+    """The CLIP of `graph_adapter_models.state_dict`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build_hf_clip(model_cfg or MODEL_CFG, state_dict(model_cfg))

@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import adapterhub_base as base
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import read_graft
+from tritonclip_export.graph_adapters import read_graph_adapter
+from tritonclip_export.key_mapping import from_hf, to_hf
 from tritonclip_export.model import load_strictly, new_model
-from tritonclip_export.names import from_hf, to_hf
 from tritonclip_export.parity import OnnxTower
 from tritonclip_export.towers import served_towers
 
@@ -127,7 +127,7 @@ def dassl(path: Path, weights: dict[str, torch.Tensor]) -> Path:
 
 def attached(path: Path, **options):
     model = build()
-    read_graft(path, **options).attach(model)
+    read_graph_adapter(path, **options).attach(model)
     return model
 
 

@@ -3,15 +3,15 @@
 import pytest
 
 from tiny_clip import MODEL_CFG, tiny_state_dict
-from tritonclip_export.adopt import adopt, stretch_context
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.model import load_strictly, new_model
+from tritonclip_export.normalize_weights import normalize_weights, stretch_context
 
 
 def test_a_plain_text_tower_moves_below_text_where_the_config_wants_it() -> None:
     cfg = {**MODEL_CFG, "custom_text": True}
-    adopted = adopt(tiny_state_dict(), cfg)
+    adopted = normalize_weights(tiny_state_dict(), cfg)
     load_strictly(new_model(cfg), adopted, "tiny")
     assert "text.ln_final.weight" in adopted
     assert "visual.transformer.resblocks.0.ln_1.weight" in adopted
@@ -20,13 +20,13 @@ def test_a_plain_text_tower_moves_below_text_where_the_config_wants_it() -> None
 def test_a_scale_of_one_value_becomes_the_scalar_of_the_model() -> None:
     tensors = tiny_state_dict()
     tensors["logit_scale"] = tensors["logit_scale"].reshape(1)
-    assert adopt(tensors, dict(MODEL_CFG))["logit_scale"].shape == ()
+    assert normalize_weights(tensors, dict(MODEL_CFG))["logit_scale"].shape == ()
 
 
 def test_long_clip_reads_the_first_twenty_positions_of_one_table_and_the_rest_of_the_other() -> None:
     kept, trained = torch.randn(248, 32), torch.randn(248, 32)
     cfg = dict(MODEL_CFG)
-    adopted = adopt({"positional_embedding": kept, "positional_embedding_res": trained}, cfg)
+    adopted = normalize_weights({"positional_embedding": kept, "positional_embedding_res": trained}, cfg)
     assert torch.equal(adopted["positional_embedding"][:20], kept[:20])
     assert torch.equal(adopted["positional_embedding"][20:], trained[20:])
     assert cfg["text_cfg"]["context_length"] == 248
@@ -35,7 +35,7 @@ def test_long_clip_reads_the_first_twenty_positions_of_one_table_and_the_rest_of
 
 def test_half_a_long_clip_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"positional_embedding is missing"):
-        adopt({"positional_embedding_res": torch.zeros(248, 8)}, dict(MODEL_CFG))
+        normalize_weights({"positional_embedding_res": torch.zeros(248, 8)}, dict(MODEL_CFG))
 
 
 def long_clip_loop(table: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,9 @@ from torch import nn
 
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts.blocks import native_blocks
-from tritonclip_export.grafts.graft import Graft
-from tritonclip_export.grafts.hub_files import HubFolder, Place, check_layers
+from tritonclip_export.graph_adapters.blocks import native_blocks
+from tritonclip_export.graph_adapters.graph_adapter import GraphAdapter
+from tritonclip_export.graph_adapters.hub_files import HubFolder, Place, check_layers
 
 _KEY = r"(?P<part>self_attn\.[qkv]_proj|mlp\.fc[12])\.loras\.NAME\.(?P<tensor>.+)"
 _MODES = ("add", "scale")
@@ -34,13 +34,13 @@ _REFUSED = {
 
 
 @dataclass(frozen=True)
-class MergeGraft(Graft):
+class MergedAdapter(GraphAdapter):
     """LoRA or (IA)^3 of AdapterHub; adds no operator to the graph."""
 
     folder: HubFolder
 
     def attach(self, model: Any) -> None:
-        """See `Graft.attach`."""
+        """See `GraphAdapter.attach`."""
         groups = self.folder.grouped(_KEY)
         check_layers(self.folder, groups, None, model)
         layers = {place: _layer(native_blocks(model, place.tower)[place.layer], place.part) for place in groups}
@@ -50,7 +50,7 @@ class MergeGraft(Graft):
             layers[place].change(partial(self._merge, tensors=tensors))
 
     def settings(self) -> str:
-        """See `Graft.settings`."""
+        """See `GraphAdapter.settings`."""
         return json.dumps(dict(self.folder.config), sort_keys=True)
 
     def _scales(self) -> bool:
@@ -83,8 +83,8 @@ class MergeGraft(Graft):
         return float(self.folder.config["r" if ignored else "alpha"])
 
 
-def read_merge(folder: HubFolder) -> MergeGraft:
-    """The graft of AdapterHub's LoRA or (IA)^3.
+def read_merge(folder: HubFolder) -> MergedAdapter:
+    """Read AdapterHub's LoRA or (IA)^3.
 
     Raises:
         AdapterError: a setting that cannot be merged.
@@ -102,7 +102,7 @@ def read_merge(folder: HubFolder) -> MergeGraft:
             f"r and alpha in {folder.files[0]} are {numbers[0]!r} and {numbers[1]!r}; allowed: numbers above 0"
         )
     method = "AdapterHub LoRA" if mode == "add" else "AdapterHub (IA)^3"
-    return MergeGraft(folder.path, method, folder.files, folder.tensors, (), folder)
+    return MergedAdapter(folder.path, method, folder.files, folder.tensors, (), folder)
 
 
 class _Layer(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_models import (
+from graph_adapter_models import (
     GOLDEN,
     MEAN,
     MODEL_CFG,
@@ -22,10 +22,10 @@ from graft_models import (
     state_dict,
     text_features,
 )
-from graft_references import add_bottlenecks, hf_clip, hf_image_features, hf_text_features
+from graph_adapter_references import add_bottlenecks, hf_clip, hf_image_features, hf_text_features
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.grafts import is_graft, read_graft
+from tritonclip_export.graph_adapters import is_graph_adapter, read_graph_adapter
 from tritonclip_export.model import new_model
 from tritonclip_export.towers import served_towers
 
@@ -57,8 +57,8 @@ def test_the_plain_model_is_the_golden_one() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_features_equal_those_of_adapterhub(case: str) -> None:
     model = build()
-    assert is_graft(GOLDEN / case)
-    read_graft(GOLDEN / case).attach(model)
+    assert is_graph_adapter(GOLDEN / case)
+    read_graph_adapter(GOLDEN / case).attach(model)
     assert (image_features(model) - golden(case, "image")).abs().max() < TOLERANCE
     assert (text_features(model) - golden(case, "text")).abs().max() < TOLERANCE
     # Every case changes the image tower by far more than the tolerance, so none passes by doing nothing.
@@ -75,7 +75,7 @@ def test_the_formula_is_adapterhubs() -> None:
 
 def test_an_adapter_of_the_vision_class_alone() -> None:
     model = build()
-    read_graft(GOLDEN / "vision_class").attach(model)
+    read_graph_adapter(GOLDEN / "vision_class").attach(model)
     assert (image_features(model) - golden("vision_class", "image")).abs().max() < TOLERANCE
     assert torch.equal(text_features(model), text_features(build()))
 
@@ -84,7 +84,7 @@ def test_a_custom_text_clip_is_adapted_alike() -> None:
     towers = ("visual.", "logit_scale")
     renamed = {key if key.startswith(towers) else f"text.{key}": value for key, value in state_dict().items()}
     model = build({**MODEL_CFG, "custom_text": True}, renamed)
-    read_graft(GOLDEN / "houlsby").attach(model)
+    read_graph_adapter(GOLDEN / "houlsby").attach(model)
     assert (text_features(model) - golden("houlsby", "text")).abs().max() < TOLERANCE
 
 
@@ -92,7 +92,7 @@ def test_attaches_also_after_the_attention_was_replaced() -> None:
     for case in ("houlsby", "lora", "ia3", "fusion"):
         model = build()
         served_towers(model, MODEL_CFG, MEAN, STD)
-        read_graft(GOLDEN / case).attach(model)
+        read_graph_adapter(GOLDEN / case).attach(model)
         assert (image_features(model) - golden(case, "image")).abs().max() < TOLERANCE, case
         assert (text_features(model) - golden(case, "text")).abs().max() < TOLERANCE, case
 
@@ -103,7 +103,7 @@ def test_the_weights_that_the_model_was_built_from_stay_as_they_were(case: str) 
     for _ in range(2):
         # The second model would be adapted twice if the first had changed what both are built from.
         model = build(MODEL_CFG, weights)
-        read_graft(GOLDEN / case).attach(model)
+        read_graph_adapter(GOLDEN / case).attach(model)
         assert (image_features(model) - golden(case, "image")).abs().max() < TOLERANCE
     assert all(torch.equal(weights[name], tensor) for name, tensor in state_dict().items())
 
@@ -115,7 +115,7 @@ def test_old_files_without_a_version_mean_the_tanh_form_by_gelu(tmp_path: Path) 
     raw["config"]["non_linearity"] = "gelu"
     (path / "adapter_config.json").write_text(json.dumps(raw))
     model = build()
-    read_graft(path).attach(model)
+    read_graph_adapter(path).attach(model)
     assert (image_features(model) - golden("norms", "image")).abs().max() < TOLERANCE
 
 
@@ -126,7 +126,7 @@ def test_lora_saved_before_1_1_ignores_alpha(tmp_path: Path) -> None:
     set_config(plain, alpha=raw["config"]["r"])
     models = [build(), build()]
     for model, path in zip(models, (old, plain), strict=True):
-        read_graft(path).attach(model)
+        read_graph_adapter(path).attach(model)
     assert torch.equal(image_features(models[0]), image_features(models[1]))
 
 
@@ -135,21 +135,21 @@ def test_a_fusion_finds_its_adapters_beside_it(tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.move(path / name, tmp_path / name)
     model = build()
-    read_graft(path).attach(model)
+    read_graph_adapter(path).attach(model)
     assert (image_features(model) - golden("fusion", "image")).abs().max() < TOLERANCE
     shutil.rmtree(tmp_path / "two")
     with pytest.raises(AdapterError, match="fuses the adapter 'two', which is neither at .* save it there"):
-        read_graft(path)
+        read_graph_adapter(path)
 
 
 def test_the_digest_follows_weights_and_settings(tmp_path: Path) -> None:
     path, again = copy("pfeiffer", tmp_path / "a"), copy("pfeiffer", tmp_path / "b")
-    first = read_graft(path).digest()
-    assert first == read_graft(again).digest()
+    first = read_graph_adapter(path).digest()
+    assert first == read_graph_adapter(again).digest()
     set_config(path, scaling=2.0)
-    assert read_graft(path).digest() != first
+    assert read_graph_adapter(path).digest() != first
     set_tensors(again, lambda tensors: {name: tensor * 2 for name, tensor in tensors.items()})
-    assert read_graft(again).digest() != first
+    assert read_graph_adapter(again).digest() != first
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_settings_that_cannot_be_served_are_refused(settings: dict, message: str
     path = copy("pfeiffer", tmp_path)
     set_config(path, **settings)
     with pytest.raises(AdapterError, match=message):
-        read_graft(path)
+        read_graph_adapter(path)
 
 
 @pytest.mark.parametrize(
@@ -190,14 +190,14 @@ def test_lora_that_cannot_be_merged_is_refused(settings: dict, message: str, tmp
     path = copy("lora", tmp_path)
     set_config(path, **settings)
     with pytest.raises(AdapterError, match=message):
-        read_graft(path)
+        read_graph_adapter(path)
 
 
 def test_a_fusion_with_a_temperature_is_refused(tmp_path: Path) -> None:
     path = copy("fusion", tmp_path)
     set_config(path, "adapter_fusion_config.json", temperature=True)
     with pytest.raises(AdapterError, match="temperature, which the library lowers at every call"):
-        read_graft(path)
+        read_graph_adapter(path)
 
 
 def without_layer_one(tensors: dict) -> dict:
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_named_and_the_model_stays_as_it_was(change, messag
     set_tensors(path, change)
     model = build()
     with pytest.raises(AdapterError, match=message):
-        read_graft(path).attach(model)
+        read_graph_adapter(path).attach(model)
     assert torch.equal(image_features(model), image_features(build()))
     assert torch.equal(text_features(model), text_features(build()))
 
@@ -239,28 +239,30 @@ def test_what_does_not_fit_is_named_and_the_model_stays_as_it_was(change, messag
 def test_towers_that_cannot_take_it_are_refused() -> None:
     deeper = new_model({**MODEL_CFG, "vision_cfg": {**MODEL_CFG["vision_cfg"], "layers": 3}})
     with pytest.raises(AdapterError, match="nothing for layer 2 of the vision tower"):
-        read_graft(GOLDEN / "pfeiffer").attach(deeper)
+        read_graph_adapter(GOLDEN / "pfeiffer").attach(deeper)
     resnet = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
     with pytest.raises(AdapterError, match="vision tower is of ModifiedResNet, without CLIP's plain"):
-        read_graft(GOLDEN / "vision_class").attach(new_model({**MODEL_CFG, "embed_dim": 32, "vision_cfg": resnet}))
+        read_graph_adapter(GOLDEN / "vision_class").attach(
+            new_model({**MODEL_CFG, "embed_dim": 32, "vision_cfg": resnet})
+        )
     model = build()
-    read_graft(GOLDEN / "pfeiffer").attach(model)
+    read_graph_adapter(GOLDEN / "pfeiffer").attach(model)
     with pytest.raises(AdapterError, match="has adapters already.*AdapterFusion"):
-        read_graft(GOLDEN / "houlsby").attach(model)
+        read_graph_adapter(GOLDEN / "houlsby").attach(model)
 
 
 def test_folders_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="does not exist"):
-        read_graft(tmp_path / "nothing")
+        read_graph_adapter(tmp_path / "nothing")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(AdapterError, match="holds no adapter"):
-        read_graft(empty)
+        read_graph_adapter(empty)
     (empty / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    assert not is_graft(empty)
+    assert not is_graph_adapter(empty)
     (empty / "adapter_config.json").write_text('{"config": {}, "name": "x"}')
     with pytest.raises(AdapterError, match=r"has none of pytorch_adapter.bin, adapter.safetensors"):
-        read_graft(empty)
+        read_graph_adapter(empty)
     (empty / "adapter_config.json").write_text("{")
     with pytest.raises(AdapterError, match="not readable JSON"):
-        read_graft(empty)
+        read_graph_adapter(empty)
