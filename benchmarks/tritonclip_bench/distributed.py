@@ -51,7 +51,7 @@ class WorkersLoad:
         self._runner.send_message(OPEN)
 
     def close(self) -> str | None:
-        """Get the workers' last reports; of one that died all but its last seconds is there."""
+        """Get the workers' last reports; a dead worker loses only its last seconds."""
         self._runner.send_message(CLOSE)
         deadline_s = time.monotonic() + LAST_S
         while time.monotonic() < deadline_s and not self._alive() <= self._closed:

@@ -89,7 +89,7 @@ class Measurement:
         self._environment = environment
         self._window = window
         self._load = load
-        # None while no run goes on that was not measured.
+        # The run that is being measured; None while idle.
         self._test: Test | None = None
         self._pending: list[Any] = []
 
@@ -117,7 +117,7 @@ class Measurement:
         runner: Any = self._environment.runner
         self._say(f"{runner.user_count} users run; {test.options.warmup} s of warm-up")
         gevent.sleep(test.options.warmup)
-        # Locust's own table starts anew too, so that it and the results tell of the same requests.
+        # Locust's own table starts anew too, so that it and the results cover the same requests.
         runner.stats.reset_all()
         test.server.begin()
         self._load.open()

@@ -43,7 +43,7 @@ def check_options(args: argparse.Namespace) -> Price | None:
             check_writable(path)
     users = most_users(args)
     if args.processes > users:
-        raise BenchError(f"--processes {args.processes}; each needs a user of {users}; give fewer")
+        raise BenchError(f"--processes {args.processes} exceeds --users {users}; give fewer")
     shape: str | None = getattr(args, "shape", None)
     if shape is not None:
         check_processes(parse_shape(shape), users, args.processes)

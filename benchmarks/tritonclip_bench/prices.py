@@ -106,7 +106,7 @@ def last_day(text: str) -> datetime.date | None:
     """The last day of a date such as 2026-05-01, 2026-05 or 2026-Q1; None for "undated".
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is not in one of these forms.
     """
     if text == UNDATED:
         return None

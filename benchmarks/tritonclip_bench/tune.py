@@ -148,7 +148,7 @@ class Sweep:
                 break
             left = left[: math.ceil(len(left) / 2)]
         self.untried += [one for one in candidates if one not in self.trials]
-        # One that failed in a later phase is none.
+        # Drop one that failed in a later phase.
         champion = champion if self._alive([champion]) else self.present
         margin = max(MIN_GAIN, self._noise())
         return left[0] if left and self._looks_better(left[0], champion, margin) else champion

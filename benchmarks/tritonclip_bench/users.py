@@ -22,7 +22,7 @@ from tritonclip_client.options import DEFAULT_ADDRESS
 
 # A server that refuses at once must not be hammered at the speed of a loop.
 PAUSE_AFTER_FAILURE_S = 0.1
-# How often a user that has to rest asks whether it may go on.
+# Poll interval of idle users.
 TURN_S = 0.05
 
 

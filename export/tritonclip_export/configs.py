@@ -47,7 +47,7 @@ def read_config(path: Path) -> ModelConfig:
     try:
         config: ModelConfig = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
     except (OSError, text_format.ParseError) as error:
-        raise RepositoryError(f"{path} is no Triton model configuration ({error})") from error
+        raise RepositoryError(f"{path} is not a valid config.pbtxt ({error})") from error
     return config
 
 

@@ -93,7 +93,7 @@ class HfFamily:
     Attributes:
         embed_dim: reads the width of both embeddings off the config.
         context_length: tokens that texts are padded to; None: the text config's max_position_embeddings.
-        vision_cfg: reads what the images must be off the vision config.
+        vision_cfg: extracts the image's requirements from the vision config.
     """
 
     config: type[PretrainedConfig]

@@ -26,7 +26,7 @@ _MANIFEST = "manifest.json"
 
 
 def unique() -> str:
-    """A part of a name that no other process has: in containers their numbers repeat."""
+    """Unique suffix: process ids repeat across containers."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -61,7 +61,7 @@ def _make(folder: Path) -> int:
 
 @contextmanager
 def repository_lock(repository: Path) -> Iterator[None]:
-    """One at a time changes a repository; the others wait. The lock ends with the process."""
+    """Exclusive lock on a repository; other writers block. It ends with the process."""
     handle = _locked(repository)
     try:
         yield

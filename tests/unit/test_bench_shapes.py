@@ -75,7 +75,7 @@ def test_a_constant_rate_draws_nothing_more() -> None:
         (["--texts", "a", "--text-lengths", "short"], "--texts and --text-lengths given"),
         (["--mix", "clip=1", "--scenario", "text"], "--mix and --scenario text given"),
         (["--samples", "/no/such/folder/s.csv.gz"], "cannot be written"),
-        (["--users", "2", "--processes", "3"], "--processes 3; each needs a user of 2; give fewer"),
+        (["--users", "2", "--processes", "3"], "--processes 3 exceeds --users 2; give fewer"),
         (["--shape", "users:1,5", "--processes", "2"], "--shape of 5 users over 2 processes; each needs as many"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_broken_config_is_one_clear_error(tmp_path: Path, content: str | None)
     path = tmp_path / "config.pbtxt"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(RepositoryError, match=r"config\.pbtxt is no Triton model configuration"):
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt is not a valid config\.pbtxt"):
         read_config(path)
 
 

@@ -17,7 +17,6 @@ COLUMNS = ("", "before", "after", "difference", "95 % interval", "")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("before", type=Path, metavar="A.json", help="what --json of a benchmark wrote")
     parser.add_argument("after", type=Path, metavar="B.json", help="the same, of what is compared with A")
     parser.add_argument(

@@ -23,7 +23,6 @@ PRICE_COLUMNS = ("instance", "an hour", "GPUs", "vCPU", "GiB", "kind", "where", 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("records", type=Path, nargs="*", metavar="RECORD", help="what --json of other benchmarks wrote")
     add_price_arguments(parser)
     parser.add_argument(

@@ -17,7 +17,6 @@ CONNECTIONS = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument(
         "--users",
         type=_several(count("users")),

@@ -15,7 +15,6 @@ RUNTIMES = ("pytorch", "onnxruntime", "onnxruntime-copies", "tensorrt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "architecture",

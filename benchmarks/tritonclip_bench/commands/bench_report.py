@@ -11,7 +11,6 @@ HELP = "make one HTML page (and CSV, JSON) from the records that the other bench
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORD.json", help="what --json of a benchmark wrote")
     parser.add_argument("--html", type=Path, metavar="FILE", help="one page that needs nothing beside it")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a row for every raw run")

@@ -24,7 +24,6 @@ COLUMNS = ("requests/s", "due", "answered", "items/s", "p99 ms", "failed", "")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument(
         "--p99-ms", type=positive_number, required=True, metavar="MS", help="99 of 100 requests are answered within"
     )

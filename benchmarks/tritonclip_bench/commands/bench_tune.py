@@ -27,7 +27,6 @@ STARTUP_S = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("repository", metavar="DIR", type=Path, help="what `tritonclip export` wrote")
     parser.add_argument(
         "--repository",

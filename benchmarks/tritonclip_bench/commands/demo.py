@@ -15,7 +15,6 @@ EXAMPLE_INSTANCE = "g4dn.xlarge"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument(
         "folder", metavar="DIR", type=Path, nargs="?", default=Path("work/demo"), help="default: %(default)s"
     )

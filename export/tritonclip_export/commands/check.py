@@ -11,7 +11,6 @@ HELP = "compare a model repository with its manifest: every file, every fingerpr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("repository", metavar="DIR", type=Path, help="a directory that `tritonclip export` wrote")
     add_verify_key(parser)
 

@@ -26,7 +26,6 @@ HELP = "merge adapters into a CLIP checkpoint and write a Triton model repositor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument(
         "source",
         metavar="CHECKPOINT",
@@ -68,7 +67,7 @@ def _add_adapters(adapters: argparse._ArgumentGroup) -> None:
         help="how several adapters are combined (default: %(default)s)",
     )
     adapters.add_argument("--merge-density", metavar="SHARE", type=float, help="the share of values TIES and DARE keep")
-    adapters.add_argument("--merge-seed", metavar="N", type=int, help="what DARE draws with (default: 0)")
+    adapters.add_argument("--merge-seed", metavar="N", type=int, help="random seed of DARE (default: 0)")
 
 
 def _add_weights(weights: argparse._ArgumentGroup) -> None:
@@ -148,7 +147,7 @@ def _return_freed_memory() -> None:
 
 
 def _require_adapter(args: argparse.Namespace) -> None:
-    """Refuse what is said of adapters where none is given."""
+    """Reject adapter options without --adapter."""
     from tritonclip_export.errors import AdapterError
 
     given = {

@@ -20,7 +20,6 @@ _LEGEND = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "config", metavar="CONFIG", nargs="?", help="all that is known of one config (default: list all)"

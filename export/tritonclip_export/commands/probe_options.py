@@ -7,6 +7,5 @@ from pathlib import Path
 
 
 def add_probes(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare the options."""
     parser.add_argument("--probe-images", metavar="DIR", type=Path, help="your images, beside the built-in ones")
     parser.add_argument("--probe-texts", metavar="FILE", type=Path, help="your texts, one a line")

@@ -9,7 +9,6 @@ HELP = "sign a model repository's manifest, after every file was compared with i
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument(
         "repository", metavar="DIR", nargs="?", type=Path, help="a directory that `tritonclip export` wrote"
     )

@@ -41,8 +41,8 @@ TurnedAway = list[tuple[Job, OverloadError]]
 class Lanes:
     """Runs rows in slices, one lane a core, fairly between callers.
 
-    A free lane takes its share of the requests in the house, at most `most` rows: when other lanes work it waits up
-    to `PATIENCE` for that many, because small slices cost more per row. When nothing else runs, whatever waits is
+    A free lane takes its share of the pending and running requests, at most `most` rows: when other lanes work it waits
+    up to `PATIENCE` for that many, because small slices cost more per row. When nothing else runs, whatever waits is
     spread over all lanes at once, and fewer rows than lanes run on all cores together. So a lone request never waits.
     What cannot be answered in time is refused when it comes, and what waited too long is not run.
 
@@ -157,7 +157,7 @@ class Lanes:
         return min(self._most, self._jobs.pieces, max(self._enough(), _divide_up(self._jobs.pieces, free)))
 
     def _enough(self) -> int:
-        """A lane's share of the rows that are usually in the house."""
+        """A lane's share of the rows that are usually pending or running."""
         return max(1, min(self._most, _divide_up(round(self._present), self._count)))
 
     def _deadline(self) -> float:
