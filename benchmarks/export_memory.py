@@ -36,7 +36,7 @@ def write_checkpoint(architecture: str, folder: Path, loras: int) -> int:
     """Write `architecture` with random weights and `loras` directories of PEFT below `folder`; bytes in float32."""
     from safetensors.torch import save_file
 
-    from tritonclip_export.load import load_checkpoint
+    from tritonclip_export.checkpoints.load import load_checkpoint
 
     checkpoint = load_checkpoint(architecture, random_weights=0)
     (folder / CHECKPOINT).mkdir()

@@ -21,8 +21,8 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import paired_timing
+from tritonclip_export.checkpoints.tokenizer_file import write_tokenizer
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.tokenizer_file import write_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "model_repository" / "tokenizer" / "1"))
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))

@@ -17,11 +17,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip
-from tritonclip_export.hf_clip import build_hf_clip
-from tritonclip_export.load import load_checkpoint
 
 OPEN_CLIP, HF = "open_clip", "hf"
 BICUBIC = 3  # Pillow's number

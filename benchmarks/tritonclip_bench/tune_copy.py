@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tritonclip_export.configure import publish, stage
-from tritonclip_export.in_place import staged_beside
-from tritonclip_export.manifest import SIGNATURE, read_manifest
+from tritonclip_export.repository.configure import publish, stage
+from tritonclip_export.repository.in_place import staged_beside
+from tritonclip_export.repository.manifest import SIGNATURE, read_manifest
+from tritonclip_export.repository.staging import claimed, sweep, unique
 from tritonclip_export.settings import Settings
-from tritonclip_export.staging import claimed, sweep, unique
 
 # Bytes from which a file is linked: weights and engines are, configs and code are small.
 LINKED_FROM = 1 << 20

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_export.configure import settings_of
-from tritonclip_export.manifest import verify
+from tritonclip_export.repository.configure import settings_of
+from tritonclip_export.repository.manifest import verify
 from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ServingSpec
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import manifest
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import MANIFEST
+from tritonclip_export.repository import manifest
+from tritonclip_export.repository.manifest import MANIFEST
 from tritonclip_serve.errors import RepositoryError
 
 CONFIG = "config.pbtxt"

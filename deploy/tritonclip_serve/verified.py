@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import ALL, CODE, LEVELS, save, verify
-from tritonclip_export.tree import LARGE, is_executed
+from tritonclip_export.repository.manifest import ALL, CODE, LEVELS, save, verify
+from tritonclip_export.repository.tree import LARGE, is_executed
 from tritonclip_serve.errors import RepositoryError
 
 __all__ = ["ALL", "CODE", "LEVELS", "NONE", "lay_out"]
@@ -30,7 +30,7 @@ def lay_out(repository: Path, target: Path, *, level: str = ALL, key: str | None
 
     Args:
         target: a folder for it alone, which is made anew; weights in it are links to those of the repository.
-        level: `all` or `code`, see `tritonclip_export.manifest.verify`; or NONE.
+        level: `all` or `code`, see `tritonclip_export.repository.manifest.verify`; or NONE.
         key: of whoever must have signed the manifest.
 
     Raises:

@@ -12,28 +12,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import dali, manifest, onnx_export, parity, repository
-from tritonclip_export.adapters import Adapters, read_adapters
-from tritonclip_export.checkpoint import Checkpoint
-from tritonclip_export.configs import read_configs, served_configs, write_configs
-from tritonclip_export.configure import SETTINGS
+from tritonclip_export.adapters.graph import GraphAdapter
+from tritonclip_export.adapters.lora import MergeResult, plan_merge
+from tritonclip_export.adapters.lora.compose import Composition
+from tritonclip_export.adapters.read import Adapters, read_adapters
+from tritonclip_export.checkpoints.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.load import load_checkpoint, with_long_context
+from tritonclip_export.checkpoints.model import weights_hash
 from tritonclip_export.errors import EngineError
-from tritonclip_export.gate import Gate, merged_gate, unmerged_gate
-from tritonclip_export.graph_adapters import GraphAdapter
-from tritonclip_export.in_place import write_files
-from tritonclip_export.load import load_checkpoint, with_long_context
-from tritonclip_export.lora import MergeResult, plan_merge
-from tritonclip_export.lora.compose import Composition
-from tritonclip_export.model import weights_hash
-from tritonclip_export.precision import int8
-from tritonclip_export.precision.batch_norm import fold_batch_norms
-from tritonclip_export.probes import make_probes
+from tritonclip_export.parity import comparison as parity
+from tritonclip_export.parity.gate import Gate, merged_gate, unmerged_gate
+from tritonclip_export.parity.probes import make_probes
 from tritonclip_export.progress import step
+from tritonclip_export.repository import dali, manifest
+from tritonclip_export.repository import write as repository
+from tritonclip_export.repository.configs import read_configs, served_configs, write_configs
+from tritonclip_export.repository.configure import SETTINGS
+from tritonclip_export.repository.in_place import write_files
+from tritonclip_export.repository.signature import Signer
 from tritonclip_export.settings import DALI, PYTHON, TENSORRT, Settings
-from tritonclip_export.signature import Signer
 from tritonclip_export.spec import ServingSpec
 from tritonclip_export.spec_builder import build_spec
-from tritonclip_export.towers import served_towers
+from tritonclip_export.towers import onnx_export
+from tritonclip_export.towers.precision import int8
+from tritonclip_export.towers.precision.batch_norm import fold_batch_norms
+from tritonclip_export.towers.towers import served_towers
 
 TOOLS = (
     "tritonclip",

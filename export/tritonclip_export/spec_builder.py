@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.checkpoint import Checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
-from tritonclip_export.towers import masked_id, text_pooling
+from tritonclip_export.towers.towers import masked_id, text_pooling
 
 # What only some processors of transformers say.
 OPTIONAL_STEPS = ("crop_offset", "to_rgb", "patch_size", "max_num_patches")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from tritonclip_export.adapters import read_adapters
-from tritonclip_export.commands.export import parse_adapter
+from tritonclip_export.adapters.option import parse_adapter
+from tritonclip_export.adapters.read import read_adapters
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.probes import transform_images
-from tritonclip_export.reference import unmerged_reference
+from tritonclip_export.parity.probes import transform_images
+from tritonclip_export.parity.reference import unmerged_reference
 from tritonclip_export.spec_builder import build_spec
 
 

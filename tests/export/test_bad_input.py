@@ -16,8 +16,8 @@ import family_checkpoints
 from lora_models import peft_wrap, quiet
 from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
 from tritonclip_client.main import main
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.model import new_model
 
 WEIGHTS, HF_WEIGHTS = "open_clip_model.safetensors", "model.safetensors"
 Words = list[object]

@@ -8,12 +8,12 @@ import pytest
 from safetensors.torch import save_file
 
 from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
+from tritonclip_export.checkpoints.load import load_checkpoint
+from tritonclip_export.checkpoints.model import load_strictly, new_model, weights_hash
+from tritonclip_export.checkpoints.sources import from_architecture, named_architecture
+from tritonclip_export.checkpoints.weights import read_weights
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.model import load_strictly, new_model, weights_hash
-from tritonclip_export.sources import from_architecture, named_architecture
-from tritonclip_export.weights import read_weights
 
 
 def test_an_open_clip_directory_loads_what_open_clip_loads(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_an_open_clip_directory_loads_what_open_clip_loads(tmp_path: Path) -> No
 
 
 def test_a_hugging_face_directory_gives_the_same_embeddings(tmp_path: Path) -> None:
-    from tritonclip_export.hf_clip import build_hf_clip
+    from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip
 
     hf = build_hf_clip(MODEL_CFG, tiny_state_dict())
     hf.save_pretrained(tmp_path)
@@ -54,7 +54,7 @@ def test_a_hugging_face_directory_gives_the_same_embeddings(tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel in several files of weights, without its processor."""
-    from tritonclip_export.hf_clip import build_hf_clip
+    from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip
 
     folder = tmp_path_factory.mktemp("hf")
     build_hf_clip(MODEL_CFG, tiny_state_dict()).half().save_pretrained(folder, max_shard_size="100KB")

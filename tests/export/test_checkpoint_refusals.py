@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import family_checkpoints
 from tiny_clip import write_tiny_checkpoint
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 

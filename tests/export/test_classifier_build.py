@@ -12,12 +12,12 @@ import pytest
 from classifier_command import add_classifier, write_merged_demo
 from tritonclip_client.main import main
 from tritonclip_client.templates import TEMPLATES
-from tritonclip_export.classifier import publish
-from tritonclip_export.configs import read_config
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import ClassifierError, RepositoryError
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.manifest import file_hashes, verify
+from tritonclip_export.repository.classifier import publish
+from tritonclip_export.repository.configs import read_config
+from tritonclip_export.repository.manifest import file_hashes, verify
 
 LABELS = ["red circle", "blue square", "green heart", "crème brûlée", "pink star", "a very " + "long " * 90 + "label"]
 

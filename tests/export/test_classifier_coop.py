@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from classifier_command import add_classifier, write_merged_demo
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.manifest import verify
+from tritonclip_export.repository.manifest import verify
 
 # Names of one, two and three tokens and more; CoOp reads _ as a space.
 LABELS = ["cat", "red_circle", "Saint Bernard dog", "crème brûlée", "aardvark"]

@@ -9,13 +9,13 @@ import pytest
 from safetensors.torch import save_file
 
 from classifier_command import add_classifier
-from tritonclip_export.classifier.classifier_head import ClassifierHead
-from tritonclip_export.classifier.methods import from_matrix, from_tip_adapter
-from tritonclip_export.classifier.publish import TEMPLATE, publish
-from tritonclip_export.configs import read_config
 from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.manifest import file_hash, verify
+from tritonclip_export.repository.classifier.classifier_head import ClassifierHead
+from tritonclip_export.repository.classifier.methods import from_matrix, from_tip_adapter
+from tritonclip_export.repository.classifier.publish import TEMPLATE, publish
+from tritonclip_export.repository.configs import read_config
+from tritonclip_export.repository.manifest import file_hash, verify
 from tritonclip_export.spec import ScoringSpec
 
 sys.path.append(str(TEMPLATE / "1"))

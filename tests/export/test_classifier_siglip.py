@@ -10,12 +10,12 @@ from classifier_command import add_classifier
 from family_checkpoints import hf_siglip
 from tritonclip_client.main import main
 from tritonclip_client.templates import TEMPLATES
-from tritonclip_export.classifier.coop import from_coop
-from tritonclip_export.configs import read_config
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import ClassifierError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.manifest import verify
+from tritonclip_export.repository.classifier.coop import from_coop
+from tritonclip_export.repository.configs import read_config
+from tritonclip_export.repository.manifest import verify
 from tritonclip_export.spec import ServingSpec
 
 LABELS = ["Red circle!", "blue square", "green-heart", "under_score"]

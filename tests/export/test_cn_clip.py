@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tritonclip_export.checkpoints.extra_architectures import extra_architecture, names
+from tritonclip_export.checkpoints.hugging_face.towers import model_cfg
+from tritonclip_export.checkpoints.load import load_checkpoint
+from tritonclip_export.checkpoints.model import load_strictly, new_model
+from tritonclip_export.checkpoints.normalize_weights import normalize_weights
+from tritonclip_export.checkpoints.sources import from_architecture
+from tritonclip_export.checkpoints.weights import unwrap
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.extra_architectures import extra_architecture, names
 from tritonclip_export.frameworks import torch
-from tritonclip_export.hf_towers import model_cfg
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.model import load_strictly, new_model
-from tritonclip_export.normalize_weights import normalize_weights
-from tritonclip_export.sources import from_architecture
-from tritonclip_export.weights import unwrap
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cn_clip.safetensors"
 INPUTS = ("pixels", "ids", "real_ids", "images", "texts")

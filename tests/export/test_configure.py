@@ -13,11 +13,11 @@ from configuring import configure, content, parsed
 from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
-from tritonclip_export.config_check import require_agreement
-from tritonclip_export.configs import ENSEMBLES
-from tritonclip_export.configure import settings_of
 from tritonclip_export.engine.build import EngineRequest, build
-from tritonclip_export.manifest import read_manifest
+from tritonclip_export.repository.config_check import require_agreement
+from tritonclip_export.repository.configs import ENSEMBLES
+from tritonclip_export.repository.configure import settings_of
+from tritonclip_export.repository.manifest import read_manifest
 from tritonclip_export.settings import Settings
 
 ENCODERS = ("image_encoder", "text_encoder")

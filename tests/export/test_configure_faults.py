@@ -18,9 +18,9 @@ from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.in_place import repository_lock
-from tritonclip_export.manifest import file_hash, read_manifest, verify
-from tritonclip_export.repository import _replace
+from tritonclip_export.repository.in_place import repository_lock
+from tritonclip_export.repository.manifest import file_hash, read_manifest, verify
+from tritonclip_export.repository.write import _replace
 from tritonclip_export.settings import Settings
 
 
@@ -101,7 +101,7 @@ def test_a_setting_goes_back_to_its_default(repository: Path, capsys) -> None:
 
 
 def test_looking_needs_no_right_to_write(repository: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("tritonclip_export.in_place.Path.mkdir", lambda *_, **__: pytest.fail("written"))
+    monkeypatch.setattr("tritonclip_export.repository.in_place.Path.mkdir", lambda *_, **__: pytest.fail("written"))
     configure(repository)
     assert "image_batch           32" in capsys.readouterr().out
 

@@ -11,12 +11,12 @@ import pytest
 from naflex_checkpoint import hf_siglip2
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client.main import main
-from tritonclip_export.configs import read_config
-from tritonclip_export.dali import dali_files
-from tritonclip_export.manifest import verify
+from tritonclip_export.repository.configs import read_config
+from tritonclip_export.repository.dali import dali_files
+from tritonclip_export.repository.manifest import verify
+from tritonclip_export.repository.templates import templates
 from tritonclip_export.settings import PREPROCESSES, Settings
 from tritonclip_export.spec import ImageSpec
-from tritonclip_export.templates import templates
 from tritonclip_serve.fit import check_fit
 from tritonclip_serve.installation import find_server
 

@@ -12,12 +12,12 @@ import pytest
 
 from fake_tensorrt import A100, H200, FakeToolkit
 from tritonclip_client.main import main
-from tritonclip_export import manifest as manifests
-from tritonclip_export.configs import read_config
 from tritonclip_export.engine.boundary import check_major
 from tritonclip_export.engine.build import EngineRequest, build, plan
 from tritonclip_export.engine.profiles import Range, Ranges
 from tritonclip_export.errors import EngineError, ExportError, ParityError, RepositoryError
+from tritonclip_export.repository import manifest as manifests
+from tritonclip_export.repository.configs import read_config
 
 IMAGE_ENGINE = "image_encoder/1/model.plan.cc90"
 TEXT_ENGINE = "text_encoder/1/model.plan.cc90"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tritonclip_client.main import main
 from tritonclip_export.engine.lint import lint, require, table
 from tritonclip_export.errors import EngineError
-from tritonclip_export.onnx_export import OPSET
+from tritonclip_export.towers.onnx_export import OPSET
 
 
 @pytest.mark.parametrize("model", ["image_encoder", "text_encoder"])

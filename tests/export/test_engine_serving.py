@@ -12,10 +12,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from fake_tensorrt import FakeToolkit
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec as ClientSpec
-from tritonclip_export.config_check import require_agreement
-from tritonclip_export.configs import ENSEMBLES, read_config
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.errors import EngineError
+from tritonclip_export.repository.config_check import require_agreement
+from tritonclip_export.repository.configs import ENSEMBLES, read_config
 
 ENCODERS = ("image_encoder", "text_encoder")
 CONTRACT = {

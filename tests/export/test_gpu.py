@@ -22,7 +22,7 @@ from tritonclip_bench.gpu.runtimes import open_runtime
 from tritonclip_bench.gpu.subject import Subject, open_subject
 from tritonclip_client.main import main
 from tritonclip_export import pipeline
-from tritonclip_export.parity import MINIMUM_COSINE, OnnxTower
+from tritonclip_export.parity.comparison import MINIMUM_COSINE, OnnxTower
 
 # isort: split
 import clip_onnx

@@ -23,11 +23,11 @@ from graph_adapter_models import (
     text_features,
 )
 from graph_adapter_references import add_bottlenecks, hf_clip, hf_image_features, hf_text_features
+from tritonclip_export.adapters.graph import is_graph_adapter, read_graph_adapter
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.graph_adapters import is_graph_adapter, read_graph_adapter
-from tritonclip_export.model import new_model
-from tritonclip_export.towers import served_towers
+from tritonclip_export.towers.towers import served_towers
 
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and path.name != "vision_class")
 TOLERANCE = 2e-5

@@ -22,9 +22,9 @@ from graph_adapter_models import (
     text_features,
 )
 from graph_adapter_references import add_prompts, hf_clip, hf_image_features
+from tritonclip_export.adapters.graph import read_graph_adapter
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.graph_adapters import read_graph_adapter
-from tritonclip_export.model import new_model
 
 TOLERANCE = 2e-5
 WIDTH, EMBED_DIM, TOKENS = VISION_WIDTH, MODEL_CFG["embed_dim"], 3

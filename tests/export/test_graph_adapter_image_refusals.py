@@ -17,10 +17,10 @@ from graph_adapter_models import (
     maple_weights,
     noise,
 )
+from tritonclip_export.adapters.graph import is_graph_adapter, read_graph_adapter
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.graph_adapters import is_graph_adapter, read_graph_adapter
-from tritonclip_export.model import new_model
 
 WIDTH = VISION_WIDTH
 

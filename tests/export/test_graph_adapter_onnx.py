@@ -8,11 +8,11 @@ import pytest
 
 import adapterhub_base as base
 from graph_adapter_models import GOLDEN, MEAN, MODEL_CFG, STD, VISION_WIDTH, build, export_onnx, golden
+from tritonclip_export.adapters.graph import read_graph_adapter
 from tritonclip_export.frameworks import torch
-from tritonclip_export.graph_adapters import read_graph_adapter
-from tritonclip_export.precision.calibrate import recording
-from tritonclip_export.precision.float16 import MOST_SCORE, to_float16
-from tritonclip_export.towers import served_towers
+from tritonclip_export.towers.precision.calibrate import recording
+from tritonclip_export.towers.precision.float16 import MOST_SCORE, to_float16
+from tritonclip_export.towers.towers import served_towers
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, base.VISION["image"], base.VISION["image"], 3)).astype(np.uint8)
 EMBED_DIM = base.EMBED_DIM

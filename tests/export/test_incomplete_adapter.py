@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tritonclip_bench.demo import DEMO
 from tritonclip_client.main import main
-from tritonclip_export.lora.compose import Composition
+from tritonclip_export.adapters.lora.compose import Composition
 from tritonclip_export.pipeline import ExportRequest, served_modules
 
 CHECKPOINT, WHOLE = DEMO / "checkpoint", DEMO / "adapter"

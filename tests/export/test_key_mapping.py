@@ -17,10 +17,10 @@ from lora_models import (
     plain_model,
     random_state_dict,
 )
+from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip, hf_config, open_clip_model_cfg
+from tritonclip_export.checkpoints.key_mapping import from_hf, of_hf, of_native, to_hf
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.hf_clip import build_hf_clip, hf_config, open_clip_model_cfg
-from tritonclip_export.key_mapping import from_hf, of_hf, of_native, to_hf
 
 STATE_DICT = random_state_dict()
 

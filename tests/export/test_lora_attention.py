@@ -16,10 +16,10 @@ from lora_models import (
     set_config,
     train_adapter,
 )
+from tritonclip_export.adapters.lora import merge_adapters, read_adapter, targets
+from tritonclip_export.adapters.lora.targets import out_proj_repeats
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import merge_adapters, read_adapter, targets
-from tritonclip_export.lora.targets import out_proj_repeats
 
 TOLERANCE = 2e-5
 STATE_DICT = random_state_dict()

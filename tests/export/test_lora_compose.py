@@ -8,11 +8,11 @@ import pytest
 
 from lora_models import random_state_dict, train_adapter
 from peft_methods import train
+from tritonclip_export.adapters.lora import Adapter, merge_adapters, read_adapter
+from tritonclip_export.adapters.lora.compose import Composition, drop, trim
+from tritonclip_export.adapters.lora.merge import AnyAdapter
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
-from tritonclip_export.lora.compose import Composition, drop, trim
-from tritonclip_export.lora.merge import AnyAdapter
 
 STATE_DICT = random_state_dict()
 WEIGHTS = (0.5, -0.75, 1.5)

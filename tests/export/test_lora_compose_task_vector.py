@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from lora_models import MODEL_CFG, largest_difference, open_clip_embeddings, quiet, random_state_dict, train_adapter
 from tiny_clip import PREPROCESS_CFG
+from tritonclip_export.adapters.lora import merge_adapters, read_adapter
+from tritonclip_export.adapters.lora.compose import Composition
+from tritonclip_export.adapters.lora.task_vector import is_checkpoint, read_task_vector
+from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip
 from tritonclip_export.errors import AdapterError, CheckpointError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.hf_clip import build_hf_clip
-from tritonclip_export.lora import merge_adapters, read_adapter
-from tritonclip_export.lora.compose import Composition
-from tritonclip_export.lora.task_vector import is_checkpoint, read_task_vector
-from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
+from tritonclip_export.parity.reference import ReferenceUnavailable, unmerged_reference
 
 BASE = random_state_dict(0)
 # Another training of the same architecture: every tensor differs.

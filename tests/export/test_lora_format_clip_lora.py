@@ -11,10 +11,10 @@ import pytest
 import lora_layers as layers
 from lora_files import TOLERANCE, embeddings, merge_file
 from lora_models import MODEL_CFG, plain_model, random_state_dict
+from tritonclip_export.adapters.lora import read_adapter
+from tritonclip_export.checkpoints.model import load_strictly, new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
-from tritonclip_export.model import load_strictly, new_model
 
 STATE_DICT = random_state_dict()
 

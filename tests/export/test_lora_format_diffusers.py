@@ -22,13 +22,13 @@ from lora_models import (
     Embeddings,
     random_state_dict,
 )
-from tritonclip_export.adapters import read_adapters
+from tritonclip_export.adapters.lora import read_adapter
+from tritonclip_export.adapters.lora.adapter import Adapter
+from tritonclip_export.adapters.lora.fit import fit_adapter
+from tritonclip_export.adapters.lora.weights import base_weights
+from tritonclip_export.adapters.read import read_adapters
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
-from tritonclip_export.lora.adapter import Adapter
-from tritonclip_export.lora.fit import fit_adapter
-from tritonclip_export.lora.weights import base_weights
 
 STATE_DICT = random_state_dict()
 

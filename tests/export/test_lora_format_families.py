@@ -21,9 +21,9 @@ from lora_models import (
     random_state_dict,
     set_config,
 )
+from tritonclip_export.checkpoints.hugging_face.towers import new_hf_model
+from tritonclip_export.checkpoints.model import load_strictly, new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.hf_towers import new_hf_model
-from tritonclip_export.model import load_strictly, new_model
 
 STATE_DICT = random_state_dict()
 

@@ -30,9 +30,9 @@ from lora_models import (
     plain_model,
     random_state_dict,
 )
+from tritonclip_export.adapters.lora import read_adapter
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
 
 STATE_DICT = random_state_dict()
 

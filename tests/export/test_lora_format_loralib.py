@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 import lora_layers as layers
 from lora_files import TOLERANCE, assert_merged_equals, embeddings, merge_file
 from lora_models import hf_embeddings, largest_difference, plain_model, quiet, random_state_dict
+from tritonclip_export.adapters.lora import read_adapter
+from tritonclip_export.adapters.lora.unmerged import attach_unmerged
+from tritonclip_export.adapters.lora.weights import base_weights
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
-from tritonclip_export.lora.unmerged import attach_unmerged
-from tritonclip_export.lora.weights import base_weights
 
 STATE_DICT = random_state_dict()
 ALPHA, RANK = layers.ALPHA, layers.RANK

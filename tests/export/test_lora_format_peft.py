@@ -18,9 +18,9 @@ from lora_models import (
     set_config,
     train_adapter,
 )
+from tritonclip_export.adapters.lora import read_adapter
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
 
 STATE_DICT = random_state_dict()
 

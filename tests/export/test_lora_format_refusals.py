@@ -14,9 +14,9 @@ from lora_models import (
     random_state_dict,
     train_adapter,
 )
+from tritonclip_export.adapters.lora import read_adapter
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import read_adapter
 
 STATE_DICT = random_state_dict()
 PAIR = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(128, 2)}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lora_models import largest_difference, open_clip_embeddings, random_state_dict, train_adapter
+from tritonclip_export.adapters.lora import merge_adapters, read_adapter
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import merge_adapters, read_adapter
 
 STATE_DICT = random_state_dict()
 MODULES = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "visual_projection", "text_projection"]

@@ -16,7 +16,7 @@ from lora_models import (
     random_state_dict,
     train_adapter,
 )
-from tritonclip_export.lora import merge_adapters, read_adapter
+from tritonclip_export.adapters.lora import merge_adapters, read_adapter
 
 # Largest absolute difference of a normalized embedding.
 TOLERANCE = 2e-5

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lora_models import MODEL_CFG, random_state_dict, set_config, train_adapter
+from tritonclip_export.adapters.lora import Adapter, merge_adapters, read_adapter
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
-from tritonclip_export.model import new_model
 
 STATE_DICT = random_state_dict()
 PREFIX = "base_model.model."
@@ -228,7 +228,7 @@ def test_merge_that_overflows_the_bases_dtype(adapter: Path) -> None:
 
 
 def test_second_adapter_is_checked_before_the_first_is_merged(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tritonclip_export.lora import change as module
+    from tritonclip_export.adapters.lora import change as module
 
     good = read_adapter(adapter)
     unfit = Adapter(good.path, good.settings, good.namespace, {"text_model.x.weight": torch.ones(1)}, good.files)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lora_models import random_state_dict, set_config, train_adapter
+from tritonclip_export.adapters.lora import merge_adapters, read_adapter
 from tritonclip_export.errors import AdapterError
-from tritonclip_export.lora import merge_adapters, read_adapter
 
 STATE_DICT = random_state_dict()
 

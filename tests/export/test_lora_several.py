@@ -19,9 +19,9 @@ from lora_models import (
     texts,
     train_adapter,
 )
+from tritonclip_export.adapters.lora import Adapter, merge_adapters, read_adapter
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
-from tritonclip_export.reference import unmerged_reference
+from tritonclip_export.parity.reference import unmerged_reference
 
 TOLERANCE = 2e-5
 STATE_DICT = random_state_dict()

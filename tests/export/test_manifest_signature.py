@@ -17,8 +17,8 @@ from tiny_clip import write_tiny_checkpoint
 from tritonclip_client.main import main
 from tritonclip_export.engine.build import EngineRequest, build
 from tritonclip_export.errors import ExportError, SignatureError
-from tritonclip_export.manifest import CODE, MANIFEST, SIGNATURE, read_manifest, verify
-from tritonclip_export.signature import PASSWORD, PASSWORD_FILE, Signer
+from tritonclip_export.repository.manifest import CODE, MANIFEST, SIGNATURE, read_manifest, verify
+from tritonclip_export.repository.signature import PASSWORD, PASSWORD_FILE, Signer
 
 LABELS = ("cat", "dog")
 FLIPS = 300
@@ -68,7 +68,7 @@ def test_a_damaged_signature(signed: Path, keys: tuple[Path, Path], content: byt
 
 
 def test_a_file_and_its_hash_changed_together_are_noticed(signed: Path, keys: tuple[Path, Path], capsys) -> None:
-    from tritonclip_export.manifest import file_hash
+    from tritonclip_export.repository.manifest import file_hash
 
     code = signed / "similarity" / "1" / "model.py"
     code.write_text(code.read_text() + "\n# evil\n")

@@ -11,15 +11,21 @@ import pytest
 from PIL import Image
 
 from naflex_checkpoint import gemma, hf_siglip2
+from tritonclip_export.checkpoints.extra_architectures import extra_architecture
+from tritonclip_export.checkpoints.hugging_face.naflex import (
+    PatchEmbeddings,
+    inside,
+    interpolations,
+    join_rows,
+    split_rows,
+)
+from tritonclip_export.checkpoints.hugging_face.processors import hf_preprocess
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.extra_architectures import extra_architecture
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.naflex import PatchEmbeddings, inside, interpolations, join_rows, split_rows
-from tritonclip_export.parity import OnnxTower
+from tritonclip_export.parity.comparison import OnnxTower
+from tritonclip_export.parity.probes import synthetic_images, to_uint8, transform_images
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.probes import synthetic_images, to_uint8, transform_images
-from tritonclip_export.processors import hf_preprocess
 
 from transformers import AutoProcessor, Siglip2ImageProcessor, Siglip2Model, Siglip2VisionConfig  # isort: skip
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings  # isort: skip

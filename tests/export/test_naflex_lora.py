@@ -10,12 +10,12 @@ import pytest
 
 from lora_models import peft_wrap, quiet
 from naflex_checkpoint import hf_siglip2
+from tritonclip_export.checkpoints.hugging_face.naflex import inside, split_rows
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.naflex import inside, split_rows
-from tritonclip_export.parity import OnnxTower
+from tritonclip_export.parity.comparison import OnnxTower
+from tritonclip_export.parity.probes import synthetic_images, to_uint8, transform_images
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.probes import synthetic_images, to_uint8, transform_images
 
 from transformers import Siglip2Model, Siglip2VisionModel  # isort: skip - after torch
 

@@ -3,10 +3,10 @@
 import pytest
 
 from tiny_clip import MODEL_CFG, tiny_state_dict
+from tritonclip_export.checkpoints.model import load_strictly, new_model
+from tritonclip_export.checkpoints.normalize_weights import normalize_weights, stretch_context
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.model import load_strictly, new_model
-from tritonclip_export.normalize_weights import normalize_weights, stretch_context
 
 
 def test_a_plain_text_tower_moves_below_text_where_the_config_wants_it() -> None:

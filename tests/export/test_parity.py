@@ -9,10 +9,11 @@ from onnx import numpy_helper
 
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client.main import main
-from tritonclip_export import onnx_export, pipeline
+from tritonclip_export import pipeline
 from tritonclip_export.errors import ParityError
-from tritonclip_export.parity import Comparison, ParityReport
+from tritonclip_export.parity.comparison import Comparison, ParityReport
 from tritonclip_export.pipeline import ExportRequest, export
+from tritonclip_export.towers import onnx_export
 
 
 def unit(values: np.ndarray) -> np.ndarray:

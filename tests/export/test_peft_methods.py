@@ -15,10 +15,10 @@ from lora_models import (
     texts,
 )
 from peft_methods import CASES, STATE_DICT, build, read, train
+from tritonclip_export.adapters.lora import merge_adapters
+from tritonclip_export.adapters.lora.refusals import PEFT_METHODS, REPEATABLE_INITS
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import merge_adapters
-from tritonclip_export.lora.refusals import PEFT_METHODS, REPEATABLE_INITS
-from tritonclip_export.reference import require_complete, unmerged_reference
+from tritonclip_export.parity.reference import require_complete, unmerged_reference
 
 TOLERANCE = 2e-5
 VISIBLE = 2e-3

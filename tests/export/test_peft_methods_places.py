@@ -24,12 +24,12 @@ from lora_models import (
     train_adapter,
 )
 from peft_methods import STATE_DICT, build, peft_config, read, train
-from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.adapters.lora import AdapterReport, merge_adapters, read_adapter
+from tritonclip_export.checkpoints.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.lora import AdapterReport, merge_adapters, read_adapter
-from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
+from tritonclip_export.parity.reference import ReferenceUnavailable, unmerged_reference
 
 TOLERANCE = 2e-5
 # Nothing is merged at a place that never runs, so what a fault would change must be seen.

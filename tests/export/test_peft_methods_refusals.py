@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from lora_models import MODEL_CFG, set_config, train_adapter
 from peft_methods import STATE_DICT, build, train
+from tritonclip_export.adapters.lora import merge_adapters, read_adapter
+from tritonclip_export.adapters.lora import peft_load as module
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import merge_adapters, read_adapter
-from tritonclip_export.lora import peft_load as module
-from tritonclip_export.model import new_model
-from tritonclip_export.reference import ReferenceUnavailable, unmerged_reference
+from tritonclip_export.parity.reference import ReferenceUnavailable, unmerged_reference
 
 PREFIX = "base_model.model."
 Tensors = dict[str, torch.Tensor]
@@ -168,7 +168,7 @@ def test_model_is_needed_for_names_of_open_clip(tmp_path: Path) -> None:
 
 
 def test_second_adapter_is_checked_before_the_first_is_merged(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tritonclip_export.lora import change
+    from tritonclip_export.adapters.lora import change
 
     plain = read_adapter(train_adapter(adapter.parent / "lora", "hf", STATE_DICT, target_modules=["fc1"]).path)
     set_config(adapter, target_modules=["no_such_layer"], feedforward_modules=[])

@@ -16,11 +16,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tiny_clip import MODEL_CFG, tiny_state_dict, write_tiny_checkpoint
-from tritonclip_export import onnx_export, repository
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.manifest import verify
-from tritonclip_export.model import new_model
 from tritonclip_export.pipeline import ExportRequest, export
+from tritonclip_export.repository import write as repository
+from tritonclip_export.repository.manifest import verify
+from tritonclip_export.towers import onnx_export
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from onnx import TensorProto, numpy_helper
 
 from tiny_clip import tiny_state_dict, write_tiny_checkpoint
 from tritonclip_client.main import main
-from tritonclip_export import onnx_export
 from tritonclip_export.errors import ParityError, SpecError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.manifest import verify
-from tritonclip_export.parity import MINIMUM_COSINE
+from tritonclip_export.parity.comparison import MINIMUM_COSINE
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.precision import float16
+from tritonclip_export.repository.manifest import verify
 from tritonclip_export.spec import ServingSpec
+from tritonclip_export.towers import onnx_export
+from tritonclip_export.towers.precision import float16
 
 TOWERS = ("image", "text")
 PLANTED = "visual.transformer.resblocks.1.mlp.c_fc"

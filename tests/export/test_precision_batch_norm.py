@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.precision.batch_norm import fold_batch_norms
+from tritonclip_export.towers.precision.batch_norm import fold_batch_norms
 
 
 class Block(nn.Module):

@@ -12,13 +12,13 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "export"))
 
 from demo.captions import LABELS
 from demo.evaluate import nearest, samples
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.precision.calibrate import recording
-from tritonclip_export.precision.float16 import to_float16
-from tritonclip_export.probes import make_probes, to_uint8, transform_images
+from tritonclip_export.parity.probes import make_probes, to_uint8, transform_images
 from tritonclip_export.spec_builder import build_spec
-from tritonclip_export.towers import served_towers
+from tritonclip_export.towers.precision.calibrate import recording
+from tritonclip_export.towers.precision.float16 import to_float16
+from tritonclip_export.towers.towers import served_towers
 
 SEED, COUNT = 1717, 100
 

@@ -6,8 +6,8 @@ import pytest
 from torch import nn
 
 from tritonclip_export.frameworks import torch
-from tritonclip_export.precision.calibrate import recording
-from tritonclip_export.precision.float16 import LIMIT, MOST_SCORE, to_float16
+from tritonclip_export.towers.precision.calibrate import recording
+from tritonclip_export.towers.precision.float16 import LIMIT, MOST_SCORE, to_float16
 
 WIDTH, HEADS = 32, 4
 

@@ -18,9 +18,9 @@ import local_tokenizers
 from apple_names import by_apple
 from families import SHRUNK_FASTVIT
 from family_checkpoints import hf_text_config, perturbed, shrunk_config
+from tritonclip_export.checkpoints.load import load_checkpoint
+from tritonclip_export.checkpoints.model import new_model, quiet_open_clip
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.model import new_model, quiet_open_clip
 from tritonclip_export.pipeline import ExportRequest, export
 
 Tensors = dict[str, torch.Tensor]

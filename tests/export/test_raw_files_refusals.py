@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tritonclip_export.checkpoints.weights import read_weights
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.weights import read_weights
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from lora_models import (
     texts,
     train_adapter,
 )
+from tritonclip_export.adapters.lora import Adapter, merge_adapters, read_adapter
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import Adapter, merge_adapters, read_adapter
-from tritonclip_export.probes import CHUNK
-from tritonclip_export.reference import Reference, ReferenceUnavailable, unmerged_reference
+from tritonclip_export.parity.probes import CHUNK
+from tritonclip_export.parity.reference import Reference, ReferenceUnavailable, unmerged_reference
 
 STATE_DICT = random_state_dict()
 

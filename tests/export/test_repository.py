@@ -12,12 +12,12 @@ from PIL import Image
 
 from tiny_clip import PREPROCESS_CFG, write_tiny_checkpoint
 from tritonclip_client.main import main
-from tritonclip_export import repository
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.frameworks import open_clip
-from tritonclip_export.manifest import verify
-from tritonclip_export.probes import to_uint8, transform_images
-from tritonclip_export.templates import templates
+from tritonclip_export.parity.probes import to_uint8, transform_images
+from tritonclip_export.repository import write as repository
+from tritonclip_export.repository.manifest import verify
+from tritonclip_export.repository.templates import templates
 
 
 @pytest.fixture(scope="module")

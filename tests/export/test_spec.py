@@ -9,13 +9,13 @@ import pytest
 
 from family_checkpoints import chinese_clip
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
-from tritonclip_export.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.checkpoint import Checkpoint
+from tritonclip_export.checkpoints.load import load_checkpoint
+from tritonclip_export.checkpoints.tokenization import ClipBpe
 from tritonclip_export.errors import CheckpointError, SpecError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
 from tritonclip_export.spec import ScoringSpec, ServingSpec, text_buckets
 from tritonclip_export.spec_builder import build_spec
-from tritonclip_export.tokenization import ClipBpe
 
 
 @pytest.fixture

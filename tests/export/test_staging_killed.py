@@ -16,8 +16,8 @@ import pytest
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client.main import main
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.manifest import verify
-from tritonclip_export.staging import claimed, sweep, unique
+from tritonclip_export.repository.manifest import verify
+from tritonclip_export.repository.staging import claimed, sweep, unique
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -79,7 +79,7 @@ def test_a_change_that_is_killed_at_any_step_is_undone_or_done(what: str, reposi
 
 def test_looking_undoes_and_says_so(repository: Path, capsys) -> None:
     """`check` and `serve` name the command; settings that are only looked at come from what was there before."""
-    from tritonclip_export.staging import note
+    from tritonclip_export.repository.staging import note
 
     staging = repository.parent / f".repository.settings-{unique()}"
     (staging / "old" / "clip").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_looking_undoes_and_says_so(repository: Path, capsys) -> None:
 
 def test_a_repository_that_came_since_is_left_alone(repository: Path) -> None:
     """Somebody copied another one there by hand: its files are not those that the killed change took."""
-    from tritonclip_export.staging import note
+    from tritonclip_export.repository.staging import note
 
     staging = repository.parent / f".repository.settings-{unique()}"
     (staging / "old" / "clip").mkdir(parents=True)

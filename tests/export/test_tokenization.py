@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import local_tokenizers
+from tritonclip_export.checkpoints.tokenization import ClipBpe, HfTokenizer, open_clip_tokenization
 from tritonclip_export.errors import CheckpointError
-from tritonclip_export.tokenization import ClipBpe, HfTokenizer, open_clip_tokenization
 
 
 def test_a_vocabulary_larger_than_the_tower_is_refused(tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from tiny_clip import MODEL_CFG, PREPROCESS_CFG, tiny_state_dict, write_tiny_checkpoint
+from tritonclip_export.checkpoints.load import load_checkpoint
+from tritonclip_export.checkpoints.model import load_strictly, new_model
+from tritonclip_export.checkpoints.tokenization import ClipBpe
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.model import load_strictly, new_model
-from tritonclip_export.onnx_export import export_image_tower, export_text_tower
-from tritonclip_export.parity import OnnxTower
-from tritonclip_export.probes import make_probes
+from tritonclip_export.parity.comparison import OnnxTower
+from tritonclip_export.parity.probes import make_probes
 from tritonclip_export.spec_builder import build_spec
-from tritonclip_export.tokenization import ClipBpe
-from tritonclip_export.towers import SelfAttention, served_towers
+from tritonclip_export.towers.onnx_export import export_image_tower, export_text_tower
+from tritonclip_export.towers.towers import SelfAttention, served_towers
 
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
 # What a config can vary: activation, class token or average pooling, projections, ResNet.

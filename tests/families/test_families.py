@@ -13,11 +13,11 @@ import pytest
 
 from families import FAMILIES, Family
 from tritonclip_client import ClipClient
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.engine.lint import lint
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
+from tritonclip_export.parity.probes import synthetic_images, transform_images
 from tritonclip_export.pipeline import ExportRequest, export
-from tritonclip_export.probes import synthetic_images, transform_images
 from tritonclip_export.registry.families import all_families
 from tritonclip_serve import TritonServer
 

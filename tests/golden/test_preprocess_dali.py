@@ -19,10 +19,10 @@ from PIL import ExifTags, Image
 
 from dali_pipeline import dali_site, load, on_cpu, reach, write
 from sample_images import IMAGES, encode, photo
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.load import load_checkpoint
 from tritonclip_export.spec_builder import build_spec
-from tritonclip_export.towers import served_towers
+from tritonclip_export.towers.towers import served_towers
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))
 

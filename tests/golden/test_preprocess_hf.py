@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from sample_images import IMAGES, encode, photo
+from tritonclip_export.checkpoints.hugging_face.processors import hf_preprocess
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import torch
-from tritonclip_export.processors import hf_preprocess
 from tritonclip_export.spec_builder import OPTIONAL_STEPS
 
 from transformers import (  # isort: skip - after torch

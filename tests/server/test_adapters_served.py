@@ -27,9 +27,9 @@ from lora_models import disturb, peft_wrap, quiet
 from tiny_clip import write_tiny_checkpoint
 from tritonclip_client import ClipClient
 from tritonclip_client.main import main
+from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.frameworks import torch
-from tritonclip_export.load import load_checkpoint
-from tritonclip_export.probes import synthetic_images, transform_images
+from tritonclip_export.parity.probes import synthetic_images, transform_images
 from tritonclip_serve import TritonServer
 
 LEAST_COSINE, MOST_ABS, VISIBLE = 0.99999, 1e-4, 1e-2

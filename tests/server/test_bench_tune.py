@@ -17,8 +17,8 @@ from tritonclip_bench import tune_copy, tune_measure, workload
 from tritonclip_bench.commands import bench_tune
 from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_client.main import main
-from tritonclip_export.configs import read_config, read_configs, write_configs
-from tritonclip_export.manifest import file_hash, read_manifest, verify
+from tritonclip_export.repository.configs import read_config, read_configs, write_configs
+from tritonclip_export.repository.manifest import file_hash, read_manifest, verify
 from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ServingSpec
 from tuning import settings, with_idle_cores

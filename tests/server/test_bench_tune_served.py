@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from configuring import configure, content
-from tritonclip_export.manifest import file_hash, read_manifest, verify
+from tritonclip_export.repository.manifest import file_hash, read_manifest, verify
 from tritonclip_serve import TritonServer
 from tuning import settings, with_idle_cores
 

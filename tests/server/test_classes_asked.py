@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from classifier_command import add_classifier
 from tritonclip_client import ClipClient
-from tritonclip_export.configs import read_configs
+from tritonclip_export.repository.configs import read_configs
 from tritonclip_serve import TritonServer
 
 COUNTS = (1, 3, 1000)

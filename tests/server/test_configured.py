@@ -16,8 +16,8 @@ import tritonclip_serve.server as serving
 from fake_tensorrt import FakeToolkit
 from tritonclip_client import ClipClient
 from tritonclip_client.main import main
-from tritonclip_export.configs import read_config, write_configs
 from tritonclip_export.engine.build import EngineRequest, build
+from tritonclip_export.repository.configs import read_config, write_configs
 from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import ModelLoadError
 from tritonclip_serve.verified import ALL, NONE

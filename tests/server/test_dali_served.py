@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from dali_pipeline import dali_site
 from sample_images import IMAGES, encode, photo
 from tritonclip_client.main import main
-from tritonclip_export.configs import read_config, write_configs
+from tritonclip_export.repository.configs import read_config, write_configs
 from tritonclip_serve import TritonServer
 from tritonclip_serve.verified import NONE
 

@@ -13,7 +13,7 @@ from tritonclip_bench.gpu.device import VARIABLE, open_device
 from tritonclip_bench.gpu.served import check_providers
 from tritonclip_client import ClipClient
 from tritonclip_client.main import main
-from tritonclip_export.parity import MAXIMUM_ABS, MINIMUM_COSINE
+from tritonclip_export.parity.comparison import MAXIMUM_ABS, MINIMUM_COSINE
 from tritonclip_serve import ModelLoadError, TritonServer
 
 TEXTS = ["a red circle", "a small blue square in the top left", "", "a pencil drawing of a green star " * 10]

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 import bombs
 from sample_images import IMAGES
-from tritonclip_export.configs import read_config
+from tritonclip_export.repository.configs import read_config
 from tritonclip_serve import TritonServer
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "preprocess" / "1"))

@@ -124,8 +124,8 @@ def test_settings_are_changed_in_place(command: str, folder: Path, demo_reposito
 @pytest.mark.parametrize("command", SLOW)
 def test_exports_of_a_whole_vit_b_32(command: str, folder: Path) -> None:
     if "finetuned.pt" in command:
+        from tritonclip_export.checkpoints.load import load_checkpoint
         from tritonclip_export.frameworks import torch
-        from tritonclip_export.load import load_checkpoint
 
         torch.save(load_checkpoint("ViT-B-32", random_weights=1).state_dict, folder / "finetuned.pt")
     assert "512 dimensions" in run(command, folder)

@@ -15,7 +15,7 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from tritonclip_client.main import main
-from tritonclip_export.manifest import write_manifest
+from tritonclip_export.repository.manifest import write_manifest
 from tritonclip_serve import ModelLoadError, TritonServer
 from tritonclip_serve.errors import NotReadyError, ServerDiedError
 from tritonclip_serve.process import live_members

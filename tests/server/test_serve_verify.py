@@ -16,7 +16,7 @@ import tritonclient.grpc as grpcclient
 from keys import make_key
 from tritonclip_client import ClipClient
 from tritonclip_client.main import main
-from tritonclip_export.manifest import file_hash
+from tritonclip_export.repository.manifest import file_hash
 from tritonclip_serve import TritonServer
 from tritonclip_serve.errors import RepositoryError
 from tritonclip_serve.verified import lay_out

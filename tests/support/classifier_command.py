@@ -20,8 +20,8 @@ def write_merged_demo(demo: Path, folder: Path) -> Path:
     """The demo checkpoint with its adapter merged, as a directory of open_clip's."""
     from safetensors.torch import save_file
 
-    from tritonclip_export.load import load_checkpoint
-    from tritonclip_export.lora import merge_adapters, read_adapter
+    from tritonclip_export.adapters.lora import merge_adapters, read_adapter
+    from tritonclip_export.checkpoints.load import load_checkpoint
 
     # In float32, as an export merges: the file's float16 would round what is merged.
     checkpoint = load_checkpoint(str(demo / "checkpoint"))

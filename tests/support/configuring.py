@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tritonclip_client.main import main
-from tritonclip_export.manifest import verify
+from tritonclip_export.repository.manifest import verify
 
 
 def parsed(repository: Path) -> dict[str, ModelConfig]:

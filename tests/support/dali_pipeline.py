@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonclip_export.dali import dali_files
+from tritonclip_export.repository.dali import dali_files
 from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ImageSpec
 

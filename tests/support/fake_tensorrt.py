@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tritonclip_export.engine.boundary import BuildRequest, Machine
-from tritonclip_export.parity import OnnxTower
+from tritonclip_export.parity.comparison import OnnxTower
 
 H200 = Machine("10.16.1.11", "13.2", "NVIDIA H200", "9.0")
 A100 = Machine("10.16.1.11", "13.2", "NVIDIA A100-SXM4-40GB", "8.0")

@@ -11,8 +11,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 import local_tokenizers
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.frameworks import open_clip, torch
-from tritonclip_export.model import new_model
 
 SHRUNK_NATIVE = {"layers": 2, "width": 64, "head_width": 32}
 SHRUNK_TEXT = {"layers": 2, "width": 64, "heads": 2}

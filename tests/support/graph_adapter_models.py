@@ -12,12 +12,12 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import adapterhub_base as base
+from tritonclip_export.adapters.graph import read_graph_adapter
+from tritonclip_export.checkpoints.key_mapping import from_hf, to_hf
+from tritonclip_export.checkpoints.model import load_strictly, new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.graph_adapters import read_graph_adapter
-from tritonclip_export.key_mapping import from_hf, to_hf
-from tritonclip_export.model import load_strictly, new_model
-from tritonclip_export.parity import OnnxTower
-from tritonclip_export.towers import served_towers
+from tritonclip_export.parity.comparison import OnnxTower
+from tritonclip_export.towers.towers import served_towers
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from graph_adapter_models import MODEL_CFG, state_dict
+from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip
 from tritonclip_export.frameworks import torch
-from tritonclip_export.hf_clip import build_hf_clip
 
 
 def hf_clip(model_cfg: dict[str, Any] | None = None) -> Any:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from tritonclip_client.main import main
 from tritonclip_export.errors import ExportError
-from tritonclip_export.in_place import commit, staged_beside
-from tritonclip_export.manifest import file_hashes, read_manifest, save, verify
-from tritonclip_export.repository import _replace, check_output
-from tritonclip_export.staging import claimed, unique
+from tritonclip_export.repository.in_place import commit, staged_beside
+from tritonclip_export.repository.manifest import file_hashes, read_manifest, save, verify
+from tritonclip_export.repository.staging import claimed, unique
+from tritonclip_export.repository.write import _replace, check_output
 
 
 def dali(repository: Path) -> None:

@@ -21,8 +21,8 @@ from lora_models import (
     quiet,
     texts,
 )
+from tritonclip_export.adapters.lora import MergeResult, merge_adapters, read_adapter
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora import MergeResult, merge_adapters, read_adapter
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritonclip_export.checkpoints.hugging_face.clip import build_hf_clip
+from tritonclip_export.checkpoints.model import load_strictly, new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.hf_clip import build_hf_clip
-from tritonclip_export.model import load_strictly, new_model
 
 torch.set_num_threads(1)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_models import MODEL_CFG, TRAINED_TOKENS, Trained, quiet, random_state_dict, train_adapter
+from tritonclip_export.adapters.lora.peft_merge import MethodAdapter, read_method
+from tritonclip_export.checkpoints.model import load_strictly, new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.lora.peft_merge import MethodAdapter, read_method
-from tritonclip_export.model import load_strictly, new_model
 
 STATE_DICT = random_state_dict()
 

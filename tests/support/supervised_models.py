@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritonclip_export.manifest import write_manifest
+from tritonclip_export.repository.manifest import write_manifest
 
 _CONFIG = """
 name: "{name}"

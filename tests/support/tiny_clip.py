@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.frameworks import torch
-from tritonclip_export.model import new_model
 
 MODEL_CFG: dict[str, Any] = {
     "embed_dim": 24,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip_export.manifest import write_manifest
+from tritonclip_export.repository.manifest import write_manifest
 
 NAME_BYTES = 16
 _CONFIG = """

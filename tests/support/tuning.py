@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from configuring import configure
-from tritonclip_export.configure import settings_of
-from tritonclip_export.manifest import read_manifest
+from tritonclip_export.repository.configure import settings_of
+from tritonclip_export.repository.manifest import read_manifest
 from tritonclip_export.settings import Settings
 
 

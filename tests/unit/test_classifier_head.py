@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tritonclip_export.classifier.publish import TEMPLATE
-from tritonclip_export.configs import read_config
+from tritonclip_export.repository.classifier.publish import TEMPLATE
+from tritonclip_export.repository.configs import read_config
 
 sys.path.append(str(TEMPLATE / "1"))
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "similarity" / "1"))

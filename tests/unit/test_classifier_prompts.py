@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tritonclip_client.templates import TEMPLATES
-from tritonclip_export.classifier.prompts import fill, named_templates, read_labels, resolve_templates
 from tritonclip_export.errors import ClassifierError
+from tritonclip_export.repository.classifier.prompts import fill, named_templates, read_labels, resolve_templates
 
 
 def test_both_sides_have_the_same_templates() -> None:

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from tritonclip_export.configs import read_config, read_configs, served_configs, write_configs
 from tritonclip_export.errors import RepositoryError
+from tritonclip_export.repository.configs import read_config, read_configs, served_configs, write_configs
 from tritonclip_export.settings import Settings
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
 

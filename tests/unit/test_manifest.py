@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tritonclip_client.main import main
-from tritonclip_export.configs import ENSEMBLES, read_config, write_configs
 from tritonclip_export.errors import RepositoryError
-from tritonclip_export.manifest import CODE, MANIFEST, verify, write_manifest
+from tritonclip_export.repository.configs import ENSEMBLES, read_config, write_configs
+from tritonclip_export.repository.manifest import CODE, MANIFEST, verify, write_manifest
+from tritonclip_export.repository.tree import LARGE
 from tritonclip_export.spec import ImageSpec, ScoringSpec, ServingSpec, TextSpec
-from tritonclip_export.tree import LARGE
 
 TEMPLATES = Path(__file__).parents[2] / "model_repository"
 SPEC = ServingSpec(

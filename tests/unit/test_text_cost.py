@@ -14,8 +14,8 @@ import pytest
 
 from hostile_texts import hostile, tangled
 from sample_texts import fuzzed, mixed
+from tritonclip_export.checkpoints.tokenizer_file import write_tokenizer
 from tritonclip_export.frameworks import open_clip
-from tritonclip_export.tokenizer_file import write_tokenizer
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "tokenizer" / "1"))
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "split_text" / "1"))

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import local_tokenizers
 from sample_texts import captions, fuzzed, mixed
+from tritonclip_export.checkpoints.tokenization import HfTokenizer as Exported
 from tritonclip_export.frameworks import open_clip
-from tritonclip_export.tokenization import HfTokenizer as Exported
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "tokenizer" / "1"))
 

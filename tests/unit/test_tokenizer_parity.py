@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from sample_texts import captions, fuzzed, mixed
+from tritonclip_export.checkpoints.tokenizer_file import write_tokenizer
 from tritonclip_export.errors import CheckpointError
 from tritonclip_export.frameworks import open_clip
-from tritonclip_export.tokenizer_file import write_tokenizer
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "tokenizer" / "1"))
 

@@ -11,7 +11,7 @@ import pytest
 
 import local_tokenizers
 from sample_texts import captions, fuzzed, mixed
-from tritonclip_export.tokenization import ClipBpe, HfTokenizer
+from tritonclip_export.checkpoints.tokenization import ClipBpe, HfTokenizer
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "tokenizer" / "1"))
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "split_text" / "1"))

@@ -206,8 +206,8 @@ def _write(repository: Path, present: Candidate, best: Candidate) -> None:
     """As `tritonclip configure`, unless somebody else did meanwhile."""
     from tritonclip_bench.errors import BenchError
     from tritonclip_bench.search_space import changes
-    from tritonclip_export.configure import configure, settings_of
-    from tritonclip_export.manifest import read_manifest
+    from tritonclip_export.repository.configure import configure, settings_of
+    from tritonclip_export.repository.manifest import read_manifest
 
     if settings_of(repository, read_manifest(repository)) != present.settings:
         raise BenchError(f"{repository} was changed since the sweep began; nothing was written, tune it again")

@@ -12,9 +12,9 @@ from tritonclip_bench.errors import BenchError
 from tritonclip_bench.gpu import graph
 from tritonclip_bench.gpu.device import Device
 from tritonclip_bench.gpu.subject import Case, Subject
-from tritonclip_export.classifier.text_tower import importable
 from tritonclip_export.engine.boundary import Array, Engine, Placed, Toolkit
 from tritonclip_export.local_gpu import records
+from tritonclip_export.repository.classifier.text_tower import importable
 
 NAMES = ("pytorch", "pytorch-compiled", "onnxruntime", "onnxruntime-copies", "tensorrt")
 
@@ -35,7 +35,7 @@ class TorchRuntime:
 
     def __init__(self, subject: Subject, case: Case, device: Device, *, compiled: bool) -> None:
         from tritonclip_export.frameworks import torch
-        from tritonclip_export.torch_graph import plain_module
+        from tritonclip_export.towers.torch_graph import plain_module
 
         if subject.modules is None:
             raise UnavailableError("a repository has no PyTorch model; measured where an architecture is given instead")

@@ -14,7 +14,7 @@ from tritonclip_bench.gpu.runtimes import Runtime, UnavailableError
 from tritonclip_bench.gpu.subject import Case
 from tritonclip_export.engine.boundary import Placed
 from tritonclip_export.errors import EngineError
-from tritonclip_export.parity import MINIMUM_COSINE, Comparison
+from tritonclip_export.parity.comparison import MINIMUM_COSINE, Comparison
 
 
 @dataclass(frozen=True)

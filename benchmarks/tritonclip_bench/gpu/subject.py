@@ -15,10 +15,10 @@ from tritonclip_bench.gpu import graph
 from tritonclip_export.engine.boundary import Array
 from tritonclip_export.engine.probe_set import read_probe_set
 from tritonclip_export.errors import ExportError
-from tritonclip_export.manifest import verify
-from tritonclip_export.parity import OnnxTower, that_fit
+from tritonclip_export.parity.comparison import OnnxTower, that_fit
 from tritonclip_export.pipeline import ExportRequest, Prepared, export, served_modules
 from tritonclip_export.registry.catalog import all_models
+from tritonclip_export.repository.manifest import verify
 from tritonclip_export.spec import ServingSpec
 
 RANDOM_SEED = 0

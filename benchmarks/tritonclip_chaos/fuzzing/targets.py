@@ -136,7 +136,7 @@ def _specs(_: int) -> list[bytes]:
 
 def _manifest(folder: Path) -> Prepared:
     from tritonclip_export.errors import RepositoryError
-    from tritonclip_export.manifest import MANIFEST, read_manifest
+    from tritonclip_export.repository.manifest import MANIFEST, read_manifest
 
     def parse(data: bytes) -> None:
         (folder / MANIFEST).write_bytes(data)
@@ -210,7 +210,7 @@ def _answer(given: Any) -> dict[str, tuple[str, bytes]]:
 
 def _served(model: str) -> None:
     """Let the modules of a served model be imported."""
-    from tritonclip_export.templates import templates
+    from tritonclip_export.repository.templates import templates
 
     sys.path.insert(0, str(templates() / model / "1"))
 
@@ -233,6 +233,8 @@ TARGETS: dict[str, Target] = {
     "mend": Target(_mend, _texts, ("clip_mend",)),
     "split": Target(_split, _texts, ("clip_split", "clip_text")),
     "spec": Target(_spec, _specs, ("tritonclip_client.spec",)),
-    "manifest": Target(_manifest, _manifests, ("tritonclip_export.manifest", "tritonclip_export.manifest_format")),
+    "manifest": Target(
+        _manifest, _manifests, ("tritonclip_export.repository.manifest", "tritonclip_export.repository.manifest_format")
+    ),
     "pieces": Target(_pieces, lambda _: [bytes(64), b"\xff" * 64], ("tritonclip_client.wire",)),
 }

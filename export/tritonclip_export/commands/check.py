@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify, and print what stands there."""
     from tritonclip_export.local_gpu import detect, records, require
-    from tritonclip_export.manifest import SIGNATURE, verify
+    from tritonclip_export.repository.manifest import SIGNATURE, verify
 
     manifest = verify(args.repository, key=args.verify_key)
     spec = manifest["spec"]

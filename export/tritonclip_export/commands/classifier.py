@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tritonclip_export.commands.sign_options import add_sign, signer_of
 
 if TYPE_CHECKING:
-    from tritonclip_export.classifier.classifier_head import ClassifierHead
+    from tritonclip_export.repository.classifier.classifier_head import ClassifierHead
     from tritonclip_export.spec import ServingSpec
 
 HELP = "add a model classify_NAME to a model repository: the best of fixed labels, without the text tower"
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the classifier and publish it."""
-    from tritonclip_export.classifier.prompts import read_labels
-    from tritonclip_export.classifier.publish import check_name, model_names, publish
-    from tritonclip_export.manifest import verify
     from tritonclip_export.progress import step
+    from tritonclip_export.repository.classifier.prompts import read_labels
+    from tritonclip_export.repository.classifier.publish import check_name, model_names, publish
+    from tritonclip_export.repository.manifest import verify
     from tritonclip_export.spec import ServingSpec
 
     signer = signer_of(args)
@@ -63,9 +63,9 @@ def _add_templates(parser: argparse.ArgumentParser) -> None:
 
 
 def _prompts(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
-    from tritonclip_export.classifier.methods import from_prompts
-    from tritonclip_export.classifier.prompts import resolve_templates
     from tritonclip_export.progress import step
+    from tritonclip_export.repository.classifier.methods import from_prompts
+    from tritonclip_export.repository.classifier.prompts import resolve_templates
 
     templates = resolve_templates(args.templates)
     with step(f"embed {len(labels)} labels in {len(templates)} templates"):
@@ -82,7 +82,7 @@ def _add_tip_adapter(parser: argparse.ArgumentParser) -> None:
 
 
 def _tip_adapter(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
-    from tritonclip_export.classifier.methods import from_tip_adapter
+    from tritonclip_export.repository.classifier.methods import from_tip_adapter
 
     zero_shot = _prompts(args, labels, spec)
     return from_tip_adapter(zero_shot, args.keys, args.values, args.alpha, args.beta, tuned=args.tuned)
@@ -100,7 +100,7 @@ def _add_matrix(parser: argparse.ArgumentParser) -> None:
 
 
 def _matrix(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
-    from tritonclip_export.classifier.methods import from_matrix
+    from tritonclip_export.repository.classifier.methods import from_matrix
 
     options = {"key": args.key, "logit_scale": args.logit_scale, "normalize": args.normalize}
     return from_matrix(args.matrix, labels, spec.embedding_dim, spec.scoring, **options)
@@ -122,8 +122,8 @@ def _add_coop(parser: argparse.ArgumentParser) -> None:
 
 
 def _coop(args: argparse.Namespace, labels: list[str], spec: ServingSpec) -> ClassifierHead:
-    from tritonclip_export.classifier.coop import from_coop
-    from tritonclip_export.load import load_checkpoint
+    from tritonclip_export.checkpoints.load import load_checkpoint
+    from tritonclip_export.repository.classifier.coop import from_coop
 
     source = {"weights": args.weights, "pretrained": args.pretrained, "like": args.like}
     checkpoint = load_checkpoint(args.checkpoint, **source)

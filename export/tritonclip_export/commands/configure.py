@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Change the configs, and print all settings."""
-    from tritonclip_export.configure import configure
+    from tritonclip_export.repository.configure import configure
 
     changes = given_settings(args)
     if args.graph_batches is not None:

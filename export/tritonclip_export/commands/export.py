@@ -103,8 +103,9 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was proven."""
+    from tritonclip_export.adapters.lora.compose import Composition
+    from tritonclip_export.adapters.option import parse_adapter
     from tritonclip_export.interrupts import ended_by_sigterm_as_by_ctrl_c
-    from tritonclip_export.lora.compose import Composition
     from tritonclip_export.pipeline import ExportRequest, export
     from tritonclip_export.settings import Settings
 
@@ -167,21 +168,6 @@ def _require_adapter(args: argparse.Namespace) -> None:
             f"--merge-seed {args.merge_seed} given, and --merge-method {args.merge_method} draws nothing; leave it "
             "out, or choose dare or dare_ties"
         )
-
-
-def parse_adapter(text: str) -> tuple[Path, float]:
-    """Split "DIR=0.5" into path and weight; a path that exists as it stands is taken whole."""
-    path, separator, weight = text.rpartition("=")
-    if not separator or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        return Path(path), float(weight)
-    except ValueError:
-        if not Path(path).exists():
-            return Path(text), 1.0
-        from tritonclip_export.errors import AdapterError
-
-        raise AdapterError(f"--adapter {text}: the weight {weight!r} is not a number; write {path}=0.5") from None
 
 
 def _print_summary(out: Path, manifest: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from tritonclip_export.signature import generate
+    from tritonclip_export.repository.signature import generate
 
     public = generate(args.generate, encrypted=not args.no_password)
     print(f"{args.generate}: the secret key; keep it from every machine that serves")
@@ -42,8 +42,8 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _sign(repository: Path, key: Path) -> int:
-    from tritonclip_export.manifest import sign
-    from tritonclip_export.signature import Signer
+    from tritonclip_export.repository.manifest import sign
+    from tritonclip_export.repository.signature import Signer
 
     manifest = sign(repository, Signer(key))
     print(f"{repository}: signed, {len(manifest['files'])} files, fingerprint {manifest['spec'].get('fingerprint')}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tritonclip_export.signature import Signer
+    from tritonclip_export.repository.signature import Signer
 
 
 def add_sign(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,6 @@ def signer_of(args: argparse.Namespace) -> Signer | None:
     Raises:
         SignatureError: it cannot be used.
     """
-    from tritonclip_export.signature import Signer
+    from tritonclip_export.repository.signature import Signer
 
     return Signer(args.sign) if args.sign is not None else None

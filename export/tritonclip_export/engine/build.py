@@ -10,10 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export.config_check import require_agreement
-from tritonclip_export.configs import read_config
-from tritonclip_export.configure import publish, settings_of, stage
-from tritonclip_export.encoders import ENCODERS, graph_batches
 from tritonclip_export.engine import lint
 from tritonclip_export.engine.boundary import BuildRequest, Machine, Toolkit
 from tritonclip_export.engine.gate import compare, require_parity
@@ -21,12 +17,16 @@ from tritonclip_export.engine.probe_set import ProbeSet, read_probe_set
 from tritonclip_export.engine.profiles import Profile, Ranges, profiles
 from tritonclip_export.engine.trtexec import trtexec_line
 from tritonclip_export.errors import EngineError
-from tritonclip_export.in_place import repository_lock, staged_beside
 from tritonclip_export.local_gpu import ENGINES, records
-from tritonclip_export.manifest import read_manifest, verify
 from tritonclip_export.progress import step
+from tritonclip_export.repository.config_check import require_agreement
+from tritonclip_export.repository.configs import read_config
+from tritonclip_export.repository.configure import publish, settings_of, stage
+from tritonclip_export.repository.encoders import ENCODERS, graph_batches
+from tritonclip_export.repository.in_place import repository_lock, staged_beside
+from tritonclip_export.repository.manifest import read_manifest, verify
+from tritonclip_export.repository.signature import Signer
 from tritonclip_export.settings import TENSORRT, Settings
-from tritonclip_export.signature import Signer
 from tritonclip_export.spec import ServingSpec
 
 

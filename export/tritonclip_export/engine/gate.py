@@ -11,8 +11,8 @@ import numpy as np
 from tritonclip_export.engine.boundary import Array, Toolkit
 from tritonclip_export.engine.probe_set import ProbeSet
 from tritonclip_export.errors import ParityError
-from tritonclip_export.parity import MAXIMUM_ABS, MINIMUM_COSINE, Comparison, OnnxTower
-from tritonclip_export.probes import CHUNK
+from tritonclip_export.parity.comparison import MAXIMUM_ABS, MINIMUM_COSINE, Comparison, OnnxTower
+from tritonclip_export.parity.probes import CHUNK
 
 if TYPE_CHECKING:
     from tritonclip_export.engine.build import Plan

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export.classifier.text_tower import RepositoryTokenizer
 from tritonclip_export.engine.boundary import Array
-from tritonclip_export.probes import gather, to_uint8, transform_images
+from tritonclip_export.parity.probes import gather, to_uint8, transform_images
+from tritonclip_export.repository.classifier.text_tower import RepositoryTokenizer
 from tritonclip_export.spec import ImageSpec, ServingSpec
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonclip_export.configs import read_config
 from tritonclip_export.errors import EngineError
+from tritonclip_export.repository.configs import read_config
 from tritonclip_export.spec import ServingSpec
 
 Shape = tuple[int, ...]

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import hf_towers
+from tritonclip_export.checkpoints.hugging_face import towers as hf_towers
 from tritonclip_export.frameworks import open_clip, torch
 from tritonclip_export.registry.catalog import FILE, Model, Weights
 from tritonclip_export.registry.meta import EXTRA_MODELS, chinese_clip_model, flops, open_clip_model, siglip2_model
-from tritonclip_export.towers import PatchTower
+from tritonclip_export.towers.towers import PatchTower
 
 _CONTEXT_LENGTH = 77
 
