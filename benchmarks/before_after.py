@@ -28,13 +28,13 @@ import psutil
 
 import paired_timing
 from served_vs_inprocess import DEADLINE_S, PATTERNS, WARMUP_S, measure_loop
-from tritonclip_bench.captions import text_stream
 from tritonclip_bench.demo import DEMO
-from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.images import Images, draw_images, load_images
 from tritonclip_bench.machine import cpu_slug, describe_machine
-from tritonclip_bench.workload import Workload
+from tritonclip_bench.server.endpoint import connect, describe
+from tritonclip_bench.traffic.captions import text_stream
+from tritonclip_bench.traffic.images import Images, draw_images, load_images
+from tritonclip_bench.traffic.workload import Workload
 from tritonclip_client.table import format_table
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -32,7 +32,7 @@ from tritonclip_bench.cli_types import count
 from tritonclip_bench.demo import DEMO, check_checkout, export_repository
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.loadrun import LoadPlan, run_load
+from tritonclip_bench.load.loadrun import LoadPlan, run_load
 from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
 from tritonclip_client.table import format_table
 from tritonclip_serve.errors import ServeError

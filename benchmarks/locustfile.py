@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # It brings the options and the hooks.
-import tritonclip_bench.locustfile  # noqa: F401
-from tritonclip_bench.users import TritonUser
+import tritonclip_bench.load.locustfile  # noqa: F401
+from tritonclip_bench.load.users import TritonUser
 
 __all__ = ["TritonUser"]

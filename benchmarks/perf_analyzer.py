@@ -32,12 +32,12 @@ import psutil
 from paired_timing import RESULTS
 from perf_analyzer_tool import WHEEL, Measured, install, link_libraries, measure_theirs, write_input
 from tritonclip_bench.cli_types import count, positive_number
-from tritonclip_bench.endpoint import describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.images import Images, load_images
-from tritonclip_bench.loadrun import LoadPlan, run_load
+from tritonclip_bench.load.loadrun import LoadPlan, run_load
 from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
+from tritonclip_bench.server.endpoint import describe
+from tritonclip_bench.traffic.images import Images, load_images
 from tritonclip_client.table import format_table
 from tritonclip_serve.errors import ServeError
 from tritonclip_serve.server import TritonServer

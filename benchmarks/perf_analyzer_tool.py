@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import write_json
-from tritonclip_bench.images import Images
+from tritonclip_bench.traffic.images import Images
 
 WHEEL = "tritonclient==2.50.0"
 # What the program is linked with, and how the embedded server's wheel calls its copy.

@@ -26,8 +26,8 @@ from tritonclip_bench.cli_types import count
 from tritonclip_bench.errors import BenchError, LoadError
 from tritonclip_bench.files import check_writable, write_json
 from tritonclip_bench.machine import cpu_slug, describe_machine
-from tritonclip_bench.report import spread_line
-from tritonclip_bench.spread import difference
+from tritonclip_bench.results.report import spread_line
+from tritonclip_bench.results.spread import difference
 from tritonclip_serve.errors import ServeError
 from tritonclip_serve.server import TritonServer
 

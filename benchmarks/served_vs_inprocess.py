@@ -29,13 +29,13 @@ from typing import Any
 import psutil
 
 import paired_timing
-from tritonclip_bench.endpoint import connect, describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.images import Images, load_images
 from tritonclip_bench.inprocess import of_images
 from tritonclip_bench.machine import cpu_slug, describe_machine, describe_versions
-from tritonclip_bench.workload import Workload
+from tritonclip_bench.server.endpoint import connect, describe
+from tritonclip_bench.traffic.images import Images, load_images
+from tritonclip_bench.traffic.workload import Workload
 from tritonclip_client.table import format_table
 from tritonclip_serve.errors import ServeError
 from tritonclip_serve.server import TritonServer

@@ -10,8 +10,8 @@ import numpy as np
 from baselines.environments import SideError
 from baselines.http_api import Floats
 from baselines.sides import Side
-from tritonclip_bench.captions import captions
-from tritonclip_bench.images import draw_images
+from tritonclip_bench.traffic.captions import captions
+from tritonclip_bench.traffic.images import draw_images
 
 # None is square, so that a crop in the place of a squash is seen.
 SIZES = ((640, 480), (480, 640), (1024, 768))

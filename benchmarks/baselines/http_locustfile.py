@@ -27,14 +27,14 @@ from locust.env import Environment
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from baselines.http_api import APIS, Request, embeddings
-from tritonclip_bench.answers import check_embeddings
-from tritonclip_bench.captions import text_stream
 from tritonclip_bench.errors import BenchError, WrongAnswerError
-from tritonclip_bench.images import load_images
-from tritonclip_bench.measurement import Measurement, OwnLoad, Test
-from tritonclip_bench.options import add_measurement_arguments, add_workload_arguments, settle_seed
-from tritonclip_bench.users import PAUSE_AFTER_FAILURE_S
-from tritonclip_bench.window import Window
+from tritonclip_bench.load.measurement import Measurement, OwnLoad, Test
+from tritonclip_bench.load.users import PAUSE_AFTER_FAILURE_S
+from tritonclip_bench.load.window import Window
+from tritonclip_bench.traffic.answers import check_embeddings
+from tritonclip_bench.traffic.captions import text_stream
+from tritonclip_bench.traffic.images import load_images
+from tritonclip_bench.traffic.options import add_measurement_arguments, add_workload_arguments, settle_seed
 
 # Locust's hooks carry no types.
 events: Any = locust_events

@@ -21,9 +21,9 @@ from baselines.material import Material
 from baselines.patterns import Pattern
 from baselines.sides import TORCH_PACKAGES, TRITONCLIP_PACKAGES, Load, Side
 from tritonclip_bench import inprocess
-from tritonclip_bench.captions import captions
 from tritonclip_bench.inprocess import InProcess
-from tritonclip_bench.recorder import Recorder
+from tritonclip_bench.load.recorder import Recorder
+from tritonclip_bench.traffic.captions import captions
 
 
 class InThisProcess(Side):

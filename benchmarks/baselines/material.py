@@ -12,7 +12,7 @@ from pathlib import Path
 
 from baselines.environments import CHECKOUT, HERE, SideError, last_lines, with_exporter
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.images import Images, load_images
+from tritonclip_bench.traffic.images import Images, load_images
 
 EXPORT_S = 900
 # What decides how an exported repository looks.

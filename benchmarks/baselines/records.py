@@ -13,10 +13,10 @@ from baselines.material import Material
 from baselines.patterns import OURS
 from baselines.result import Key
 from baselines.sides import Load
-from tritonclip_bench.endpoint import ServerInfo
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.repeats import Runs
-from tritonclip_bench.report import make_report
+from tritonclip_bench.results.repeats import Runs
+from tritonclip_bench.results.report import make_report
+from tritonclip_bench.server.endpoint import ServerInfo
 
 # Nothing is sent there; it says that both ends are on this machine.
 HERE = "127.0.0.1:0"

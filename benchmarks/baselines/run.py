@@ -41,11 +41,11 @@ from baselines.patterns import (
 from baselines.schedule import QUIET_SHARE, schedule, settle
 from baselines.sides import Load, Side, Tritonclip, fastapi, infinity
 from tritonclip_bench.cli_types import count
-from tritonclip_bench.endpoint import ServerInfo, describe
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.loadrun import INTERRUPTED, was_interrupted
+from tritonclip_bench.load.loadrun import INTERRUPTED, was_interrupted
 from tritonclip_bench.machine import cpu_slug
+from tritonclip_bench.server.endpoint import ServerInfo, describe
 from tritonclip_client.errors import ClipError
 from tritonclip_client.main import EXIT_INTERRUPTED
 from tritonclip_serve.errors import ServeError

@@ -10,7 +10,7 @@ import psutil
 
 from baselines.patterns import BATCHED_WINDOW, OURS, is_measured, measured_as
 from baselines.sides import Load
-from tritonclip_bench.repeats import SEED_STEP
+from tritonclip_bench.results.repeats import SEED_STEP
 
 # A machine that is busier than this while nobody asks anything gives no ratio to believe.
 QUIET_SHARE = 0.1

@@ -21,7 +21,7 @@ from baselines.http_api import Floats, Request
 from baselines.material import Material
 from baselines.patterns import Pattern
 from tritonclip_bench.errors import WrongAnswerError
-from tritonclip_bench.loadrun import LoadPlan, run_load
+from tritonclip_bench.load.loadrun import LoadPlan, run_load
 from tritonclip_client import ClipClient
 from tritonclip_serve import TritonServer
 from tritonclip_serve.log import ServerLog

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.images import Images
+from tritonclip_bench.traffic.images import Images
 
 BATCH = 8
 Item = TypeVar("Item")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from tritonclip_bench.captions import paragraph, walk
+from tritonclip_bench.traffic.captions import paragraph, walk
 from tritonclip_chaos.errors import ChaosError, ServerFault
 from tritonclip_client import ClipClient, ClipError, TruncationWarning
 from tritonclip_client.results import Floats

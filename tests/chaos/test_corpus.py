@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import service_pb2
 
 import bombs
-from tritonclip_bench.endpoint import connect
+from tritonclip_bench.server.endpoint import connect
 from tritonclip_chaos.campaigns._hostile import embed_request, embeddings
 from tritonclip_serve import TritonServer
 

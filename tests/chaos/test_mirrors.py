@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from sample_images import encode, photo
 from supervised import Served, wait_until
-from tritonclip_bench.endpoint import connect
+from tritonclip_bench.server.endpoint import connect
 from tritonclip_chaos.campaigns._hostile import embed_request, embeddings, judge, not_unit, send
 from tritonclip_chaos.served import tree
 from tritonclip_client import ClipClient

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonclip_bench.stages import stages, with_late_answers
+from tritonclip_bench.server.stages import stages, with_late_answers
 from tritonclip_serve import TritonServer
 from tritonclip_serve.verified import NONE
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from configuring import configure, content
-from tritonclip_bench import tune_copy, tune_measure, workload
 from tritonclip_bench.commands import bench_tune
-from tritonclip_bench.endpoint import ServerInfo
+from tritonclip_bench.server.endpoint import ServerInfo
+from tritonclip_bench.traffic import workload
+from tritonclip_bench.tune import copy as tune_copy
+from tritonclip_bench.tune import measure as tune_measure
 from tritonclip_client.main import main
 from tritonclip_export.repository.configs import read_config, read_configs, write_configs
 from tritonclip_export.repository.manifest import file_hash, read_manifest, verify

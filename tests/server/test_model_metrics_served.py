@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as grpc
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.server_metrics import by_label, default_url, fetch
+from tritonclip_bench.server.metrics import by_label, default_url, fetch
 from tritonclip_client import ClipClient, ClipError
 from tritonclip_client.long_texts import TruncationWarning
 from tritonclip_serve import TritonServer

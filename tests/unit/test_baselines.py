@@ -24,8 +24,8 @@ from baselines.in_process import measure_loop
 from baselines.patterns import BASELINES, EXPECTED, OURS, PATTERNS, SCENARIOS, Pattern, is_measured, measured_as
 from baselines.sides import HTTP_LOCUSTFILE, HttpServer, Load
 from tritonclip_bench.errors import WrongAnswerError
-from tritonclip_bench.loadrun import run_load
-from tritonclip_bench.repeats import SEED_STEP
+from tritonclip_bench.load.loadrun import run_load
+from tritonclip_bench.results.repeats import SEED_STEP
 
 DIM = 4
 ONE, EIGHT, BATCHED = PATTERNS[0], PATTERNS[1], PATTERNS[3]

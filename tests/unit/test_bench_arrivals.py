@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import tritonclip_bench.arrivals as arrivals
+import tritonclip_bench.traffic.arrivals as arrivals
 from kserve_server import Call, Server, serving
-from tritonclip_bench.arrivals import Arrivals, InFlight
 from tritonclip_bench.errors import WrongAnswerError
-from tritonclip_bench.recorder import Recorder
-from tritonclip_bench.repeats import SEED_STEP
-from tritonclip_bench.report import warnings
+from tritonclip_bench.load.recorder import Recorder
+from tritonclip_bench.results.repeats import SEED_STEP
+from tritonclip_bench.results.report import warnings
+from tritonclip_bench.traffic.arrivals import Arrivals, InFlight
 
 STALL_S = 1.5
 

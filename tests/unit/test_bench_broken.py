@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kserve_server import Server, serving
-from tritonclip_bench.loadrun import was_interrupted
+from tritonclip_bench.load.loadrun import was_interrupted
 
 SERVE = """
 import sys, time

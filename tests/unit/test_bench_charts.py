@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from tritonclip_bench.page.charts import Bar, Line, Point, bars, distribution, lines, timeline
-from tritonclip_bench.page.numbers import NUMBER, column, figure, money, plus_minus, share
-from tritonclip_bench.page.svg import CHARACTER_PX, Canvas, linear, logarithmic, tick_text
+from tritonclip_bench.results.page.charts import Bar, Line, Point, bars, distribution, lines, timeline
+from tritonclip_bench.results.page.numbers import NUMBER, column, figure, money, plus_minus, share
+from tritonclip_bench.results.page.svg import CHARACTER_PX, Canvas, linear, logarithmic, tick_text
 
 
 @pytest.mark.parametrize("highest", [0.0, 0.003, 0.7, 1.0, 9.99, 10.0, 37.0, 1e5, 123456789.0])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import bench_records as made
-from tritonclip_bench.compare import Comparison, compare, pairs
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.records import flatten
+from tritonclip_bench.results.compare import Comparison, compare, pairs
 from tritonclip_client.main import main
 
 QUIET = (99.0, 100.0, 101.0)

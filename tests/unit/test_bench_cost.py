@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from tritonclip_bench.limits import limits, reached, work
-from tritonclip_bench.pareto import dominators, notes, run_of, verdicts
-from tritonclip_bench.price_table import price_table
-from tritonclip_bench.prices import Price, dollars_per_million
+from tritonclip_bench.cost.pareto import dominators, notes, run_of, verdicts
+from tritonclip_bench.cost.price_table import price_table
+from tritonclip_bench.cost.prices import Price, dollars_per_million
+from tritonclip_bench.gpu.limits import limits, reached, work
 from tritonclip_client.main import main
 from tritonclip_export.registry.catalog import find_model
 
@@ -196,8 +196,8 @@ def test_short_texts_may_pass_the_limit_and_it_is_said():
 
 def test_a_limit_by_hand():
     """1000 operations, 400 bytes of weights and 100 bytes an item."""
+    from tritonclip_bench.gpu.limits import Work
     from tritonclip_bench.gpu.roofline import Item
-    from tritonclip_bench.limits import Work
 
     price = Price(3.6, "2999-01-01", "a bill", gpu="T4", gpus=2)
     # 65e12 operations and 320e9 bytes a second: moving 3.2e9 items a second is the limit, computing would take 65e9.

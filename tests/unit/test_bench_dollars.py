@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tritonclip_bench.dollars import (
+from tritonclip_bench.cost.dollars import (
     Machine,
     cost,
     hourly,
@@ -14,9 +14,9 @@ from tritonclip_bench.dollars import (
     number,
     priced_as_if,
 )
+from tritonclip_bench.cost.price_table import price_table
+from tritonclip_bench.cost.prices import Price, dollars_per_million
 from tritonclip_bench.errors import PriceError
-from tritonclip_bench.price_table import price_table
-from tritonclip_bench.prices import Price, dollars_per_million
 
 SPREAD = {"n": 5, "mean": 1000.0, "low": 950.0, "high": 1050.0, "half_width": 100.0, "relative": 0.1}
 EURO = Price(3.6, "2999-01-01", "a bill", currency="EUR")

@@ -17,15 +17,15 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
 from kserve_server import Server, serving
-from tritonclip_bench.captions import CAPTIONS, STRIDE, captions, describe_texts, read_texts, text_stream
-from tritonclip_bench.classifiers import _chosen
-from tritonclip_bench.endpoint import connect
 from tritonclip_bench.errors import BenchError, WrongAnswerError
-from tritonclip_bench.image_sets import IMAGE_SETS
-from tritonclip_bench.images import JPEG_QUALITY, Images, _places, draw_images, load_images, read_images
-from tritonclip_bench.loadrun import LOCUSTFILE
-from tritonclip_bench.scenarios import CALLS, SCENARIOS, parse_mix, scenario_name, traffic
-from tritonclip_bench.workload import Workload
+from tritonclip_bench.load.loadrun import LOCUSTFILE
+from tritonclip_bench.server.endpoint import connect
+from tritonclip_bench.traffic.captions import CAPTIONS, STRIDE, captions, describe_texts, read_texts, text_stream
+from tritonclip_bench.traffic.classifiers import _chosen
+from tritonclip_bench.traffic.image_sets import IMAGE_SETS
+from tritonclip_bench.traffic.images import JPEG_QUALITY, Images, _places, draw_images, load_images, read_images
+from tritonclip_bench.traffic.scenarios import CALLS, SCENARIOS, parse_mix, scenario_name, traffic
+from tritonclip_bench.traffic.workload import Workload
 
 DIM = 8
 

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from tritonclip_bench.cli_types import count, positive_seconds, seconds
-from tritonclip_bench.latency import summarize_ms
-from tritonclip_bench.options import settle_seed
-from tritonclip_bench.recorder import Recorder
+from tritonclip_bench.load.latency import summarize_ms
+from tritonclip_bench.load.recorder import Recorder
+from tritonclip_bench.traffic.options import settle_seed
 
 
 def test_percentiles_are_the_nearest_rank_of_the_raw_times():

@@ -16,12 +16,12 @@ import pytest
 
 import bench_records as made
 from tritonclip_bench.errors import RecordError
-from tritonclip_bench.page import render_page, save_page
-from tritonclip_bench.page.view import view
 from tritonclip_bench.records import flatten_all
+from tritonclip_bench.results.page import render_page, save_page
+from tritonclip_bench.results.page.view import view
 from tritonclip_client.main import main
 
-CSS = files("tritonclip_bench.page").joinpath("page.css").read_text(encoding="utf-8")
+CSS = files("tritonclip_bench.results.page").joinpath("page.css").read_text(encoding="utf-8")
 EXAMPLES = sorted((Path(__file__).parents[2] / "docs").glob("*.html"))
 CHARTS = {
     "Where the time goes": "stages",

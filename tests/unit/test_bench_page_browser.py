@@ -9,8 +9,8 @@ import pytest
 
 import bench_records as made
 from browser import INSTALL, Browser, assert_page_is_whole, browsing, find_chromium
-from tritonclip_bench.page import render_page
 from tritonclip_bench.records import flatten_all
+from tritonclip_bench.results.page import render_page
 
 pytestmark = [
     pytest.mark.browser,

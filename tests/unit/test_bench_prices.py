@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tritonclip_bench.cost.price_file import PACKAGED, read_prices
+from tritonclip_bench.cost.price_table import find_price, price_table
+from tritonclip_bench.cost.prices import OLD_DAYS, Price, last_day
 from tritonclip_bench.errors import PriceError
-from tritonclip_bench.price_file import PACKAGED, read_prices
-from tritonclip_bench.price_table import find_price, price_table
-from tritonclip_bench.prices import OLD_DAYS, Price, last_day
 
 TODAY = date(2026, 5, 1)
 GOOD = {

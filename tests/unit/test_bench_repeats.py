@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import pytest
 
 from kserve_server import Server, serving
-from tritonclip_bench import repeats
-from tritonclip_bench.captions import captions
-from tritonclip_bench.curve import measure_curve, render
 from tritonclip_bench.errors import BenchError, LoadError
 from tritonclip_bench.files import saving
-from tritonclip_bench.loadrun import LoadPlan
-from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
-from tritonclip_bench.repeats import BETWEEN_RUNS, RunLength, another, exit_status, is_good, measure_record
-from tritonclip_bench.report import render as render_report
+from tritonclip_bench.load.loadrun import LoadPlan
+from tritonclip_bench.results import repeats
+from tritonclip_bench.results.curve import measure_curve, render
+from tritonclip_bench.results.repeat_options import add_repeat_arguments, run_length
+from tritonclip_bench.results.repeats import BETWEEN_RUNS, RunLength, another, exit_status, is_good, measure_record
+from tritonclip_bench.results.report import render as render_report
+from tritonclip_bench.traffic.captions import captions
 from tritonclip_client.main import main
 from tritonclip_client.spec import ServingSpec
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from tritonclip_bench.endpoint import ServerInfo
+from tritonclip_bench.cost.price_table import price_table
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.files import check_writable, write_json
-from tritonclip_bench.loadrun import LoadPlan
-from tritonclip_bench.price_table import price_table
-from tritonclip_bench.recorder import Recorder
-from tritonclip_bench.report import make_report, render
-from tritonclip_bench.workload import check_limits
+from tritonclip_bench.load.loadrun import LoadPlan
+from tritonclip_bench.load.recorder import Recorder
+from tritonclip_bench.results.report import make_report, render
+from tritonclip_bench.server.endpoint import ServerInfo
+from tritonclip_bench.traffic.workload import check_limits
 from tritonclip_client.main import main
 from tritonclip_client.spec import ImageSpec, Scoring, ServingSpec, TextSpec
 

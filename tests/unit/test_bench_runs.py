@@ -11,7 +11,7 @@ import pytest
 import bench_records as made
 from tritonclip_bench.errors import BenchError
 from tritonclip_bench.records import flatten_all
-from tritonclip_bench.runs import COLUMNS, run_rows, write_csv
+from tritonclip_bench.results.runs import COLUMNS, run_rows, write_csv
 
 DOC = Path(__file__).parents[2] / "docs" / "report.md"
 

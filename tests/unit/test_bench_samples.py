@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tritonclip_bench.recorder as recording
-from tritonclip_bench.clienttimes import SAMPLED_OF, ClientTimes
+import tritonclip_bench.load.recorder as recording
 from tritonclip_bench.errors import BenchError, WrongAnswerError
-from tritonclip_bench.latency import BINS_PER_DECADE, distribution
-from tritonclip_bench.loadrun import _unused
-from tritonclip_bench.recorder import Recorder
-from tritonclip_bench.samples import write_samples
-from tritonclip_bench.watch import Watch
-from tritonclip_bench.window import Window
+from tritonclip_bench.load.clienttimes import SAMPLED_OF, ClientTimes
+from tritonclip_bench.load.latency import BINS_PER_DECADE, distribution
+from tritonclip_bench.load.loadrun import _unused
+from tritonclip_bench.load.recorder import Recorder
+from tritonclip_bench.load.samples import write_samples
+from tritonclip_bench.load.watch import Watch
+from tritonclip_bench.load.window import Window
 
 
 class Clock:

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from tritonclip_bench.search_space import default_values, grid, label, neighbours, parse_vary
+from tritonclip_bench.tune.search_space import default_values, grid, label, neighbours, parse_vary
 from tritonclip_export.errors import RepositoryError
 from tritonclip_export.settings import ONNXRUNTIME, PYTHON, TENSORRT, Settings
 

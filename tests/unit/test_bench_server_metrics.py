@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tritonclip_bench import server_cpu, server_metrics, server_watch
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.server_cpu import Used
-from tritonclip_bench.stages import outside_server_ms, stages, with_late_answers, with_own_counts
-from tritonclip_bench.stages_text import ASCII, BLOCKS, WIDTH, bar, render
+from tritonclip_bench.server import cpu as server_cpu
+from tritonclip_bench.server import metrics as server_metrics
+from tritonclip_bench.server import watch as server_watch
+from tritonclip_bench.server.cpu import Used
+from tritonclip_bench.server.stages import outside_server_ms, stages, with_late_answers, with_own_counts
+from tritonclip_bench.server.stages_text import ASCII, BLOCKS, WIDTH, bar, render
 
 # As Triton's documentation describes its metrics of a GPU; no GPU made these numbers.
 GPU = """\

@@ -7,8 +7,8 @@ import argparse
 import numpy as np
 import pytest
 
-from tritonclip_bench.arrivals import Arrivals
-from tritonclip_bench.shapes import parse_shape
+from tritonclip_bench.traffic.arrivals import Arrivals
+from tritonclip_bench.traffic.shapes import parse_shape
 from tritonclip_client.main import main
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from kserve_server import Call, Server, serving
-from tritonclip_bench import loadrun
 from tritonclip_bench.cli_types import share as parse_share
 from tritonclip_bench.errors import LoadError
-from tritonclip_bench.loadrun import LoadPlan
-from tritonclip_bench.repeats import BETWEEN_RUNS
-from tritonclip_bench.slo import MOST_STEPS, TOLERANCE, Objective, Search, Trial, judge, search
+from tritonclip_bench.load import loadrun
+from tritonclip_bench.load.loadrun import LoadPlan
+from tritonclip_bench.results.repeats import BETWEEN_RUNS
+from tritonclip_bench.results.slo import MOST_STEPS, TOLERANCE, Objective, Search, Trial, judge, search
 from tritonclip_client.main import main
 
 OBJECTIVE = Objective(p99_ms=50, max_error=0.001)

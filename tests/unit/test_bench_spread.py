@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tritonclip_bench.spread import difference, spread, spreads
+from tritonclip_bench.results.spread import difference, spread, spreads
 
 
 def test_the_interval_of_three_values() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from tritonclip_bench.errors import TrialFailedError
-from tritonclip_bench.search_space import neighbours
-from tritonclip_bench.tune import FINAL, MIN_GAIN, Sweep
-from tritonclip_bench.tune_trials import MIN_ROUNDS, OVERHEAD_S, Candidate, Effort, Measured, predicted
+from tritonclip_bench.tune.search import FINAL, MIN_GAIN, Sweep
+from tritonclip_bench.tune.search_space import neighbours
+from tritonclip_bench.tune.trials import MIN_ROUNDS, OVERHEAD_S, Candidate, Effort, Measured, predicted
 from tritonclip_export.settings import Settings
 
 PRESENT = Candidate(Settings(preprocess_threads=1, threads=1))

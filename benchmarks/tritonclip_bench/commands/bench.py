@@ -15,8 +15,8 @@ from tritonclip_bench.commands import (
     bench_slo,
     bench_tune,
 )
-from tritonclip_bench.options import add_load_arguments, add_rate_argument
-from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
+from tritonclip_bench.results.repeat_options import add_repeat_arguments, run_length
+from tritonclip_bench.traffic.options import add_load_arguments, add_rate_argument
 
 HELP = "load-test a running server: throughput, exact latency percentiles, dollars per million items"
 # Other benchmarks, each a module like this one.
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
         return status
 
     from tritonclip_bench.files import saving
-    from tritonclip_bench.page import save_page
-    from tritonclip_bench.planning import prepare
-    from tritonclip_bench.repeats import exit_status, is_good, measure_record
-    from tritonclip_bench.report import render
+    from tritonclip_bench.load.planning import prepare
+    from tritonclip_bench.results.page import save_page
+    from tritonclip_bench.results.repeats import exit_status, is_good, measure_record
+    from tritonclip_bench.results.report import render
 
     length = run_length(args)
     plan, server, price = prepare(args)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tritonclip_bench.cli_types import share
 
 if TYPE_CHECKING:
-    from tritonclip_bench.compare import Change, Comparison
+    from tritonclip_bench.results.compare import Change, Comparison
 
 HELP = "compare two records: the differences, and whether they are more than noise"
 COLUMNS = ("", "before", "after", "difference", "95 % interval", "")
@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and report; 1 where B is slower than --fail-if-slower allows, else 0."""
-    from tritonclip_bench.compare import compare, pairs
     from tritonclip_bench.files import check_writable, write_json
     from tritonclip_bench.records import read_loads
+    from tritonclip_bench.results.compare import compare, pairs
 
     if args.json is not None:
         check_writable(args.json)
@@ -56,7 +56,7 @@ def _gate(found: Sequence[Comparison], by: float | None) -> int:
 
 
 def _render(comparison: Comparison) -> str:
-    from tritonclip_bench.compare import UNKNOWN
+    from tritonclip_bench.results.compare import UNKNOWN
     from tritonclip_client.table import format_table
 
     rows = [_row(change) for change in comparison.changes if change.before is not None or change.after is not None]
@@ -69,7 +69,7 @@ def _render(comparison: Comparison) -> str:
 
 
 def _row(change: Change) -> tuple[str, ...]:
-    from tritonclip_bench.page.numbers import NOTHING, column
+    from tritonclip_bench.results.page.numbers import NOTHING, column
 
     found = change.difference
     half = None if found is None else found.half_width

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonclip_bench.options import add_price_arguments
+from tritonclip_bench.traffic.options import add_price_arguments
 
 if TYPE_CHECKING:
-    from tritonclip_bench.limits import Limit, Reached, Work
-    from tritonclip_bench.pareto import Run
-    from tritonclip_bench.prices import Price
+    from tritonclip_bench.cost.pareto import Run
+    from tritonclip_bench.cost.prices import Price
+    from tritonclip_bench.gpu.limits import Limit, Reached, Work
     from tritonclip_bench.records import Record
 
 HELP = "compare runs by cost and latency (Pareto), price them anew, or show what GPUs could do at most; needs no server"
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, compare, print; 1 where no run can be compared, else 0."""
+    from tritonclip_bench.cost.price_table import asked_price, price_table
     from tritonclip_bench.errors import BenchError
     from tritonclip_bench.files import check_writable, write_json
-    from tritonclip_bench.price_table import asked_price, price_table
     from tritonclip_bench.records import read_loads
 
     if not (args.records or args.list or (args.roofline and args.model)):
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(loads: Sequence[Record], price: Price | None, found: dict[str, Any], parts: list[str]) -> bool:
-    from tritonclip_bench.pareto import dominators, notes, run_of, verdicts
+    from tritonclip_bench.cost.pareto import dominators, notes, run_of, verdicts
     from tritonclip_client.table import format_table
 
     runs = [run_of(load, price) for load in loads]
@@ -83,8 +83,8 @@ def _compare(loads: Sequence[Record], price: Price | None, found: dict[str, Any]
 
 
 def _run_row(run: Run, verdict: str) -> tuple[str, ...]:
-    from tritonclip_bench.dollars import hourly, money
-    from tritonclip_bench.prices import Price
+    from tritonclip_bench.cost.dollars import hourly, money
+    from tritonclip_bench.cost.prices import Price
 
     dollars = within = priced = "-"
     if run.cost is not None:
@@ -109,8 +109,9 @@ def _rooflines(
     """One table of limits for each kind of work among the runs, and what share of it the runs reached."""
     from dataclasses import asdict
 
-    from tritonclip_bench import limits, records
-    from tritonclip_bench.prices import Price
+    from tritonclip_bench import records
+    from tritonclip_bench.cost.prices import Price
+    from tritonclip_bench.gpu import limits
     from tritonclip_client.table import format_table
     from tritonclip_export.registry.catalog import find_model
 
@@ -133,8 +134,8 @@ def _rooflines(
 
 def _work(load: Record, model: str | None) -> Work | str:
     """What is asked for an item of a record, or why that is unknown: then the other records still have their limits."""
-    from tritonclip_bench import limits
     from tritonclip_bench.errors import BenchError
+    from tritonclip_bench.gpu import limits
 
     try:
         return limits.work_of(load, model)
@@ -143,7 +144,7 @@ def _work(load: Record, model: str | None) -> Work | str:
 
 
 def _limit_row(row: Limit) -> tuple[str, ...]:
-    from tritonclip_bench.dollars import money
+    from tritonclip_bench.cost.dollars import money
 
     hardware = (str(row.price.name), str(row.price.vcpu or "-"), f"{row.price.gpus} x {row.price.gpu}")
     if row.items_per_s is None or row.alone_per_s is None or row.dollars_per_million is None:
@@ -160,8 +161,8 @@ def _reached_row(one: Reached) -> tuple[str, ...]:
 
 
 def _prices(prices: Sequence[Price]) -> str:
-    from tritonclip_bench.dollars import hourly
-    from tritonclip_bench.price_table import today
+    from tritonclip_bench.cost.dollars import hourly
+    from tritonclip_bench.cost.price_table import today
     from tritonclip_client.table import format_table
 
     rows = [

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from tritonclip_bench.cli_types import count, positive_number, positive_seconds
-from tritonclip_bench.options import add_load_arguments
-from tritonclip_bench.repeat_options import add_repeat_arguments, run_length
+from tritonclip_bench.results.repeat_options import add_repeat_arguments, run_length
+from tritonclip_bench.traffic.options import add_load_arguments
 
 HELP = "measure a running server step by step, from few users or requests a second to many"
 USERS = (1, 2, 4, 8, 16)
@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every step and report; 1 when a request failed or a step broke, 130 when it was interrupted, else 0."""
-    from tritonclip_bench.curve import measure_curve, render
     from tritonclip_bench.files import saving
-    from tritonclip_bench.page import save_page
-    from tritonclip_bench.planning import prepare
-    from tritonclip_bench.repeats import exit_status, is_good
+    from tritonclip_bench.load.planning import prepare
+    from tritonclip_bench.results.curve import measure_curve, render
+    from tritonclip_bench.results.page import save_page
+    from tritonclip_bench.results.repeats import exit_status, is_good
 
     length = run_length(args)
     users = args.users or ([] if args.rates else list(USERS))

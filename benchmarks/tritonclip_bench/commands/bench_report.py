@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read everything, then write everything."""
     from tritonclip_bench.files import check_writable, write_json
-    from tritonclip_bench.page import write_loads
     from tritonclip_bench.records import NEWEST_SCHEMA, read_loads
-    from tritonclip_bench.runs import write_csv
+    from tritonclip_bench.results.page import write_loads
+    from tritonclip_bench.results.runs import write_csv
 
     wanted = [path for path in (args.html, args.csv, args.json) if path is not None]
     if not wanted:

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tritonclip_bench.cli_types import count, positive_number, positive_seconds, share
-from tritonclip_bench.options import add_load_arguments
-from tritonclip_bench.repeat_options import add_label_argument
+from tritonclip_bench.results.repeat_options import add_label_argument
+from tritonclip_bench.traffic.options import add_load_arguments
 
 if TYPE_CHECKING:
-    from tritonclip_bench.endpoint import ServerInfo
-    from tritonclip_bench.loadrun import LoadPlan
-    from tritonclip_bench.prices import Price
-    from tritonclip_bench.slo import Objective, Search, Trial
+    from tritonclip_bench.cost.prices import Price
+    from tritonclip_bench.load.loadrun import LoadPlan
+    from tritonclip_bench.results.slo import Objective, Search, Trial
+    from tritonclip_bench.server.endpoint import ServerInfo
 
 HELP = "find the highest rate that a running server sustains within a 99th percentile, in an open loop"
 COLUMNS = ("requests/s", "due", "answered", "items/s", "p99 ms", "failed", "")
@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and report; 1 where no rate meets the objective or the search broke, 130 after Ctrl-C, else 0."""
     from tritonclip_bench.files import saving
-    from tritonclip_bench.page import save_page
-    from tritonclip_bench.planning import prepare
-    from tritonclip_bench.repeats import exit_status
-    from tritonclip_bench.slo import Objective, Search
+    from tritonclip_bench.load.planning import prepare
+    from tritonclip_bench.results.page import save_page
+    from tritonclip_bench.results.repeats import exit_status
+    from tritonclip_bench.results.slo import Objective, Search
 
     # It is what is looked for.
     args.rate = None
@@ -72,10 +72,10 @@ def _search(
         BenchError, KeyboardInterrupt: the very first run gave nothing.
     """
     from tritonclip_bench.errors import BenchError, LoadError
-    from tritonclip_bench.loadrun import run_load, was_interrupted
-    from tritonclip_bench.repeats import BETWEEN_RUNS
-    from tritonclip_bench.report import describe_run, run_cost
-    from tritonclip_bench.slo import search
+    from tritonclip_bench.load.loadrun import run_load, was_interrupted
+    from tritonclip_bench.results.repeats import BETWEEN_RUNS
+    from tritonclip_bench.results.report import describe_run, run_cost
+    from tritonclip_bench.results.slo import search
 
     alone = run_load(replace(plan, users=1, processes=1), progress=False)
     if was_interrupted(alone.get("broken")):
@@ -117,10 +117,10 @@ def _search(
 
 def _trials(plan: LoadPlan, objective: Objective) -> Callable[[float], Trial]:
     """One trial after another, each with texts of its own."""
-    from tritonclip_bench.endpoint import describe
-    from tritonclip_bench.loadrun import run_load
-    from tritonclip_bench.repeats import another
-    from tritonclip_bench.slo import judge
+    from tritonclip_bench.load.loadrun import run_load
+    from tritonclip_bench.results.repeats import another
+    from tritonclip_bench.results.slo import judge
+    from tritonclip_bench.server.endpoint import describe
 
     numbers = itertools.count(1)
 
@@ -135,7 +135,7 @@ def _trials(plan: LoadPlan, objective: Objective) -> Callable[[float], Trial]:
 
 
 def _render(found: Search, cost: dict[str, Any] | None) -> str:
-    from tritonclip_bench.dollars import line
+    from tritonclip_bench.cost.dollars import line
     from tritonclip_client.table import format_table
 
     rows = [_row(trial) for trial in sorted(found.trials, key=lambda trial: trial.rate)]

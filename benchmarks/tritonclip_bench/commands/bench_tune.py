@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonclip_bench.cli_types import count, positive_number, positive_seconds
-from tritonclip_bench.options import add_result_arguments, add_workload_arguments
-from tritonclip_bench.search_space import TUNABLE, parse_vary
+from tritonclip_bench.traffic.options import add_result_arguments, add_workload_arguments
+from tritonclip_bench.tune.search_space import TUNABLE, parse_vary
 from tritonclip_serve.installation import SERVER_KINDS
 
 if TYPE_CHECKING:
-    from tritonclip_bench.tune import Phase, Sweep
-    from tritonclip_bench.tune_exports import Export
-    from tritonclip_bench.tune_report import Outcome
-    from tritonclip_bench.tune_trials import Candidate
+    from tritonclip_bench.tune.exports import Export
+    from tritonclip_bench.tune.report import Outcome
+    from tritonclip_bench.tune.search import Phase, Sweep
+    from tritonclip_bench.tune.trials import Candidate
 
 HELP = "try how a model repository is best served on this machine: batches, instances, threads, delays, precisions"
 STARTUP_S = 300
@@ -64,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep and report; 1 where the objective is missed or the budget too short to tell, else 0."""
-    from tritonclip_bench.planning import check_options, make_plan
-    from tritonclip_bench.tune_copy import copy, workspace
-    from tritonclip_bench.tune_exports import read_exports
-    from tritonclip_bench.tune_measure import Bench
-    from tritonclip_bench.tune_report import Outcome
-    from tritonclip_bench.workload import check_files
+    from tritonclip_bench.load.planning import check_options, make_plan
+    from tritonclip_bench.traffic.workload import check_files
+    from tritonclip_bench.tune.copy import copy, workspace
+    from tritonclip_bench.tune.exports import read_exports
+    from tritonclip_bench.tune.measure import Bench
+    from tritonclip_bench.tune.report import Outcome
     from tritonclip_serve.interrupts import raise_on_signals
 
     args.rate = None
@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
 def _phases(args: argparse.Namespace, own: Export) -> tuple[dict[str, Any], list[Phase], list[int]]:
     """What is varied, in which phases, and how many candidates each has."""
     from tritonclip_bench.errors import BenchError
-    from tritonclip_bench.scenarios import traffic
-    from tritonclip_bench.search_space import default_values, grid, neighbours
-    from tritonclip_bench.tune_trials import Candidate
+    from tritonclip_bench.traffic.scenarios import traffic
+    from tritonclip_bench.tune.search_space import default_values, grid, neighbours
+    from tritonclip_bench.tune.trials import Candidate
 
     varied: dict[str, Any] = dict(args.vary)
     if varied:
@@ -135,8 +135,8 @@ def _sweep(args: argparse.Namespace, exports: Sequence[Export], sizes: Sequence[
         BenchError: the budget is too short for any result.
     """
     from tritonclip_bench.errors import BenchError
-    from tritonclip_bench.tune import Sweep
-    from tritonclip_bench.tune_trials import Candidate, Effort, predicted
+    from tritonclip_bench.tune.search import Sweep
+    from tritonclip_bench.tune.trials import Candidate, Effort, predicted
 
     effort = Effort(args.duration, args.warmup, args.rounds, args.budget, args.p99_ms or math.inf)
     runs, most_s, least_s = predicted(sizes, effort, len(exports) - 1)
@@ -155,9 +155,9 @@ def _sweep(args: argparse.Namespace, exports: Sequence[Export], sizes: Sequence[
 def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> None:
     """Fill `outcome`; whatever happens, what was measured is written and printed."""
     from tritonclip_bench.files import saving
-    from tritonclip_bench.loadrun import INTERRUPTED
-    from tritonclip_bench.page import save_page
-    from tritonclip_bench.tune_report import news, record, render
+    from tritonclip_bench.load.loadrun import INTERRUPTED
+    from tritonclip_bench.results.page import save_page
+    from tritonclip_bench.tune.report import news, record, render
 
     save = saving(args.json)
 
@@ -185,8 +185,8 @@ def _go(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> 
 
 
 def _search(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase]) -> None:
-    from tritonclip_bench.tune_report import EXPORTS
-    from tritonclip_bench.tune_trials import Candidate
+    from tritonclip_bench.tune.report import EXPORTS
+    from tritonclip_bench.tune.trials import Candidate
 
     sweep, present = outcome.sweep, outcome.present
     finalists = sweep.search(phases)
@@ -205,7 +205,7 @@ def _search(args: argparse.Namespace, outcome: Outcome, phases: Sequence[Phase])
 def _write(repository: Path, present: Candidate, best: Candidate) -> None:
     """As `tritonclip configure`, unless somebody else did meanwhile."""
     from tritonclip_bench.errors import BenchError
-    from tritonclip_bench.search_space import changes
+    from tritonclip_bench.tune.search_space import changes
     from tritonclip_export.repository.configure import configure, settings_of
     from tritonclip_export.repository.manifest import read_manifest
 

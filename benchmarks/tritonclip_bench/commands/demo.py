@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run every step and say what it is."""
     from tritonclip_bench import demo
-    from tritonclip_bench.price_table import find_price, today
+    from tritonclip_bench.cost.price_table import find_price, today
     from tritonclip_serve.interrupts import raise_on_signals
 
     demo.check_checkout()

@@ -13,8 +13,8 @@ from tritonclip_bench.errors import BenchError, LoadError
 from tritonclip_bench.gpu.device import Device
 from tritonclip_bench.gpu.gpu_use import GpuUse
 from tritonclip_bench.gpu.subject import Subject
-from tritonclip_bench.loadrun import LoadPlan, run_load, was_interrupted
-from tritonclip_bench.report import CLIENT_BOUND_CORES
+from tritonclip_bench.load.loadrun import LoadPlan, run_load, was_interrupted
+from tritonclip_bench.results.report import CLIENT_BOUND_CORES
 from tritonclip_export.settings import PYTHON
 from tritonclip_serve.server import TritonServer
 

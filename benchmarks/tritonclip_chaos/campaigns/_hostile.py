@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
-from tritonclip_bench.endpoint import connect
+from tritonclip_bench.server.endpoint import connect
 from tritonclip_chaos.callers import OVERLOADED
 from tritonclip_chaos.campaign import Context
 from tritonclip_chaos.campaigns.overload import enter

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from tritonclip_bench.endpoint import connect
+from tritonclip_bench.server.endpoint import connect
 from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.campaigns._faults import SERVER_LIMIT_S, Stage
 from tritonclip_chaos.campaigns._hostile import embed_request

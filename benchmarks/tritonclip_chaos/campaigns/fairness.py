@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from tritonclip_bench.endpoint import describe
+from tritonclip_bench.server.endpoint import describe
 from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.campaigns.overload import DEADLINE_S, Under, capacity, enter
 from tritonclip_chaos.flood.generate import ANSWERED

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tritonclip_bench.errors import BenchError
-from tritonclip_bench.server_metrics import Metrics, change, fetch
+from tritonclip_bench.server.metrics import Metrics, change, fetch
 from tritonclip_chaos.campaign import Campaign, Context
 from tritonclip_chaos.flood.generate import ANSWERED, NICE, REFUSED
 from tritonclip_chaos.flood.outcome import FlowPlan, Outcome, Source, flood

@@ -21,8 +21,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from tritonclip_bench.arrivals import SEEDS_OF_A_PROCESS, Arrivals
-from tritonclip_bench.endpoint import CHANNEL_OPTIONS
+from tritonclip_bench.server.endpoint import CHANNEL_OPTIONS
+from tritonclip_bench.traffic.arrivals import SEEDS_OF_A_PROCESS, Arrivals
 from tritonclip_chaos.flood.requests import read_requests
 from tritonclip_client.options import proxy_arguments
 

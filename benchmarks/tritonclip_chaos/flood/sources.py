@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tritonclip_bench.images import draw_images
+from tritonclip_bench.traffic.images import draw_images
 from tritonclip_chaos.flood.outcome import Source
 from tritonclip_chaos.flood.requests import embed_request, write_requests
 from tritonclip_chaos.material import REFERENCE_TIMEOUT_S, Material

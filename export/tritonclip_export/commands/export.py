@@ -15,7 +15,7 @@ from tritonclip_export.commands.settings_options import add_settings, given_sett
 from tritonclip_export.commands.sign_options import add_sign, signer_of
 from tritonclip_export.settings import DALI, ONNXRUNTIME, PYTHON
 
-# Of `lora.compose`, which imports torch.
+# Of `adapters.lora.compose`, which imports torch.
 METHODS = ("sum", "ties", "dare", "dare_ties")
 # What the serving spec calls them.
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}

@@ -45,7 +45,7 @@ def chinese_clip_model(hf_config: dict[str, Any]) -> torch.nn.Module:
 
 
 def siglip2_model(hf_config: dict[str, Any]) -> torch.nn.Module:
-    """`hf_towers.Siglip2` of that config.json, in eval mode."""
+    """`hugging_face.towers.Siglip2` of that config.json, in eval mode."""
     from tritonclip_export.checkpoints.hugging_face.towers import new_hf_model
 
     with torch.device("meta"):

@@ -34,7 +34,7 @@ def hf_preprocess(path: Path, vision_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: the processor's file.
-        vision_cfg: of `hf_towers.model_cfg`.
+        vision_cfg: of `towers.model_cfg`.
     """
     settings = _processor(path)
     config = {key: value for key, value in settings.items() if value is not None}
