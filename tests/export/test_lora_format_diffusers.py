@@ -24,7 +24,7 @@ from lora_models import (
 )
 from tritonclip_export.adapters.lora import read_adapter
 from tritonclip_export.adapters.lora.adapter import Adapter
-from tritonclip_export.adapters.lora.fit import fit_adapter
+from tritonclip_export.adapters.lora.fitting.fit import fit_adapter
 from tritonclip_export.adapters.lora.weights import base_weights
 from tritonclip_export.adapters.read import read_adapters
 from tritonclip_export.errors import AdapterError

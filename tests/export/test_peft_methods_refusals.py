@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lora_models import MODEL_CFG, set_config, train_adapter
 from peft_methods import STATE_DICT, build, train
 from tritonclip_export.adapters.lora import merge_adapters, read_adapter
-from tritonclip_export.adapters.lora import peft_load as module
+from tritonclip_export.adapters.lora.peft import load as module
 from tritonclip_export.checkpoints.model import new_model
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_models import MODEL_CFG, TRAINED_TOKENS, Trained, quiet, random_state_dict, train_adapter
-from tritonclip_export.adapters.lora.peft_merge import MethodAdapter, read_method
+from tritonclip_export.adapters.lora.peft.method import MethodAdapter, read_method
 from tritonclip_export.checkpoints.model import load_strictly, new_model
 from tritonclip_export.frameworks import torch
 

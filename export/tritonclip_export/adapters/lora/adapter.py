@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclip_export.adapters.lora.config import LoraSettings
-from tritonclip_export.adapters.lora.namespace import Namespace
+from tritonclip_export.adapters.lora.naming.namespace import Namespace
 from tritonclip_export.frameworks import torch
 
 

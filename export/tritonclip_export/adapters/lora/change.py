@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tritonclip_export.adapters.lora.folding import row_delta, weight_delta
+from tritonclip_export.adapters.lora.fitting.folding import row_delta, weight_delta
+from tritonclip_export.adapters.lora.peft.method import MethodAdapter
 from tritonclip_export.adapters.lora.peft_fold import Build, fold_by_peft
-from tritonclip_export.adapters.lora.peft_merge import MethodAdapter
 from tritonclip_export.adapters.lora.plan import Fold, Plan
 from tritonclip_export.adapters.lora.report import Skipped
 from tritonclip_export.adapters.lora.task_vector import TaskVector, check_task_vector, scoring_note

@@ -14,9 +14,9 @@ from tritonclip_export.adapters.lora.change import (
     change_of_task_vector,
 )
 from tritonclip_export.adapters.lora.compose import Composition, merge_by_sign
-from tritonclip_export.adapters.lora.fit import fit_adapter
+from tritonclip_export.adapters.lora.fitting.fit import fit_adapter
+from tritonclip_export.adapters.lora.peft.method import MethodAdapter
 from tritonclip_export.adapters.lora.peft_fold import Build
-from tritonclip_export.adapters.lora.peft_merge import MethodAdapter
 from tritonclip_export.adapters.lora.plan import plan_adapter
 from tritonclip_export.adapters.lora.refusals import refuse_family_of_other_weights
 from tritonclip_export.adapters.lora.report import AdapterReport, MergeReport

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tritonclip_export.adapters.lora.peft_load import ADAPTER_NAME, load_with_peft, raised_by_peft
-from tritonclip_export.adapters.lora.peft_merge import MethodAdapter
+from tritonclip_export.adapters.lora.peft.load import ADAPTER_NAME, load_with_peft, raised_by_peft
+from tritonclip_export.adapters.lora.peft.method import MethodAdapter
 from tritonclip_export.adapters.lora.report import Skipped
 from tritonclip_export.adapters.lora.unmerged import find_host
 from tritonclip_export.adapters.lora.weights import base_weights

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from tritonclip_export.adapters.lora.adapter import Adapter
 from tritonclip_export.adapters.lora.config import CONFIG_FILE
-from tritonclip_export.adapters.lora.keys import LowRank, Parts, sort_parts
-from tritonclip_export.adapters.lora.prefix import find_prefix
+from tritonclip_export.adapters.lora.fitting.prefix import find_prefix
+from tritonclip_export.adapters.lora.fitting.shapes import misfit
+from tritonclip_export.adapters.lora.naming.keys import LowRank, Parts, sort_parts
 from tritonclip_export.adapters.lora.report import Skipped
-from tritonclip_export.adapters.lora.shapes import misfit
 from tritonclip_export.adapters.lora.targets import (
     NEWEST_KNOWN_PEFT,
     Dead,

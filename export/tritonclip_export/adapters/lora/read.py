@@ -11,14 +11,14 @@ from tritonclip_export.adapters.lora.config import CONFIG_FILE, parse_settings, 
 from tritonclip_export.adapters.lora.formats import FORMATS, read_file
 from tritonclip_export.adapters.lora.formats.files import load
 from tritonclip_export.adapters.lora.formats.peft_file import PEFT_PREFIX
-from tritonclip_export.adapters.lora.namespace import recognize
-from tritonclip_export.adapters.lora.peft_files import find_weights
+from tritonclip_export.adapters.lora.naming.namespace import recognize
+from tritonclip_export.adapters.lora.peft.files import find_weights
 from tritonclip_export.adapters.lora.refusals import needs_peft
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 
 if TYPE_CHECKING:
-    from tritonclip_export.adapters.lora.peft_merge import MethodAdapter
+    from tritonclip_export.adapters.lora.peft.method import MethodAdapter
 
 __all__ = ["FORMATS", "Adapter", "read_adapter"]
 
@@ -57,7 +57,7 @@ def _read_directory(folder: Path) -> Adapter | MethodAdapter:
     config_file = folder / CONFIG_FILE
     raw = read_config(folder)
     if needs_peft(raw):
-        from tritonclip_export.adapters.lora.peft_merge import read_method
+        from tritonclip_export.adapters.lora.peft.method import read_method
 
         return read_method(folder, raw)
     settings = parse_settings(raw, config_file)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from tritonclip_export.adapters.lora.keys import LowRank
+from tritonclip_export.adapters.lora.naming.keys import LowRank
 from tritonclip_export.adapters.lora.weights import BaseWeights
 
 Kind = Literal["linear", "conv", "embedding"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclip_export.adapters.lora.config import CONFIG_FILE
-from tritonclip_export.adapters.lora.namespace import Namespace
+from tritonclip_export.adapters.lora.naming.namespace import Namespace
 from tritonclip_export.checkpoints.key_mapping import canonical
 from tritonclip_export.checkpoints.load import load_checkpoint
 from tritonclip_export.checkpoints.sources import HF_CONFIG, HF_SHARDS, HF_WEIGHTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS

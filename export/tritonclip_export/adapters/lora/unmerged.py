@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tritonclip_export.adapters.lora.adapter import Adapter
-from tritonclip_export.adapters.lora.fit import fit_adapter
-from tritonclip_export.adapters.lora.keys import Parts, sort_parts
-from tritonclip_export.adapters.lora.peft_load import (
+from tritonclip_export.adapters.lora.fitting.fit import fit_adapter
+from tritonclip_export.adapters.lora.fitting.prefix import TEXT, VISION, VISUAL, find_prefix
+from tritonclip_export.adapters.lora.naming.keys import Parts, sort_parts
+from tritonclip_export.adapters.lora.peft.load import (
     ADAPTER_NAME,
     PeftAdapter,
     ReferenceUnavailable,
@@ -17,8 +18,7 @@ from tritonclip_export.adapters.lora.peft_load import (
     load_with_peft,
     raised_by_peft,
 )
-from tritonclip_export.adapters.lora.peft_merge import MethodAdapter
-from tritonclip_export.adapters.lora.prefix import TEXT, VISION, VISUAL, find_prefix
+from tritonclip_export.adapters.lora.peft.method import MethodAdapter
 from tritonclip_export.adapters.lora.task_vector import TaskVector
 from tritonclip_export.adapters.lora.weights import BaseWeights
 from tritonclip_export.frameworks import torch

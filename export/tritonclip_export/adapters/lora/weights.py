@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tritonclip_export.adapters.lora.namespace import Namespace
+from tritonclip_export.adapters.lora.naming.namespace import Namespace
 from tritonclip_export.checkpoints import key_mapping
 from tritonclip_export.frameworks import torch
 

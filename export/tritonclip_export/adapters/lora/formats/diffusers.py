@@ -15,7 +15,7 @@ from tritonclip_export.adapters.lora.config import LoraSettings, parse_settings
 from tritonclip_export.adapters.lora.formats.encoders import Parts, Place, one_of_several, sort_encoders
 from tritonclip_export.adapters.lora.formats.files import AdapterFile, Options
 from tritonclip_export.adapters.lora.formats.layers import Layer, low_rank, make_adapter
-from tritonclip_export.adapters.lora.namespace import BARE_HF
+from tritonclip_export.adapters.lora.naming.namespace import BARE_HF
 from tritonclip_export.errors import AdapterError
 
 METADATA_KEY = "lora_adapter_metadata"

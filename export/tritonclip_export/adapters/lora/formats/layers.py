@@ -11,7 +11,7 @@ from typing import TypeVar
 from tritonclip_export.adapters.lora.adapter import Adapter
 from tritonclip_export.adapters.lora.config import LoraSettings
 from tritonclip_export.adapters.lora.formats.files import AdapterFile
-from tritonclip_export.adapters.lora.namespace import Namespace
+from tritonclip_export.adapters.lora.naming.namespace import Namespace
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 

@@ -9,7 +9,7 @@ from tritonclip_export.adapters.lora.adapter import Adapter
 from tritonclip_export.adapters.lora.formats.files import AdapterFile, Options
 from tritonclip_export.adapters.lora.formats.layers import Layer, dense, low_rank, make_adapter
 from tritonclip_export.adapters.lora.formats.native import hf_layers, hf_plain, is_fused, split_groups, without_buffers
-from tritonclip_export.adapters.lora.namespace import recognize
+from tritonclip_export.adapters.lora.naming.namespace import recognize
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 

@@ -11,8 +11,8 @@ from tritonclip_export.adapters.lora.adapter import Adapter
 from tritonclip_export.adapters.lora.config import CONFIG_FILE, LoraSettings, read_settings
 from tritonclip_export.adapters.lora.formats.files import AdapterFile, Options
 from tritonclip_export.adapters.lora.formats.native import without_buffers
-from tritonclip_export.adapters.lora.keys import sort_parts
-from tritonclip_export.adapters.lora.namespace import recognize
+from tritonclip_export.adapters.lora.naming.keys import sort_parts
+from tritonclip_export.adapters.lora.naming.namespace import recognize
 from tritonclip_export.adapters.lora.targets import pattern_name
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch

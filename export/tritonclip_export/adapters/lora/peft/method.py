@@ -9,8 +9,8 @@ from typing import Any
 
 from tritonclip_export.adapters.lora.config import CONFIG_FILE
 from tritonclip_export.adapters.lora.formats.files import load
-from tritonclip_export.adapters.lora.namespace import Namespace, recognize
-from tritonclip_export.adapters.lora.peft_files import find_weights
+from tritonclip_export.adapters.lora.naming.namespace import Namespace, recognize
+from tritonclip_export.adapters.lora.peft.files import find_weights
 from tritonclip_export.adapters.lora.refusals import refuse_unmergeable
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch

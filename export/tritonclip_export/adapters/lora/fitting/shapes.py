@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tritonclip_export.adapters.lora.folding import RULES, has_input_norm
-from tritonclip_export.adapters.lora.keys import LowRank
+from tritonclip_export.adapters.lora.fitting.folding import RULES, has_input_norm
+from tritonclip_export.adapters.lora.naming.keys import LowRank
 from tritonclip_export.adapters.lora.targets import Kind, Target
 from tritonclip_export.frameworks import torch
 

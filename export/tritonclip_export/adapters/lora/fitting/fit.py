@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tritonclip_export.adapters.lora.adapter import Adapter
-from tritonclip_export.adapters.lora.folding import weight_delta
-from tritonclip_export.adapters.lora.keys import LowRank, Parts, sort_parts, unwrapped
-from tritonclip_export.adapters.lora.prefix import find_prefix, fits
-from tritonclip_export.adapters.lora.shapes import misfit
+from tritonclip_export.adapters.lora.fitting.folding import weight_delta
+from tritonclip_export.adapters.lora.fitting.prefix import find_prefix, fits
+from tritonclip_export.adapters.lora.fitting.shapes import misfit
+from tritonclip_export.adapters.lora.naming.keys import LowRank, Parts, sort_parts, unwrapped
 from tritonclip_export.adapters.lora.targets import Target, locate, pattern_name
 from tritonclip_export.adapters.lora.weights import BaseWeights
 from tritonclip_export.errors import AdapterError

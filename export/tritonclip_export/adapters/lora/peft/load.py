@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tritonclip_export.adapters.lora.adapter import Adapter
 from tritonclip_export.adapters.lora.config import CONFIG_FILE
-from tritonclip_export.adapters.lora.keys import sort_parts
-from tritonclip_export.adapters.lora.peft_merge import MethodAdapter
+from tritonclip_export.adapters.lora.naming.keys import sort_parts
+from tritonclip_export.adapters.lora.peft.method import MethodAdapter
 from tritonclip_export.errors import AdapterError
 from tritonclip_export.frameworks import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tritonclip_export.adapters.lora.keys import LowRank
+from tritonclip_export.adapters.lora.naming.keys import LowRank
 from tritonclip_export.adapters.lora.targets import Kind
 from tritonclip_export.frameworks import torch
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tritonclip_export.adapters.lora.keys import Parts
-from tritonclip_export.adapters.lora.namespace import BARE_HF, BARE_VISUAL
+from tritonclip_export.adapters.lora.fitting.shapes import misfit
+from tritonclip_export.adapters.lora.naming.keys import Parts
+from tritonclip_export.adapters.lora.naming.namespace import BARE_HF, BARE_VISUAL
 from tritonclip_export.adapters.lora.read import Adapter
-from tritonclip_export.adapters.lora.shapes import misfit
 from tritonclip_export.adapters.lora.targets import Dead, locate, pattern_name
 from tritonclip_export.adapters.lora.weights import BaseWeights
 from tritonclip_export.errors import AdapterError
