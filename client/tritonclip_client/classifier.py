@@ -12,8 +12,8 @@ from . import wire
 from .errors import ProtocolError
 from .images import ImageInput, check_images, encode_images
 from .items import Chunk, chunked
-from .requests import IMAGE, MAX_REQUEST_BYTES, Requests
 from .results import Classification, Score
+from .session import IMAGE, MAX_REQUEST_BYTES, CallSession
 from .steps import CallFlow, Flow, Gather, Work
 
 
@@ -38,32 +38,32 @@ class Classifiers:
         self._known: dict[str, _Classifier] = {}
 
     def classify(
-        self, requests: Requests, images: Iterable[ImageInput], name: str, *, batch: int, in_flight: int
+        self, session: CallSession, images: Iterable[ImageInput], name: str, *, batch: int, in_flight: int
     ) -> Flow[list[Classification]]:
         """The best labels of each image, by the classifier `name`: `batch` images a request, `in_flight` at a time."""
         model = f"classify_{name}"
         images = yield Work(partial(check_images, images))
-        known = self._known.get(model) or (yield from self._read(requests, model))
+        known = self._known.get(model) or (yield from self._read(session, model))
         chunks = chunked(encode_images(images), min(batch, known.limit), MAX_REQUEST_BYTES)
-        parts = yield Gather((_ask(requests, model, chunk) for chunk in chunks), in_flight)
+        parts = yield Gather((_ask(session, model, chunk) for chunk in chunks), in_flight)
         if any(wire.version(answer) != known.version for answer, _ in parts):
             # It was built anew since.
-            known = yield from self._read(requests, model)
+            known = yield from self._read(session, model)
         return [best for answer, rows in parts for best in _ranked(answer, known, model, rows)]
 
-    def _read(self, requests: Requests, model: str) -> CallFlow[_Classifier]:
-        config = yield from requests.rpc("get_model_config", {"model_name": model})
+    def _read(self, session: CallSession, model: str) -> CallFlow[_Classifier]:
+        config = yield from session.rpc("get_model_config", {"model_name": model})
         version, labels = (wire.parameter(config, model, name) for name in ("version", "labels"))
         known = _Classifier(version, _labels(model, labels), wire.batch_limit(config, model))
         self._known[model] = known
         return known
 
 
-def _ask(requests: Requests, model: str, chunk: Chunk) -> CallFlow[tuple[Any, int]]:
+def _ask(session: CallSession, model: str, chunk: Chunk) -> CallFlow[tuple[Any, int]]:
     """The answer for the images of one chunk, and their number."""
     tensors = {IMAGE.tensor: wire.bytes_tensor(chunk.items)}
     with chunk.located(IMAGE.error):
-        answer = yield from requests.rpc("infer", wire.infer_arguments(model, tensors, wire.CLASSES))
+        answer = yield from session.rpc("infer", wire.infer_arguments(model, tensors, wire.CLASSES))
     return answer, len(chunk.items)
 
 

@@ -20,9 +20,9 @@ from .items import Item, chunked
 from .long_texts import Aggregate, LongText, TruncationWarning, aggregate_chunks, check_long_text
 from .options import Options, check_timeout
 from .patience import REPEATED, Patience
-from .requests import IMAGE, MAX_REQUEST_BYTES, TEXT, Requests, Served
 from .results import Classification, Floats, Similarity, rank, unit
 from .retry import Deadline
+from .session import IMAGE, MAX_REQUEST_BYTES, TEXT, CallSession, Served
 from .spec import ServingSpec
 from .steps import Flow, Work
 from .templates import fill, resolve_templates
@@ -50,26 +50,26 @@ class ClipFlows:
         self, images: Iterable[ImageInput], batch_size: int | None, timeout_s: float | None
     ) -> Flow[Floats]:
         """float32 [N, D]."""
-        requests = self._requests(timeout_s)
+        session = self._session(timeout_s)
         wanted = _batch_size(batch_size)
         images = yield Work(partial(check_images, images))
-        served = yield from self._ask_served(requests)
+        served = yield from self._ask_served(session)
         chunks = chunked(encode_images(images), min(wanted, served.image_limit), MAX_REQUEST_BYTES)
-        return (yield from requests.embed(IMAGE, chunks, served.spec.embedding_dim))
+        return (yield from session.embed(IMAGE, chunks, served.spec.embedding_dim))
 
     def embed_texts(
         self, texts: Iterable[TextInput], long_text: LongText, aggregate: Aggregate, timeout_s: float | None
     ) -> Flow[Floats]:
         """float32 [N, D]."""
-        requests = self._requests(timeout_s)
+        session = self._session(timeout_s)
         check_long_text(long_text, aggregate)
         items = yield Work(partial(encode_texts, texts))
-        served = yield from self._ask_served(requests)
+        served = yield from self._ask_served(session)
         if long_text == "chunk":
-            items = yield from requests.split(items)
+            items = yield from session.split(items)
         chunks = chunked(items, served.text_limit, MAX_REQUEST_BYTES)
-        vectors = yield from requests.embed(TEXT, chunks, served.spec.embedding_dim)
-        self._report_truncation(requests.truncated, len(items))
+        vectors = yield from session.embed(TEXT, chunks, served.spec.embedding_dim)
+        self._report_truncation(session.truncated, len(items))
         if long_text == "chunk":
             return aggregate_chunks(vectors, [item.index for item in items], aggregate)
         return vectors
@@ -78,11 +78,11 @@ class ClipFlows:
         self, images: Iterable[ImageInput], texts: Iterable[TextInput], timeout_s: float | None
     ) -> Flow[Similarity]:
         """N images against M texts."""
-        requests = self._requests(timeout_s)
+        session = self._session(timeout_s)
         items = yield Work(partial(encode_texts, texts))
         images = yield Work(partial(check_images, images))
-        scored = yield from self._pair(requests, images, items)
-        self._report_truncation(requests.truncated, len(items))
+        scored = yield from self._pair(session, images, items)
+        self._report_truncation(session.truncated, len(items))
         return scored
 
     def classify(
@@ -94,33 +94,33 @@ class ClipFlows:
         timeout_s: float | None,
     ) -> Flow[list[Classification]]:
         """One answer an image."""
-        requests = self._requests(timeout_s)
+        session = self._session(timeout_s)
         if top_k is not None and top_k < 1:
             raise InvalidInputError(f"top_k is {top_k}; give 1 or more, or None for all labels")
         names = check_labels(labels)
         chosen = resolve_templates(templates)
         prompts = _prompts(names, chosen)
         images = yield Work(partial(check_images, images))
-        scored = yield from self._pair(requests, images, prompts, len(chosen))
-        self._report_truncation(requests.truncated, len(prompts))
+        scored = yield from self._pair(session, images, prompts, len(chosen))
+        self._report_truncation(session.truncated, len(prompts))
         return rank(names, scored.logits, scored.probabilities, top_k)
 
     def classify_baked(
         self, images: Iterable[ImageInput], name: str, timeout_s: float | None
     ) -> Flow[list[Classification]]:
         """One answer an image, of a classifier in the repository."""
-        requests, width = self._requests(timeout_s), self._options.max_in_flight
+        session, width = self._session(timeout_s), self._options.max_in_flight
         classify = self._classifiers.classify
-        return (yield from classify(requests, images, name, batch=PREFERRED_IMAGES, in_flight=width))
+        return (yield from classify(session, images, name, batch=PREFERRED_IMAGES, in_flight=width))
 
     def spec(self) -> Flow[ServingSpec]:
         """The serving spec, asked once."""
-        served = yield from self._ask_served(self._requests(None))
+        served = yield from self._ask_served(self._session(None))
         return served.spec
 
     def health(self, names: Sequence[str] | None, deep: bool, timeout_s: float | None) -> Flow[Health]:
         """Ask entry points whether they answer."""
-        return (yield from check(self._requests(timeout_s, Patience(WAITED_FOR)), self._options, names, deep))
+        return (yield from check(self._session(timeout_s, Patience(WAITED_FOR)), self._options, names, deep))
 
     def check_ready(self, names: Sequence[str] | None, deep: bool, timeout_s: float | None) -> Flow[None]:
         """Return if the entry points answer, or raise the first reason why one does not."""
@@ -143,16 +143,16 @@ class ClipFlows:
     ) -> Flow[dict[str, npt.NDArray[Any]]]:
         """One request to one model."""
         arguments = wire.infer_arguments(model, inputs, outputs)
-        answer = yield from self._requests(timeout_s).rpc("infer", arguments)
+        answer = yield from self._session(timeout_s).rpc("infer", arguments)
         return {name: wire.output(answer, name) for name in outputs}
 
-    def _requests(self, timeout_s: float | None, patience: Patience | None = None) -> Requests:
+    def _session(self, timeout_s: float | None, patience: Patience | None = None) -> CallSession:
         seconds = self._options.timeout_s if timeout_s is None else check_timeout(timeout_s)
-        return Requests(self._options, Deadline(seconds), patience or self._patience)
+        return CallSession(self._options, Deadline(seconds), patience or self._patience)
 
-    def _ask_served(self, requests: Requests) -> Flow[Served]:
+    def _ask_served(self, session: CallSession) -> Flow[Served]:
         if self._served is None:
-            self._served = yield from requests.served()
+            self._served = yield from session.served()
         return self._served
 
     def _report_truncation(self, truncated: int, total: int) -> None:
@@ -164,19 +164,19 @@ class ClipFlows:
             warnings.warn(warning, stacklevel=_CALLER)
 
     def _pair(
-        self, requests: Requests, images: Iterable[ImageInput], texts: Sequence[Item], templates: int = 1
+        self, session: CallSession, images: Iterable[ImageInput], texts: Sequence[Item], templates: int = 1
     ) -> Flow[Similarity]:
         """Score every image against every run of `templates` texts: one request if it all fits into one."""
-        served = yield from self._ask_served(requests)
+        served = yield from self._ask_served(session)
         width = served.spec.embedding_dim
         image_chunks = chunked(encode_images(images), served.image_limit, MAX_REQUEST_BYTES)
         text_chunks = list(chunked(texts, served.text_limit, MAX_REQUEST_BYTES))
         head = yield Work(partial(_take, image_chunks, 2))
         if templates == len(head) == len(text_chunks) == 1:
-            return (yield from requests.clip(head[0], text_chunks[0], width))
-        text_features = yield from requests.embed(TEXT, text_chunks, width)
-        image_features = yield from requests.embed(IMAGE, chain(head, image_chunks), width)
-        return (yield from requests.score(image_features, _mean_directions(text_features, templates)))
+            return (yield from session.clip(head[0], text_chunks[0], width))
+        text_features = yield from session.embed(TEXT, text_chunks, width)
+        image_features = yield from session.embed(IMAGE, chain(head, image_chunks), width)
+        return (yield from session.score(image_features, _mean_directions(text_features, templates)))
 
 
 def _batch_size(batch_size: int | None) -> int:

@@ -15,7 +15,7 @@ from .causes import Cause
 from .errors import ClipError, InvalidInputError, ProtocolError, unavailable
 from .items import Chunk, Item
 from .options import Options
-from .requests import IMAGE, SPLIT, TEXT, Requests
+from .session import IMAGE, SPLIT, TEXT, CallSession
 from .spec import ServingSpec
 from .steps import CallFlow, Flow, Gather
 
@@ -56,28 +56,28 @@ class Health:
     spec: ServingSpec | None
 
 
-def check(requests: Requests, options: Options, names: Sequence[str] | None, deep: bool) -> Flow[Health]:
+def check(session: CallSession, options: Options, names: Sequence[str] | None, deep: bool) -> Flow[Health]:
     """Ask `names`, or every entry point that is known; raises only what concerns the server as a whole."""
-    if not (yield from requests.rpc("is_server_live", {})):
+    if not (yield from session.rpc("is_server_live", {})):
         raise unavailable(options.address, "the server says that it is not live")
-    asked = tuple(names) if names is not None else (yield from _known(requests))
+    asked = tuple(names) if names is not None else (yield from _known(session))
     errors: dict[str, ClipError] = {}
     specs: dict[str, ServingSpec] = {}
     for name in asked:
-        error = yield from _caught(_describe(requests, options.address, name, specs))
+        error = yield from _caught(_describe(session, options.address, name, specs))
         if error:
             errors[name] = error
     ready = [name for name in asked if name not in errors]
     if deep and ready:
-        probes = (_caught(_probe(requests, name, specs.get(name))) for name in ready)
+        probes = (_caught(_probe(session, name, specs.get(name))) for name in ready)
         told = yield Gather(probes, len(ready))
         errors |= {name: error for name, error in zip(ready, told, strict=True) if error}
     return Health(asked, {name: errors[name] for name in asked if name in errors}, next(iter(specs.values()), None))
 
 
-def _known(requests: Requests) -> CallFlow[tuple[str, ...]]:
+def _known(session: CallSession) -> CallFlow[tuple[str, ...]]:
     try:
-        index = yield from requests.rpc("get_model_repository_index", {})
+        index = yield from session.rpc("get_model_repository_index", {})
     except ClipError:
         # Most servers keep their index to themselves; whether they answer at all, the next question finds out.
         return ENTRY_POINTS
@@ -98,27 +98,27 @@ def _caught(flow: CallFlow[None]) -> CallFlow[ClipError | None]:
     return None
 
 
-def _describe(requests: Requests, address: str, name: str, specs: dict[str, ServingSpec]) -> CallFlow[None]:
-    ready = yield from requests.rpc("is_model_ready", {"model_name": name})
+def _describe(session: CallSession, address: str, name: str, specs: dict[str, ServingSpec]) -> CallFlow[None]:
+    ready = yield from session.rpc("is_model_ready", {"model_name": name})
     # Of a model that is not there at all, this says so.
-    config = yield from requests.rpc("get_model_config", {"model_name": name})
+    config = yield from session.rpc("get_model_config", {"model_name": name})
     if not ready:
         raise unavailable(address, f"the model {name!r} is not ready", Cause.REVIVING)
     if name in _VECTORS:
         specs[name] = wire.serving_spec(config, name)
 
 
-def _probe(requests: Requests, name: str, spec: ServingSpec | None) -> CallFlow[None]:
+def _probe(session: CallSession, name: str, spec: ServingSpec | None) -> CallFlow[None]:
     image = Item(0, KNOWN_IMAGE)
     # Never the same twice: the server would answer from its cache, whatever became of the text tower.
     text = Item(0, f"photo {secrets.randbits(32)}".encode())
     if name == SPLIT:
-        yield from requests.split_chunk(Chunk((text,)))
+        yield from session.split_chunk(Chunk((text,)))
         return
     items = {IMAGE.model: {"image": image}, TEXT.model: {"text": text}, "clip": {"image": image, "text": text}}
     inputs = {tensor: wire.bytes_tensor([item]) for tensor, item in items.get(name, {"image": image}).items()}
     outputs = _VECTORS.get(name, ("probabilities",))
-    answer = yield from requests.rpc("infer", wire.infer_arguments(name, inputs, outputs))
+    answer = yield from session.rpc("infer", wire.infer_arguments(name, inputs, outputs))
     for output in outputs:
         _check_row(name, output, wire.output(answer, output), spec)
 

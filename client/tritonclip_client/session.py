@@ -47,7 +47,7 @@ class Served:
     text_limit: int
 
 
-class Requests:
+class CallSession:
     """The requests of one call; they share its deadline and the client's patience.
 
     Attributes:
