@@ -10,7 +10,7 @@ import pytest
 from asking import both_clients
 from kserve_server import SCALE, SPEC, WIDTH, Server, serving, softmax, vectors
 from tritonclip_client import ClipClient, InvalidInputError, ProtocolError
-from tritonclip_client import requests as client_requests
+from tritonclip_client import session as client_session
 
 IMAGES = [b"image %d" % number for number in range(11)]
 TEXTS = [f"text {number}" for number in range(15)]
@@ -95,7 +95,7 @@ def test_similarity_beyond_the_limits_is_cut_up(ask, images, texts):
 
 @both_clients
 def test_scores_of_many_images_are_cut_by_images(ask, monkeypatch):
-    monkeypatch.setattr(client_requests, "MAX_REQUEST_BYTES", 4 * (WIDTH + 2 * 3) * 4)
+    monkeypatch.setattr(client_session, "MAX_REQUEST_BYTES", 4 * (WIDTH + 2 * 3) * 4)
     with serving() as server:
         result = ask(server.address, lambda client: client.similarity(IMAGES, TEXTS[:3]))
 
