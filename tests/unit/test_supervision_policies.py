@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from tritonclip_serve.supervision.events import Cause, Events
 from tritonclip_serve.supervision.judgement import HEARTBEAT_LIMIT_S, Clock, exit_cause, hang
 from tritonclip_serve.supervision.policies import Backoff, RestartLimit
 from tritonclip_serve.supervision.stubs import Stub, parse
+from tritonclip_serve.supervision.supervisor import Pulse
 
 NOW = 1000.0
 ALIVE = Reading(heartbeat=NOW - 0.1, busy_since=0.0, limit_s=2.0)
@@ -107,3 +109,33 @@ def test_a_stub_is_told_by_its_command_line() -> None:
     assert parse(7, line) == Stub(7, "image_encoder", "image_encoder_0_0")
     assert parse(7, b"/usr/bin/python3\0-c\0pass\0now\0") is None
     assert parse(7, b"") is None
+
+
+def test_work_that_waits_for_a_flooded_server_is_no_hang() -> None:
+    busy = Reading(NOW, NOW - 3.0, 2.0)
+    assert hang("S", busy, NOW) is not None
+    assert hang("S", busy, NOW, flooded=True) is None
+    assert hang("S", Reading(NOW, NOW - 21.0, 2.0), NOW, flooded=True) is not None
+    # A heart beats by itself, whatever the server does.
+    assert hang("S", Reading(NOW - 3.0, 0.0, 2.0), NOW, flooded=True) is not None
+
+
+def test_a_server_that_computes_may_be_silent_for_longer() -> None:
+    def missed(computes: bool) -> int:
+        pulse = Pulse(lambda: False)
+        try:
+            for number in range(30):
+                if pulse.step(1000.0 * number, computes) is not None:
+                    return number
+                wait_for_answer(pulse)
+        finally:
+            pulse.close()
+        raise AssertionError("it was never given up")
+
+    assert missed(computes=False) == 2
+    assert missed(computes=True) == 20
+
+
+def wait_for_answer(pulse: Pulse) -> None:
+    while pulse._asked is not None and not pulse._asked.done():
+        time.sleep(0.001)

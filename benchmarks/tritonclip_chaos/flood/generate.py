@@ -128,7 +128,7 @@ class Flood:
         status, error = ANSWERED, ""
         if code != grpc.StatusCode.OK:
             error = " ".join(str(done.details()).split())
-            refused = any(phrase in error for phrase in REFUSALS)
+            refused = any(phrase in error.lower() for phrase in REFUSALS)
             status = REFUSED if refused else LOST if code == grpc.StatusCode.DEADLINE_EXCEEDED else FAILED
         with self._lock:
             self.in_flight -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 from tritonclip_serve import readiness
 from tritonclip_serve.edge.access import Access
 from tritonclip_serve.errors import NotReadyError
+from tritonclip_serve.supervision.judgement import PATIENCE
 
 _POLL_S = 0.01
 _CALL_S = 5.0
@@ -41,6 +42,7 @@ class ModelControl:
         headers: with the key.
         probes: what has to be embedded after models came back.
         load_timeout_s: how long one model may load.
+        computes: whether the server is at work, and only slow to answer.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class ModelControl:
         headers: Mapping[str, str],
         probes: tuple[readiness.Probe, ...] = (),
         load_timeout_s: float = 120.0,
+        computes: Callable[[], bool] = lambda: False,
     ) -> None:
         self._access = access
         self._address = address
         self._headers = dict(headers)
         self._probes = probes
         self._load_timeout_s = load_timeout_s
+        self._computes = computes
         self._pulse: Any = None
 
     def reload(self, models: Collection[str]) -> dict[str, str]:
@@ -116,15 +120,16 @@ class ModelControl:
             self._pulse.close()
 
     def _unload(self, client: Any, models: Collection[str]) -> None:
-        deadline = time.monotonic() + _UNLOAD_LIMIT_S
+        limit_s = _UNLOAD_LIMIT_S * (PATIENCE if self._computes() else 1)
+        deadline = time.monotonic() + limit_s
         try:
             for model in models:
-                client.unload_model(model, headers=self._headers, client_timeout=_UNLOAD_LIMIT_S)
+                client.unload_model(model, headers=self._headers, client_timeout=limit_s)
             waiting = set(models)
             while waiting:
                 waiting = {model for model in waiting if _is_ready(client, model)}
                 if waiting and time.monotonic() > deadline:
-                    raise StuckError(f"{', '.join(sorted(waiting))} did not unload within {_UNLOAD_LIMIT_S:g} s")
+                    raise StuckError(f"{', '.join(sorted(waiting))} did not unload within {limit_s:g} s")
                 time.sleep(_POLL_S if waiting else 0)
         except InferenceServerException as error:
             raise StuckError(f"unloading failed: {_first_line(error)}") from error

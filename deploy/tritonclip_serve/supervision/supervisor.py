@@ -15,6 +15,7 @@ from tritonclip_serve.server import TritonServer
 from tritonclip_serve.supervision.control import ModelControl
 from tritonclip_serve.supervision.drain import drain
 from tritonclip_serve.supervision.events import Cause, Events
+from tritonclip_serve.supervision.judgement import PATIENCE
 from tritonclip_serve.supervision.policies import DEFAULT_RESTART_LIMIT, Backoff, RestartLimit
 from tritonclip_serve.supervision.revival import Revival
 from tritonclip_serve.supervision.watcher import Watcher
@@ -74,7 +75,9 @@ class Supervisor:
             return
         watcher = Watcher(server.pid, server.run_dir)
         try:
-            done = drain(self._control(), server.repository, server.run_dir, watcher.is_idle, self._lost_calls, seconds)
+            done = drain(
+                self._control(watcher), server.repository, server.run_dir, watcher.is_idle, self._lost_calls, seconds
+            )
         finally:
             watcher.close()
         passed = time.monotonic() - began
@@ -97,10 +100,12 @@ class Supervisor:
             cause = self._watch()
             self._restart(cause, time.monotonic())
 
-    def _control(self) -> ModelControl:
+    def _control(self, watcher: Watcher) -> ModelControl:
         server = self._server
         probes = readiness.read_probes(server.repository)
-        return ModelControl(server.access, server.grpc_address, server.control_headers, probes)
+        return ModelControl(
+            server.access, server.grpc_address, server.control_headers, probes, computes=watcher.server_computes
+        )
 
     def _watch(self) -> Cause:
         """Revive models until tritonserver has ended; returns why it did."""
@@ -108,7 +113,7 @@ class Supervisor:
         assert server.pid is not None
         assert server.run_dir is not None
         watcher = Watcher(server.pid, server.run_dir, self._limits.model_memory_mb)
-        control = self._control()
+        control = self._control(watcher)
         self._revival = Revival(control, self.events, server.cut_connections, watcher.retire)
         pulse = Pulse(lambda: control.is_live(_LIVE_TIMEOUT_S))
         try:
@@ -141,7 +146,7 @@ class Supervisor:
                 revival.add(watcher.absent(expected - set(revival.models())))
                 self._server.cap_log()
                 self._server.close_shared_memory()
-                cause = cause or pulse.step(time.monotonic()) or _too_many(watcher)
+                cause = cause or pulse.step(time.monotonic(), watcher.server_computes()) or _too_many(watcher)
             if cause is not None:
                 self._server.kill()
                 return cause
@@ -179,7 +184,10 @@ class Supervisor:
 
 
 class Pulse:
-    """Asks a server now and then whether it is alive; gives it up when it was silent several times in a row."""
+    """Asks a server now and then whether it is alive; gives it up when it was silent several times in a row.
+
+    One that computes meanwhile gets more patience: in a flood of callers the question waits its turn.
+    """
 
     def __init__(self, ask: Callable[[], bool]) -> None:
         self._ask = ask
@@ -188,7 +196,7 @@ class Pulse:
         self._next = 0.0
         self._misses = 0
 
-    def step(self, now: float) -> Cause | None:
+    def step(self, now: float, computes: bool = False) -> Cause | None:
         """Look at the last answer and ask again; why the server counts as hung, or None."""
         if self._asked is not None and self._asked.done():
             with suppress(Exception):
@@ -197,7 +205,7 @@ class Pulse:
         if self._asked is None and now >= self._next:
             self._next = now + _LIVE_EVERY_S
             self._asked = self._pool.submit(self._ask)
-        if self._misses < _LIVE_MISSES:
+        if self._misses < _LIVE_MISSES * (PATIENCE if computes else 1):
             return None
         return Cause("hung", f"it did not answer {self._misses} times in a row")
 

@@ -8,13 +8,13 @@ import signal
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tritonclip_serve.process import stat_fields
 from tritonclip_serve.supervision.boards import Board, Reading, find_board
 from tritonclip_serve.supervision.events import Cause
-from tritonclip_serve.supervision.judgement import TICK_S, Clock, exit_cause, hang
+from tritonclip_serve.supervision.judgement import FLOODED_CORES, IDLE_CORES, TICK_S, Clock, exit_cause, hang
 from tritonclip_serve.supervision.stubs import Stub, StubFinder
 
 _SLOW_TICK_S = 1.0
@@ -38,13 +38,29 @@ class Death:
 
 
 @dataclass
+class _Usage:
+    """What a process computes.
+
+    Attributes:
+        cores: how many it used between the last two slow ticks.
+        used_s: seconds of a processor that it used so far.
+    """
+
+    cores: float = 0.0
+    used_s: float = 0.0
+
+    def measure(self, fields: list[str], seconds: float) -> None:
+        used_s = (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / _TICKS_PER_S
+        self.cores, self.used_s = (used_s - self.used_s) / seconds, used_s
+
+
+@dataclass
 class _Watched:
     """A process under watch.
 
     Attributes:
         settled: whether its model has been loaded; before, nobody judges whether it hangs.
         doomed: why it was killed here.
-        cores: how many it used between the last two slow ticks.
     """
 
     stub: Stub
@@ -52,15 +68,10 @@ class _Watched:
     board: Board | None = None
     settled: bool = False
     doomed: Cause | None = None
-    cores: float = 0.0
-    used_s: float = 0.0
+    usage: _Usage = field(default_factory=_Usage)
 
     def reading(self) -> Reading | None:
         return self.board.read() if self.board else None
-
-    def measure(self, fields: list[str], seconds: float) -> None:
-        used_s = (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / _TICKS_PER_S
-        self.cores, self.used_s = (used_s - self.used_s) / seconds, used_s
 
     def close(self) -> None:
         if self.pidfd is not None:
@@ -80,6 +91,7 @@ class Watcher:
 
     def __init__(self, server_pid: int, run_dir: Path, memory_limit_mb: float | None = None) -> None:
         self._server_pid = server_pid
+        self._server_usage = _Usage()
         self._run_dir = run_dir
         self._memory_limit_mb = memory_limit_mb
         self._finder = StubFinder(server_pid)
@@ -169,14 +181,23 @@ class Watcher:
         fields = stat_fields(self._server_pid)
         return hang(fields[_STATE], None, 0.0, judge_hearts=False) if fields else None
 
+    def server_computes(self) -> bool:
+        """Whether the server itself used a processor of late, as one does that is only slow to answer."""
+        return self._server_usage.cores > IDLE_CORES
+
+    def _is_flooded(self) -> bool:
+        return self._server_usage.cores > FLOODED_CORES
+
     def _slow_tick(self, now: float, passed: float) -> None:
         self.look_for_stubs()
         self._end_retired(now)
+        if fields := stat_fields(self._server_pid):
+            self._server_usage.measure(fields, passed)
         for pid, watched in self._watched.items():
             if watched.board is None:
                 watched.board = find_board(self._run_dir, pid)
             if fields := stat_fields(pid):
-                watched.measure(fields, passed)
+                watched.usage.measure(fields, passed)
 
     def _end_retired(self, now: float) -> None:
         """End processes that were to end by themselves, but are stopped or hang."""
@@ -196,7 +217,7 @@ class Watcher:
         # While it loads, Triton itself waits for it, and takes ten seconds to notice that it was killed.
         cause = None
         if watched.settled:
-            cause = hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.cores)
+            cause = hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.usage.cores, self._is_flooded())
         cause = cause or self._greed(fields)
         if cause is not None and watched.doomed is None:
             watched.doomed = cause

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tritonclip_export import names
+from tritonclip_export.checkpoints import key_mapping
 from tritonclip_export.checkpoints.checkpoint import Checkpoint
 from tritonclip_export.checkpoints.extra_architectures import extra_architecture
 from tritonclip_export.checkpoints.extra_architectures import names as extra_names
@@ -202,8 +202,10 @@ def _from_hf_directory(path: Path, files: Path) -> Checkpoint:
     tensors = normalize_weights(read_weights(_first_present(path, HF_WEIGHTS)), model_cfg)
     if "hf_config" not in model_cfg:
         # CLIPModel has a place in open_clip, the others run as they are. Checked by the names that people know.
-        require_fit(names.to_hf(new_model(model_cfg, empty=True).state_dict()), tensors, f"the CLIPModel of {path}")
-        tensors = names.from_hf(tensors)
+        require_fit(
+            key_mapping.to_hf(new_model(model_cfg, empty=True).state_dict()), tensors, f"the CLIPModel of {path}"
+        )
+        tensors = key_mapping.from_hf(tensors)
     preprocess_cfg = hf_preprocess(path / HF_PREPROCESSOR, model_cfg["vision_cfg"])
     tokenization = _hf_tokenization(model_cfg, files)
     if isinstance(tokenization, HfTokenizer) and _model_type(model_cfg) == "siglip2":
