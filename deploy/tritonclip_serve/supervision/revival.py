@@ -149,8 +149,8 @@ class Revival:
         try:
             outcome = done.result()
         except StuckError as error:
-            fallen = "; ".join(f"model {one.name}: {one.cause.phrase}" for one in self._batch)
-            self.stuck = Cause("stuck", f"{fallen}; {error}")
+            models = "; ".join(f"model {one.name}: {one.cause.phrase}" for one in self._batch)
+            self.stuck = Cause("stuck", f"{models}; {error}")
             return
         except Exception as error:  # whatever it is, the watching has to go on
             outcome = _Outcome({fallen.name: repr(error) for fallen in self._batch})
