@@ -10,7 +10,7 @@ GPU_MODEL ?= ViT-L-14
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu lint format bench bench-memory baselines chaos soak families demo-checkpoint constraints clean
+.PHONY: help install demo test test-all test-gpu lint format docs bench bench-memory baselines chaos soak families demo-checkpoint constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ lint: $(STAMP) ## check style, types and layers
 format: $(STAMP) ## bring the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## build the documentation as a site, into work/site
+	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP) work/vit-b-32 ## measure again what benchmarks/results/ holds; wants a quiet machine
 	$(BIN)/python benchmarks/preprocess_speed.py

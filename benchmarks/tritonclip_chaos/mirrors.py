@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,15 @@ def read_mirrors() -> list[Mirror]:
     return [Mirror(**{**one, "covers": tuple(one.get("covers", ()))}) for one in content["mirror"]]
 
 
-def rows() -> list[list[str]]:
-    """Of the page's table: name, what it asks, what asks it here."""
-    return [
-        [one.test, one.checks, ", ".join(map(_linked, one.covers)) or f"not asked: {one.why}"] for one in read_mirrors()
-    ]
+def rows(shown: Collection[str]) -> list[list[str]]:
+    """Of the page's table: name, what it asks, what asks it here; `shown` are the campaigns that the page shows."""
+    covers = {one.test: ", ".join(_linked(cover, shown) for cover in one.covers) for one in read_mirrors()}
+    return [[one.test, one.checks, covers[one.test] or f"not asked: {one.why}"] for one in read_mirrors()]
 
 
-def _linked(cover: str) -> str:
+def _linked(cover: str, shown: Collection[str]) -> str:
     if cover.startswith(CAMPAIGN):
         name = cover.removeprefix(CAMPAIGN)
-        return f"campaign [{name}](#{name})"
+        return f"campaign [{name}](#{name})" if name in shown else f"campaign {name} (not run yet)"
     file, _, test = cover.partition("::")
     return f"[{test}](../{file})"

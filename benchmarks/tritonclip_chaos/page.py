@@ -80,7 +80,8 @@ def render(documents: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) ->
     parts = [_INTRO, _measured_on(documents, before), "## In one table\n", _summary(documents)]
     for document in documents:
         parts += _campaign(document, before)
-    parts += [_MIRRORS, table(("Triton's test", "what it asks", "what asks it here"), mirrors.rows())]
+    shown = {str(document["campaign"]) for document in documents}
+    parts += [_MIRRORS, table(("Triton's test", "what it asks", "what asks it here"), mirrors.rows(shown))]
     return "\n".join(parts)
 
 

@@ -30,8 +30,7 @@ EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {point.name: point for point in entry_points(group=GROUP)}
-    args = _parser(commands, words).parse_args(words)
+    args = build_parser(words).parse_args(words)
     try:
         status = int(args.run(args))
         sys.stdout.flush()
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _discard_output()
     except ModuleNotFoundError as error:
-        return _missing_module(error, commands[args.command])
+        return _missing_module(error, _commands()[args.command])
     except Exception as error:
         exit_code = getattr(error, "exit_code", None)
         if not isinstance(exit_code, int):
@@ -50,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code
 
 
-def _parser(commands: dict[str, EntryPoint], words: Sequence[str]) -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser with the options of the command that `words` begin with, or else of all commands."""
+    commands = _commands()
     parser = argparse.ArgumentParser(
         prog="tritonclip", description="Put a CLIP model, LoRA and all, into production on NVIDIA Triton."
     )
@@ -61,6 +62,10 @@ def _parser(commands: dict[str, EntryPoint], words: Sequence[str]) -> argparse.A
         if chosen in (None, name):
             _add_command(subparsers, commands[name])
     return parser
+
+
+def _commands() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def _add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], point: EntryPoint) -> None:

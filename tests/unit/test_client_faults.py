@@ -220,7 +220,7 @@ def test_a_bad_item_is_named_by_its_place_in_the_whole_list(ask, position, tmp_p
         ask(server.address, lambda client: client.embed_images(images))
 
     assert caught.value.index == position
-    assert str(caught.value) == f"image[{position}] ({file}): 11 bytes; allowed: good; send good"
+    assert str(caught.value) == f"image[{position}] ({file}): 9 bytes; allowed: good; send good"
 
 
 @both_clients

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import entry_points, packages_distributions, requires
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tritonclip_client.main import GROUP, _parser
+from tritonclip_client.main import build_parser
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -83,7 +83,7 @@ OURS = [(where, words) for where, words in COMMANDS if words[0] == "tritonclip"]
 
 
 def parsed(words: list[str]):
-    return _parser({point.name: point for point in entry_points(group=GROUP)}, words[1:]).parse_args(words[1:])
+    return build_parser(words[1:]).parse_args(words[1:])
 
 
 @pytest.mark.parametrize(("where", "words"), OURS, ids=[where for where, _ in OURS])

@@ -43,7 +43,7 @@ def png_header(width: int, height: int) -> bytes:
 
 REFUSED = {
     "empty": (b"", r"^an empty image; JPEG, .* are allowed; send the bytes"),
-    "text": (b"this is no image at all", r"begin with b'this is no p' and are no image; .* are allowed; send"),
+    "text": (b"this is no image at all", r"begin with b'this is no i' and are no image; .* are allowed; send"),
     "too many bytes": (bytes(500_001), r"500001 bytes; at most 500000 are allowed; send a smaller image"),
     "too many pixels": (png_header(50_000, 50_000), r"PNG of 50000 x 50000 = 2500000000 pixels; at most 1000000 are"),
     "another format": (encode(photo(), "PPM"), r"are no image; JPEG, PNG"),

@@ -123,7 +123,7 @@ def _require_engines(made: ModelConfig, engines: Sequence[Mapping[str, Any]]) ->
             f"tritonclip engine build DIR --runtime {TENSORRT}"
         )
     for engine in engines:
-        most = engine["profile"]["most"][0]
+        most = engine["profile"]["max"][0]
         if most < made.max_batch_size:
             raise EngineError(
                 f"{made.name} is to serve batches of up to {made.max_batch_size}, and {engine['file']} takes {most}; "
