@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import tritonclip_bench
+from tritonclip_bench import load
 
-LOCUSTFILE = Path(tritonclip_bench.__file__).with_name("locustfile.py")
+LOCUSTFILE = Path(load.__file__).with_name("locustfile.py")
 SHORT = ("--duration", "3s", "--warmup", "1s", "--users", "4")
 
 

@@ -92,10 +92,9 @@ def served_configs(
         if SERVING_SPEC in config.parameters:
             config.parameters[SERVING_SPEC].string_value = spec.to_json()
         _set_sizes(config, spec, settings)
+        _set_queue(config, settings)
         if name in DOORS:
             _set_door(config, settings)
-        else:
-            _set_queue(config, settings)
         if name == "preprocess":
             _set_images(config, settings)
         for model, key, setting in LIMITS:
