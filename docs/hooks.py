@@ -10,7 +10,7 @@ from typing import Any
 from tritonclip_client.main import build_parser
 
 COMMANDS = "reference/commands.md"
-_WIDTH = 100
+_WIDTH = 80
 # They lead into the source tree, which is no part of the site.
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|deploy|tests|export|client|model_repository)[^)]*\)")
 
