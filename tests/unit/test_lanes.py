@@ -11,6 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "model_repository" / "image_encoder" / "1"))
 import clip_lanes
+from clip_board import BUSY_SINCE, Board
 from clip_fair import ENOUGH_MEASURED, Limits, OverloadError
 from clip_jobs import Job
 from clip_lanes import Lanes
@@ -150,6 +151,20 @@ def test_an_answer_that_cannot_be_sent_costs_nobody_else_theirs(
     answers.wait(5)
     engine.close()
     assert "no shared memory left" in capsys.readouterr().err
+
+
+def test_computing_is_work_of_the_process_and_waiting_for_the_server_to_take_an_answer_is_not() -> None:
+    board, computing, answering = Board("lanes", "one"), [], []
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        computing.append(board._cells[BUSY_SINCE])
+        return batch
+
+    engine = Lanes(run, run, 1, 8, board=board)
+    engine.submit(Job(rows(1), lambda _: answering.append(board._cells[BUSY_SINCE])))
+    engine.close()
+    assert computing[0] > 0
+    assert answering == [0.0]
 
 
 def test_a_full_queue_turns_away_at_once_and_never_blocks(graph: Graph) -> None:

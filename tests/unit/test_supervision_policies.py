@@ -111,15 +111,6 @@ def test_a_stub_is_told_by_its_command_line() -> None:
     assert parse(7, b"") is None
 
 
-def test_work_that_waits_for_a_flooded_server_is_no_hang() -> None:
-    busy = Reading(NOW, NOW - 3.0, 2.0)
-    assert hang("S", busy, NOW) is not None
-    assert hang("S", busy, NOW, flooded=True) is None
-    assert hang("S", Reading(NOW, NOW - 21.0, 2.0), NOW, flooded=True) is not None
-    # A heart beats by itself, whatever the server does.
-    assert hang("S", Reading(NOW - 3.0, 0.0, 2.0), NOW, flooded=True) is not None
-
-
 def test_a_server_that_computes_may_be_silent_for_longer() -> None:
     def missed(computes: bool) -> int:
         pulse = Pulse(lambda: False)

@@ -18,8 +18,6 @@ LATE_S = 0.5
 # first large batch takes longer than all before.
 PATIENCE = 10
 IDLE_CORES = 0.05
-# A tritonserver that uses more is busy with callers; it spends about a tenth of that on ordinary load.
-FLOODED_CORES = 0.5
 _STOPPED = "T"
 
 
@@ -39,12 +37,7 @@ class Clock:
 
 
 def hang(
-    state: str,
-    reading: Reading | None,
-    now: float,
-    judge_hearts: bool = True,
-    cores: float = 0.0,
-    flooded: bool = False,
+    state: str, reading: Reading | None, now: float, judge_hearts: bool = True, cores: float = 0.0
 ) -> Cause | None:
     """Why a process counts as hung; None: it does not.
 
@@ -54,7 +47,6 @@ def hang(
         now: of CLOCK_MONOTONIC, seconds.
         judge_hearts: whether silence means something: the model is loaded, and this process had a core itself lately.
         cores: how many of them the process used of late.
-        flooded: whether the server is so busy that work may wait for it to take an answer.
     """
     if state == _STOPPED:
         return Cause("stopped", "stopped by a signal")
@@ -65,7 +57,7 @@ def hang(
     if reading.heartbeat and silent > HEARTBEAT_LIMIT_S * patience:
         return Cause("hung", f"hung for {silent:.1f} s")
     busy = now - reading.busy_since
-    limit_s = reading.limit_s * (PATIENCE if flooded else patience)
+    limit_s = reading.limit_s * patience
     if reading.busy_since and reading.limit_s and busy > limit_s:
         return Cause("hung", f"hung in one piece of work for {busy:.1f} s, limit {limit_s:.1f} s")
     return None

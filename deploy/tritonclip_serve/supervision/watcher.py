@@ -14,7 +14,7 @@ from pathlib import Path
 from tritonclip_serve.process import stat_fields
 from tritonclip_serve.supervision.boards import Board, Reading, find_board
 from tritonclip_serve.supervision.events import Cause
-from tritonclip_serve.supervision.judgement import FLOODED_CORES, IDLE_CORES, TICK_S, Clock, exit_cause, hang
+from tritonclip_serve.supervision.judgement import IDLE_CORES, TICK_S, Clock, exit_cause, hang
 from tritonclip_serve.supervision.stubs import Stub, StubFinder
 
 _SLOW_TICK_S = 1.0
@@ -185,9 +185,6 @@ class Watcher:
         """Whether the server itself used a processor of late, as one does that is only slow to answer."""
         return self._server_usage.cores > IDLE_CORES
 
-    def _is_flooded(self) -> bool:
-        return self._server_usage.cores > FLOODED_CORES
-
     def _slow_tick(self, now: float, passed: float) -> None:
         self.look_for_stubs()
         self._end_retired(now)
@@ -217,7 +214,7 @@ class Watcher:
         # While it loads, Triton itself waits for it, and takes ten seconds to notice that it was killed.
         cause = None
         if watched.settled:
-            cause = hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.usage.cores, self._is_flooded())
+            cause = hang(fields[_STATE], watched.reading(), now, judge_hearts, watched.usage.cores)
         cause = cause or self._greed(fields)
         if cause is not None and watched.doomed is None:
             watched.doomed = cause

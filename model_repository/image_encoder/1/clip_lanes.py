@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 from clip_admission import Admission
 from clip_board import Board
 from clip_fair import Limits, OverloadError
@@ -119,13 +121,20 @@ class Lanes:
         self._turn_away(late)
         if not pieces:
             return True
-        number, begun = self._board.begin(), time.monotonic()
+        begun = time.monotonic()
         try:
-            run_pieces(pieces, run)
+            run_pieces(pieces, partial(self._compute, run))
         finally:
-            self._board.end(number)
             self._give_back(pieces, time.monotonic() - begun)
         return True
+
+    def _compute(self, run: Run, rows: np.ndarray) -> np.ndarray:
+        """Run a batch. Only this counts as work on the board: an answer may wait for a busy server to take it."""
+        number = self._board.begin()
+        try:
+            return run(rows)
+        finally:
+            self._board.end(number)
 
     def _take(self) -> tuple[list[Piece], Run, TurnedAway] | None:
         """Wait for rows and take them, or what waited too long; None when closed."""
