@@ -22,7 +22,7 @@ SEEN_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in HELD_OUT_PAIRS)
 TRAINED_PAIRS = SEEN_PAIRS + tuple((shape, color) for shape in _SHAPE_NAMES for color in EXTRA_COLORS)
 PAIRS = {"seen": SEEN_PAIRS, "held-out": HELD_OUT_PAIRS, "all": ALL_PAIRS}
 
-_OPENINGS = ("", "", "", "an image of ", "a photo of ", "a drawing of ", "an image of ")
+_OPENINGS = ("", "", "", "a picture of ", "a photo of ", "a drawing of ", "an image of ")
 _PLACES = ("in the {}", "at the {}")
 
 

@@ -48,7 +48,7 @@ def mixed(count: int, seed: int = 0) -> list[str]:
 
 def _caption(rng: random.Random) -> str:
     number = rng.randint(1, 999)
-    return f"A photo of {rng.choice(SUBJECTS)} {rng.choice(ACTIONS)} {rng.choice(PLACES)}, image {number}."
+    return f"A photo of {rng.choice(SUBJECTS)} {rng.choice(ACTIONS)} {rng.choice(PLACES)}, picture {number}."
 
 
 def _world(rng: random.Random) -> str:

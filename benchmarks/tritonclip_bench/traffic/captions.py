@@ -11,7 +11,7 @@ from tritonclip_bench.errors import BenchError
 
 # One word of each, in this order, makes a caption of 10 to 14 tokens.
 PARTS: tuple[tuple[str, ...], ...] = (
-    ("a photo of", "an image of", "a drawing of", "a close-up of", "a blurry photo of", "a postcard of"),
+    ("a photo of", "a picture of", "a drawing of", "a close-up of", "a blurry photo of", "a postcard of"),
     ("a small", "a large", "an old", "a new", "a wet", "a dusty", "a painted", "a broken", "a shiny", "a lonely"),
     ("red", "green", "blue", "yellow", "black", "white", "brown", "orange", "purple", "grey", "pink", "golden"),
     (
